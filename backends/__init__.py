@@ -1,0 +1,1 @@
+"""One folder per model framework, found through the entry-point group `despina.backends`."""

@@ -1,0 +1,1 @@
+"""Pure decisions: `decide(state, now) -> effects`. No I/O, no clock, no trio: property-tested as they stand."""

@@ -1,0 +1,93 @@
+"""One inference request and one response, the same for every door and for callers in process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .tensor import Tensor
+
+Parameter = str | int | bool | float
+"""A custom request or response parameter."""
+
+LATEST = -1
+"""The version that means "the highest one that is ready"."""
+
+
+class InferenceRequest:
+    """What a caller wants of one model. A value: doors build it, the engine reads it and never writes it."""
+
+    __slots__ = (
+        "correlation_id",
+        "id",
+        "inputs",
+        "model_name",
+        "model_version",
+        "outputs",
+        "parameters",
+        "priority",
+        "raw",
+        "sequence_end",
+        "sequence_start",
+        "timeout_us",
+    )
+
+    def __init__(
+        self,
+        model_name: str,
+        inputs: dict[str, Tensor],
+        *,
+        model_version: int = LATEST,
+        id: str = "",
+        outputs: Sequence[str] = (),
+        parameters: dict[str, Parameter] | None = None,
+        priority: int = 0,
+        timeout_us: int = 0,
+        correlation_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        raw: bool = False,
+    ) -> None:
+        self.model_name = model_name
+        self.model_version = model_version
+        self.id = id
+        self.inputs = inputs
+        """By name, in the order received."""
+        self.outputs = outputs
+        """Names of the requested outputs; empty means all."""
+        self.parameters = parameters
+        """Custom parameters, None for none."""
+        self.priority = priority
+        """0 means the model's default level."""
+        self.timeout_us = timeout_us
+        """The protocol's `timeout`: a limit on queueing, in microseconds; 0 for none."""
+        self.correlation_id = correlation_id
+        """Sequence id; 0 and "" mean none."""
+        self.sequence_start = sequence_start
+        self.sequence_end = sequence_end
+        self.raw = raw
+        """True for a raw binary request: `inputs` is {"": bytes as UINT8}, and name, datatype and shape follow from the model."""
+
+    def log_prefix(self) -> str:
+        """What precedes request-scoped error texts: `[request id: <id>] `."""
+        return f"[request id: {self.id or '<id_unknown>'}] "
+
+
+class InferenceResponse:
+    """One answer: the outputs in the order that the model produced them."""
+
+    __slots__ = ("id", "model_name", "model_version", "outputs", "parameters")
+
+    def __init__(
+        self,
+        model_name: str,
+        model_version: str,
+        outputs: list[Tensor],
+        *,
+        id: str = "",
+        parameters: dict[str, Parameter] | None = None,
+    ) -> None:
+        self.model_name = model_name
+        self.model_version = model_version
+        self.id = id
+        self.outputs = outputs
+        self.parameters = parameters

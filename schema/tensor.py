@@ -1,0 +1,134 @@
+"""A named tensor over somebody's bytes: a view of the request as received, or of the array that the model made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .datatype import BY_NAME, name_of_dtype
+from .fault import InvalidArgument
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Tensor:
+    """Name, datatype, shape, and the elements in one of two forms, each made from the other on first use.
+
+    `memory()` is the wire form: row-major, little-endian, no padding; BYTES elements each follow their uint32 length.
+    `numpy()` is the array form: shape and dtype as in the datatype table, BYTES as an object array of `bytes`.
+    Neither copies where a view will do, so treat both as read-only. Not thread-safe; one owner at a time.
+    """
+
+    __slots__ = ("_array", "_memory", "datatype", "name", "shape")
+
+    def __init__(
+        self,
+        name: str,
+        datatype: str,
+        shape: Sequence[int],
+        memory: Buffer | None = None,
+        array: np.ndarray | None = None,
+    ) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self._memory = memory
+        self._array = array
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray, datatype: str | None = None) -> Tensor:
+        """A tensor over `array`. Strings and objects become BYTES; an unknown dtype raises InvalidArgument."""
+        kind = datatype or name_of_dtype(array.dtype)
+        if kind is None:
+            raise InvalidArgument(f"tensor '{name}': numpy dtype '{array.dtype}' has no datatype in the protocol")
+        if kind == "BYTES" and array.dtype != object:
+            array = np.array([_as_bytes(item) for item in array.ravel()], dtype=object).reshape(array.shape)
+        elif kind != "BYTES" and array.dtype != BY_NAME[kind].dtype:
+            array = array.astype(BY_NAME[kind].dtype)
+        return cls(name, kind, array.shape, array=array)
+
+    def memory(self) -> Buffer:
+        """The wire form. A flat buffer whose `len` is its size in bytes."""
+        memory = self._memory
+        if memory is None:
+            array = self._array
+            assert array is not None, "a tensor has at least one form"
+            if self.datatype == "BYTES":
+                memory = encode_bytes(array.ravel())
+            elif array.size == 0:
+                memory = b""
+            else:
+                memory = np.ascontiguousarray(array).data.cast("B") if array.ndim else array.tobytes()
+            self._memory = memory
+        return memory
+
+    def numpy(self) -> np.ndarray:
+        """The array form. Raises InvalidArgument when the bytes are not exactly the elements that the shape promises."""
+        array = self._array
+        if array is None:
+            memory = self._memory
+            assert memory is not None, "a tensor has at least one form"
+            kind = BY_NAME.get(self.datatype)
+            if kind is None:
+                raise InvalidArgument(f"tensor '{self.name}': unknown datatype '{self.datatype}'")
+            if kind.byte_size == 0:
+                items = decode_bytes(memory, self.name)
+                array = np.empty(len(items), dtype=object)
+                array[:] = items
+            else:
+                array = np.frombuffer(memory, kind.dtype)
+            if array.size != math.prod(self.shape):
+                raise InvalidArgument(
+                    f"tensor '{self.name}': shape {list(self.shape)} needs {math.prod(self.shape)} elements, got {array.size}"
+                )
+            self._array = array = array.reshape(self.shape)
+        return array
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
+
+
+def _as_bytes(item: object) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, (bytearray, memoryview, np.bytes_)):
+        return bytes(item)
+    return str(item).encode()
+
+
+def encode_bytes(items: Iterable[object]) -> bytes:
+    """BYTES elements to wire form: for each a little-endian uint32 length and the bytes. Strings are UTF-8."""
+    parts: list[bytes] = []
+    for item in items:
+        data = _as_bytes(item)
+        parts.append(len(data).to_bytes(4, "little"))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def decode_bytes(memory: Buffer, name: str) -> list[bytes]:
+    """BYTES elements from wire form. Raises InvalidArgument when a length points past the end."""
+    items: list[bytes] = []
+    view = memoryview(memory)
+    end = len(view)
+    at = 0
+    while at < end:
+        if end - at < 4:
+            raise InvalidArgument(
+                f"incomplete string length indicator for inference input '{name}', expecting 4 bytes but only "
+                f"{end - at} bytes available. Please make sure the string length indicator is in one buffer."
+            )
+        size = int.from_bytes(view[at : at + 4], "little")
+        at += 4
+        if size > end - at:
+            raise InvalidArgument(
+                f"incomplete string data for inference input '{name}', expecting string of length {size} but only "
+                f"{end - at} bytes available"
+            )
+        items.append(bytes(view[at : at + size]))
+        at += size
+    return items
