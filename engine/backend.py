@@ -7,19 +7,20 @@
 
 A backend is found by name through the entry-point group `despina.backends`; the entry is a class without required
 arguments that has the methods of `Backend`. Frameworks are imported inside `open_model`, never at module top.
-Raise a `Fault` for what the user must read (its message becomes the model's state reason); anything else that escapes is
-wrapped as Internal with `ExceptionType: text`.
+Raise a `Fault` for what the user must read (its message becomes the model's state reason); anything else that escapes
+is wrapped as Internal with `ExceptionType: text`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from ..schema.wire.generated.inference import ModelConfig
     from .job import Job
 
@@ -40,7 +41,7 @@ class ModelContext:
     auto_complete: bool
     """False when the user wants the configuration taken as it stands."""
     backend_config: Mapping[str, str]
-    """`--backend-config=<backend>,<key>=<value>` merged over the global ones. `default-max-batch-size` is always there."""
+    """`--backend-config=<backend>,<key>=<value>` over the global ones. `default-max-batch-size` is always there."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,11 +79,11 @@ class BackendInstance(Protocol):
     """One executor's model object. Calls never overlap."""
 
     movable: bool
-    """True when `execute` may be called from another thread than the one that opened the instance (still one at a time).
+    """True when `execute` may be called from other threads than the one that opened the instance, one at a time.
     The engine then runs cheap batches on the trio thread itself."""
 
     def execute(self, batch: Batch) -> None:
-        """Answers every job of the batch by `respond` or `fail`. Raising answers all unanswered jobs with that error."""
+        """Answers every job of the batch by `respond` or `fail`. Raising answers the unanswered ones with that error."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """A job: one accepted request on its way through a model version.
 
-A job is its own one-shot future. Exactly one side owns it at a time: the trio thread until it is taken into a batch, the
-executing thread until its batch is done, the trio thread again to deliver. Every move out of QUEUED happens under the
+A job is its own one-shot future. Exactly one side owns it at a time: the trio thread until it is taken into a batch,
+the executing thread until its batch is done, the trio thread again to deliver. Every move out of QUEUED happens under the
 mailbox's lock, so exactly one of take, cancel and expire wins.
 
     QUEUED ──take──▶ EXECUTING ──batch done──▶ DONE
@@ -11,13 +11,14 @@ mailbox's lock, so exactly one of take, cancel and expire wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..schema.fault import Fault
     from ..schema.tensor import Tensor
     from .model import ModelVersion

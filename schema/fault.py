@@ -1,10 +1,10 @@
 """The one tree of faults that reach a caller.
 
-Each class knows its status on both protocols; each leaf says whose fault it is. A fault's message is what the client sees,
-word for word, so it names the thing, what was expected and what was found, and never carries a traceback.
+Each class knows its status on both protocols; each leaf says whose fault it is. A fault's message is what the client
+sees, word for word, so it names the thing, what was expected and what was found, and never carries a traceback.
 
     Fault ─┬─ Unknown
-           ├─ Internal ────────┬─ MalformedRequest (client)   JSON that does not parse: status 500 is the protocol's choice
+           ├─ Internal ────────┬─ MalformedRequest (client)   JSON that does not parse (500 by protocol)
            │                   └─ ModelFailure (model)
            ├─ NotFound (client)
            ├─ InvalidArgument (client)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .tensor import Tensor
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .tensor import Tensor
 
 Parameter = str | int | bool | float
 """A custom request or response parameter."""
@@ -65,7 +68,8 @@ class InferenceRequest:
         self.sequence_start = sequence_start
         self.sequence_end = sequence_end
         self.raw = raw
-        """True for a raw binary request: `inputs` is {"": bytes as UINT8}, and name, datatype and shape follow from the model."""
+        """True for a raw binary request: `inputs` is {"": bytes as UINT8}; name, datatype and shape follow from the
+        model."""
 
     def log_prefix(self) -> str:
         """What precedes request-scoped error texts: `[request id: <id>] `."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .datatype import BY_NAME, name_of_dtype
 from .fault import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 Buffer = bytes | bytearray | memoryview
 
@@ -65,7 +68,7 @@ class Tensor:
         return memory
 
     def numpy(self) -> np.ndarray:
-        """The array form. Raises InvalidArgument when the bytes are not exactly the elements that the shape promises."""
+        """The array form. Raises InvalidArgument when the bytes are not just the elements that the shape promises."""
         array = self._array
         if array is None:
             memory = self._memory
@@ -79,9 +82,10 @@ class Tensor:
                 array[:] = items
             else:
                 array = np.frombuffer(memory, kind.dtype)
-            if array.size != math.prod(self.shape):
+            expected = math.prod(self.shape)
+            if array.size != expected:
                 raise InvalidArgument(
-                    f"tensor '{self.name}': shape {list(self.shape)} needs {math.prod(self.shape)} elements, got {array.size}"
+                    f"tensor '{self.name}': shape {list(self.shape)} needs {expected} elements, got {array.size}"
                 )
             self._array = array = array.reshape(self.shape)
         return array
