@@ -1,0 +1,44 @@
+# Each target stands alone: it makes .venv if that is missing, installs what it needs and runs.
+
+PYTHON ?= $(shell for python in python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test bench fuzz soak clean
+
+help:  ## Say what the targets do
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
+
+serve: .venv/serve.stamp  ## Serve examples/models on ports 8000 (HTTP), 8001 (gRPC) and 8002 (metrics); more options in ARGS="..."
+	$(BIN)/python examples/fetch_models.py
+	$(BIN)/despina serve --model-repository examples/models $(ARGS)
+
+test: .venv/test.stamp  ## Run every test, the style checks among them; pytest's options in ARGS="..."
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: .venv/test.stamp  ## Measure CPU and throughput, answers checked; options in ARGS="..."
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine for a minute each; options in ARGS="..."
+	$(BIN)/python fuzz/run.py $(ARGS)
+
+soak: .venv/test.stamp  ## Run the simulation over many seeds; how many in SEEDS=... (default 200)
+	DESPINA_SIMULATION_SEEDS=$(or $(SEEDS),200) $(BIN)/python -m pytest -q tests/simulation $(ARGS)
+
+clean:  ## Remove .venv and every cache
+	rm -rf .venv .editable .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Despina needs Python 3.11 or newer on the PATH (or make PYTHON=/path/to/python)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/serve.stamp: pyproject.toml | .venv/bin/python
+	$(INSTALL) --editable '.[cpu]'
+	@touch $@
+
+.venv/test.stamp: pyproject.toml | .venv/bin/python
+	$(INSTALL) --editable '.[test]'
+	@touch $@

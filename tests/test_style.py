@@ -1,0 +1,48 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(sys.executable).parent
+
+
+def run(checkout: Path, *command: str) -> None:
+    """Runs one checker in the checkout; what it printed is the failure's text."""
+    done = subprocess.run(command, cwd=checkout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}", pytrace=False)
+
+
+def test_lint_rules_hold(checkout):
+    """Goal: no finding of the lint rules in pyproject.toml."""
+    run(checkout, sys.executable, "-m", "ruff", "check", "--quiet", ".")
+
+
+def test_format_is_settled(checkout):
+    """Goal: one format for everybody."""
+    run(checkout, sys.executable, "-m", "ruff", "format", "--check", "--quiet", ".")
+
+
+def test_types_are_complete_and_right(checkout):
+    """Goal: `mypy --strict` finds nothing in the package."""
+    run(checkout, sys.executable, "-m", "mypy", "--no-error-summary")
+
+
+def test_layers_are_kept(checkout):
+    """Goal: schema <- engine <- backends | frontends, and no framework imported at the top of a module."""
+    run(checkout, str(TOOLS / "lint-imports"), "--no-cache")
+
+
+def test_words_are_spelled(checkout):
+    """Goal: no known misspelling in code, comments or pages."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    names = [name for name in tracked.stdout.decode().split("\0") if name and (checkout / name).is_file()]
+    words = [name for name in names if name.endswith((".py", ".md", ".toml", ".proto", ".pbtxt", "Makefile"))]
+    if not words:  # not a git checkout: an unpacked source distribution
+        words = ["schema", "engine", "backends", "frontends", "tests", "fuzz", "examples", "README.md"]
+    run(checkout, str(TOOLS / "codespell"), *words)
