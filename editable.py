@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 

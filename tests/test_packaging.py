@@ -9,9 +9,8 @@ import sys
 import tarfile
 import zipfile
 
-import pytest
-
 import despina
+import pytest
 
 PARTS = ("schema", "engine", "backends", "frontends")
 
