@@ -1,0 +1,243 @@
+"""Between jobs and arrays: a batch's inputs as one array per input, an array per output back to the jobs.
+
+For backends whose framework computes on whole batches. Per input: a batch of one is a view of the request (0 copies),
+small inputs are joined in one pass, large ones are copied row range by row range into a fresh array, never one that
+outputs of an earlier batch could alias. Per output: each job gets a view of its rows.
+
+Everything here runs on the executing thread. What a request can get wrong raises InvalidArgument, what a model can,
+ModelFailure. Not here: ragged batches, batch_input and batch_output, which `refuse_unsupported` names at load.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+from ..schema.datatype import BY_NUMBER, DataType
+from ..schema.fault import Fault, InvalidArgument, ModelFailure
+from ..schema.tensor import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
+    from .job import Job
+
+JOIN_BYTES_MAX = 64 * 1024
+"""Inputs below this many bytes over the whole batch are joined; larger ones are copied in place: no second buffer."""
+
+
+@attrs.frozen
+class Reshape:
+    """How one shape becomes another with the same number of elements; neither has the batch dimension."""
+
+    shape: tuple[int, ...]
+    """The target; each -1 is filled, in order, from `variable`."""
+    variable: tuple[int, ...]
+    """Indexes of the -1 in the source shape."""
+
+    @classmethod
+    def between(cls, source: Sequence[int], target: Sequence[int]) -> Reshape:
+        return cls(tuple(target), tuple(i for i, size in enumerate(source) if size == -1))
+
+    def apply(self, dims: Sequence[int]) -> tuple[int, ...]:
+        """The target shape for actual `dims`. Raises InvalidArgument where they do not have the source's rank."""
+        if not self.variable:
+            return self.shape
+        if len(dims) <= self.variable[-1]:
+            raise InvalidArgument(f"cannot reshape {list(dims)} to {list(self.shape)}")
+        actual = iter([dims[i] for i in self.variable])
+        return tuple(next(actual) if size == -1 else size for size in self.shape)
+
+
+@attrs.frozen
+class Slot:
+    """One input or output of the configuration, as the hot path wants it."""
+
+    name: str
+    kind: DataType
+    reshape: Reshape | None
+
+
+class InputGatherer:
+    """Makes the arrays of a batch's inputs, with the shapes that the model (not the client) expects."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Raises InvalidArgument for what cannot be gathered yet."""
+        refuse_unsupported(config)
+        self.batching = config.max_batch_size > 0
+        self.slots = tuple(_input_slot(item) for item in config.input)
+
+    def gather(self, jobs: Sequence[Job], rows: int) -> dict[str, np.ndarray]:
+        """Name to array for every input that the first job has; the scheduler never mixes input sets in one batch.
+
+        Treat the arrays as read-only: they may be views of the request. Raises InvalidArgument for bytes that are not
+        what a shape promises.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        first = jobs[0].request.inputs
+        for slot in self.slots:
+            tensor = first.get(slot.name)
+            if tensor is None:
+                continue
+            if len(jobs) == 1:
+                array = tensor.numpy()
+                if not array.flags.aligned:
+                    array = array.copy()  # a body's tail may start anywhere; kernels assume aligned elements
+            else:
+                array = join_rows([job.request.inputs[slot.name] for job in jobs], slot.kind, rows)
+            if slot.reshape is not None:
+                array = array.reshape(self._model_shape(slot.reshape, array.shape))
+            arrays[slot.name] = array
+        return arrays
+
+    def refuse_malformed(self, jobs: Sequence[Job]) -> list[Job]:
+        """Fails each job whose bytes do not make its tensors, alone, and returns the others."""
+        sound: list[Job] = []
+        for job in jobs:
+            try:
+                for tensor in job.request.inputs.values():
+                    tensor.numpy()
+            except Fault as fault:
+                job.fail(fault)
+            else:
+                sound.append(job)
+        return sound
+
+    def _model_shape(self, reshape: Reshape, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.batching:
+            return (shape[0], *reshape.apply(shape[1:]))
+        return reshape.apply(shape)
+
+
+def join_rows(tensors: Sequence[Tensor], kind: DataType, rows: int) -> np.ndarray:
+    """The tensors below one another: `rows` rows of the first one's row shape. Always a new array.
+
+    Raises InvalidArgument where the elements are not that many, ModelFailure never.
+    """
+    row_shape = tuple(tensors[0].shape[1:])
+    shape = (rows, *row_shape)
+    if kind.byte_size == 0:
+        items = np.concatenate([tensor.numpy().ravel() for tensor in tensors])
+        return _reshaped(items, shape, tensors[0].name)
+    if math.prod(shape) * kind.byte_size < JOIN_BYTES_MAX:
+        flat = np.frombuffer(b"".join([tensor.memory() for tensor in tensors]), kind.dtype)
+        return _reshaped(flat, shape, tensors[0].name)
+    array = np.empty(shape, kind.dtype)
+    start = 0
+    for tensor in tensors:
+        part = tensor.numpy()
+        stop = start + len(part)
+        if stop > rows or part.shape[1:] != row_shape:
+            raise InvalidArgument(
+                f"input '{tensor.name}': shape {list(part.shape)} does not fit a batch of shape {list(shape)}"
+            )
+        array[start:stop] = part
+        start = stop
+    if start != rows:
+        raise InvalidArgument(f"input '{tensors[0].name}': a batch of {rows} rows got {start}")
+    return array
+
+
+class OutputScatterer:
+    """Answers a batch's jobs from the model's output arrays."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.model_name = config.name
+        self.batching = config.max_batch_size > 0
+        self.slots = {item.name: _output_slot(item) for item in config.output}
+        self.names = list(self.slots)
+        self._wanted: dict[tuple[str, ...], list[str]] = {}
+
+    def wanted(self, jobs: Sequence[Job]) -> list[str]:
+        """The outputs that at least one job asks for, in the configuration's order. Do not change the list."""
+        if len(jobs) == 1:
+            requested = jobs[0].request.outputs
+            return self.names if not requested else self._ordered(tuple(requested))
+        union: set[str] = set()
+        for job in jobs:
+            if not job.request.outputs:
+                return self.names
+            union.update(job.request.outputs)
+        return self._ordered(tuple(sorted(union)))
+
+    def scatter(self, jobs: Sequence[Job], rows: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Responds to every job with views of its rows of the outputs that it asked for.
+
+        `arrays` has an array with the slot's dtype for each of `wanted(jobs)`. Raises ModelFailure, and answers nobody,
+        where an array does not have one row for each of the batch's.
+        """
+        slots = self.slots
+        if self.batching:
+            for name, array in arrays.items():
+                if array.ndim == 0 or array.shape[0] != rows:
+                    raise ModelFailure(
+                        f"model '{self.model_name}', output '{name}': expected {rows} rows for a batch of {rows}, "
+                        f"got shape {list(array.shape)}"
+                    )
+        start = 0
+        alone = len(jobs) == 1
+        for job in jobs:
+            stop = start + job.batch_size
+            outputs: list[Tensor] = []
+            for name in job.request.outputs or self.names:
+                array = arrays[name] if alone else arrays[name][start:stop]
+                slot = slots[name]
+                if slot.reshape is not None:
+                    array = self._configured_shape(slot, array)
+                outputs.append(Tensor(name, slot.kind.name, array.shape, None, array))
+            job.respond(outputs)
+            start = stop
+
+    def _ordered(self, requested: tuple[str, ...]) -> list[str]:
+        names = self._wanted.get(requested)
+        if names is None:
+            names = [name for name in self.names if name in requested]
+            if len(self._wanted) < 256:  # callers choose the keys, so the cache has a bound
+                self._wanted[requested] = names
+        return names
+
+    def _configured_shape(self, slot: Slot, array: np.ndarray) -> np.ndarray:
+        reshape = slot.reshape
+        assert reshape is not None
+        shape = array.shape
+        try:
+            if self.batching:
+                return array.reshape((shape[0], *reshape.apply(shape[1:])))
+            return array.reshape(reshape.apply(shape))
+        except (InvalidArgument, ValueError):
+            raise ModelFailure(
+                f"model '{self.model_name}', output '{slot.name}': cannot reshape {list(shape)} to the configured dims "
+                f"{list(reshape.shape)}"
+            ) from None
+
+
+def refuse_unsupported(config: ModelConfig) -> None:
+    """Raises InvalidArgument for ways of forming a batch that framework backends do not have yet."""
+    for item in config.input:
+        if item.allow_ragged_batch:
+            raise InvalidArgument(
+                f"unable to load model '{config.name}': allow_ragged_batch of input '{item.name}' is not supported yet"
+            )
+    for field, given in (("batch_input", config.batch_input), ("batch_output", config.batch_output)):
+        if given:
+            raise InvalidArgument(f"unable to load model '{config.name}': {field} is not supported yet")
+
+
+def _input_slot(item: ModelInput) -> Slot:
+    reshape = None if item.reshape is None else Reshape.between(item.dims, item.reshape.shape)
+    return Slot(item.name, BY_NUMBER[int(item.data_type)], reshape)
+
+
+def _output_slot(item: ModelOutput) -> Slot:
+    reshape = None if item.reshape is None else Reshape.between(item.reshape.shape, item.dims)
+    return Slot(item.name, BY_NUMBER[int(item.data_type)], reshape)
+
+
+def _reshaped(flat: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    if flat.size != math.prod(shape):
+        raise InvalidArgument(f"input '{name}': shape {list(shape)} needs {math.prod(shape)} elements, got {flat.size}")
+    return flat.reshape(shape)
