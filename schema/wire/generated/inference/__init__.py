@@ -1615,12 +1615,12 @@ class ModelSequenceBatchingControl(betterproto2.Message):
         3, betterproto2.TYPE_FLOAT, repeated=True
     )
 
-    data_type: "DataType" = betterproto2.field(
-        4, betterproto2.TYPE_ENUM, default_factory=lambda: DataType(0)
-    )
-
     bool_false_true: "list[bool]" = betterproto2.field(
         5, betterproto2.TYPE_BOOL, repeated=True
+    )
+
+    data_type: "DataType" = betterproto2.field(
+        4, betterproto2.TYPE_ENUM, default_factory=lambda: DataType(0)
     )
 
 
