@@ -1,0 +1,255 @@
+"""The JSON head of an HTTP inference request: its members in the protocol's order, words and classes of fault."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .datatype import BY_NAME
+from .fault import InvalidArgument, MalformedRequest, Unsupported
+from .json_tensor import encode_json_data
+from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .fault import Fault
+    from .inference import Parameter
+
+_INT64_MAX = 2**63 - 1
+_INVALID_DATATYPE = "<invalid>"
+"""Stands for every datatype that the protocol does not know, as the engine's complaint spells it."""
+_NOT_ONE_SOURCE = (
+    "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+    "'shared_memory_region' in 'parameters'. But "
+)
+
+
+class SharedMemoryRange(NamedTuple):
+    """A part of a registered region, where an input lies or an output goes."""
+
+    region: str
+    offset: int
+    byte_size: int
+
+
+class ReplyFormat:
+    """What the request said about its answer. A value, shared between requests that look alike: never write to it."""
+
+    __slots__ = ("binary", "binary_default", "classification")
+
+    def __init__(
+        self,
+        binary_default: bool = False,
+        binary: Mapping[str, bool] | None = None,
+        classification: Mapping[str, int] | None = None,
+    ) -> None:
+        self.binary_default = binary_default
+        """Whether outputs that the request does not list are binary."""
+        self.binary: Mapping[str, bool] = binary or {}
+        """For each listed output, whether it is binary."""
+        self.classification: Mapping[str, int] = classification or {}
+        """For each output to be ranked, how many classes to tell, at least 1."""
+
+    def __repr__(self) -> str:
+        return f"ReplyFormat({self.binary_default}, {dict(self.binary)}, {dict(self.classification)})"
+
+
+class InferHead:
+    """Everything that a head says, tensors' bytes aside."""
+
+    __slots__ = (
+        "correlation_id",
+        "has_data",
+        "id",
+        "inputs",
+        "outputs",
+        "parameters",
+        "priority",
+        "reply",
+        "sequence_end",
+        "sequence_start",
+        "timeout_us",
+    )
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.inputs: list[tuple[str, str, tuple[int, ...], int]] = []
+        """Name, datatype, shape and size in bytes of each binary input, in order."""
+        self.has_data = False
+        """Whether any input has its elements in the head."""
+        self.outputs: tuple[str, ...] = ()
+        self.reply = ReplyFormat()
+        self.parameters: dict[str, Parameter] | None = None
+        self.priority = 0
+        self.timeout_us = 0
+        self.correlation_id: int | str = 0
+        self.sequence_start = False
+        self.sequence_end = False
+
+
+def read_head(
+    document: Any, tail: memoryview, model_name: str, json_byte_size_max: int
+) -> tuple[InferHead, dict[str, Tensor]]:
+    """What the parsed `document` says, and the inputs: binary ones are views of `tail`.
+
+    Raises the first fault in the protocol's order: id, parameters, each input with its bytes, bytes left over, outputs.
+    """
+    head = InferHead()
+    root = document if type(document) is dict else {}
+    if "id" in root:
+        head.id = as_string(root["id"], "Unable to parse 'id': ")
+    binary_default = "parameters" in root and _read_parameters(head, root["parameters"])
+    inputs: dict[str, Tensor] = {}
+    at = 0
+    for entry in as_array(member(root, "inputs", "Unable to parse 'inputs': "), "Unable to parse 'inputs': "):
+        tensor, byte_size = _read_input(entry, head, inputs, json_byte_size_max)
+        if byte_size >= 0:
+            end = at + byte_size
+            if end > len(tail):
+                raise input_too_short(tensor.name, end - len(tail), model_name)
+            head.inputs.append((tensor.name, tensor.datatype, tuple(tensor.shape), byte_size))
+            tensor = Tensor(tensor.name, tensor.datatype, tensor.shape, tail[at:end])
+            at = end
+        inputs[tensor.name] = tensor
+    if at != len(tail):
+        raise surplus_bytes(model_name)
+    _read_outputs(head, root.get("outputs", []), binary_default)
+    return head, inputs
+
+
+def input_too_short(name: str, missing: int, model_name: str) -> Fault:
+    return InvalidArgument(
+        f"unexpected size for input '{name}', expecting {missing} additional bytes for model '{model_name}'"
+    )
+
+
+def surplus_bytes(model_name: str) -> Fault:
+    return InvalidArgument(f"unexpected additional input data for model '{model_name}'")
+
+
+def _read_parameters(head: InferHead, value: Any) -> bool:
+    """Fills `head` from the request's parameters. Returns `binary_data_output`."""
+    binary_default = False
+    custom: dict[str, Parameter] = {}
+    for key, item in members(value, "failed to get request params.: ").items():
+        match key:
+            case "sequence_id":
+                if type(item) is int and item >= 0:
+                    head.correlation_id = item
+                else:
+                    head.correlation_id = as_string(item, "Unable to parse 'sequence_id': ")
+            case "sequence_start":
+                head.sequence_start = as_boolean(item, "Unable to parse 'sequence_start': ")
+            case "sequence_end":
+                head.sequence_end = as_boolean(item, "Unable to parse 'sequence_end': ")
+            case "priority":
+                head.priority = as_unsigned(item, "Unable to parse 'priority': ")
+            case "timeout":
+                head.timeout_us = as_unsigned(item, "Unable to parse 'timeout': ")
+            case "binary_data_output":
+                binary_default = as_boolean(item, "Unable to parse 'binary_data_output': ")
+            case _ if key.startswith("triton_"):
+                raise InvalidArgument(
+                    "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
+                )
+            case _ if type(item) in (str, int, float, bool):
+                custom[key] = item
+            case _:
+                raise InvalidArgument(
+                    f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'."
+                )
+    head.parameters = custom or None
+    return binary_default
+
+
+def _read_input(
+    entry: Any, head: InferHead, earlier: Mapping[str, Tensor], json_byte_size_max: int
+) -> tuple[Tensor, int]:
+    """One input, and the bytes that it takes from the tail: -1 when its elements were in the head."""
+    fields = entry if type(entry) is dict else {}
+    parameters = fields.get("parameters")
+    if type(parameters) is not dict:
+        parameters = {}
+    sources = [name for name in ("data",) if name in fields]
+    sources += [name for name in ("binary_data_size", "shared_memory_region") if name in parameters]
+    if len(sources) != 1:
+        told = " ".join(["set", *(f"'{source}'" for source in sources)]) if sources else "no field is set"
+        raise InvalidArgument(_NOT_ONE_SOURCE + told)
+
+    name = _string_member(fields, "name")
+    datatype = _string_member(fields, "datatype")
+    shape = _read_shape(name, fields)
+    if name in earlier:
+        raise InvalidArgument(f"[request id: {head.id or '<id_unknown>'}] input '{name}' already exists in request")
+    known_datatype = datatype if datatype in BY_NAME else _INVALID_DATATYPE
+    if sources[0] == "binary_data_size":
+        byte_size = as_unsigned(parameters["binary_data_size"], "Unable to parse 'binary_data_size': ")
+        return Tensor(name, known_datatype, shape), byte_size
+    if sources[0] == "shared_memory_region":
+        return _bind_shared_memory(_read_range(parameters))
+    head.has_data = True
+    memory = encode_json_data(name, datatype, math.prod(shape), fields["data"], json_byte_size_max)
+    return Tensor(name, known_datatype, shape, memory), -1
+
+
+def _read_shape(name: str, fields: dict[str, Any]) -> tuple[int, ...]:
+    prefix = "Unable to parse 'shape': "
+    shape = tuple([as_unsigned(size, prefix) for size in as_array(member(fields, "shape", prefix), prefix)])
+    if shape and (max(shape) > _INT64_MAX or math.prod(shape) > _INT64_MAX):
+        raise InvalidArgument(
+            f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}] causes total element count to "
+            f"exceed maximum size of {_INT64_MAX}"
+        )
+    return shape
+
+
+def _read_outputs(head: InferHead, value: Any, binary_default: bool) -> None:
+    """Fills the requested outputs and their forms. Of two entries with one name the first counts."""
+    binary: dict[str, bool] = {}
+    classification: dict[str, int] = {}
+    for entry in as_array(value, "Unable to parse 'outputs': "):
+        name = _string_member(entry, "name")
+        parameters = entry.get("parameters")
+        is_binary, class_count = _read_form(parameters) if type(parameters) is dict else (False, 0)
+        if name not in binary:
+            binary[name] = is_binary
+            if class_count:
+                classification[name] = class_count
+    head.outputs = tuple(binary)
+    head.reply = ReplyFormat(binary_default, binary, classification)
+
+
+def _read_form(parameters: dict[str, Any]) -> tuple[bool, int]:
+    """Of one requested output: whether it is binary, and how many classes to rank."""
+    class_count = as_unsigned(parameters.get("classification", 0), "Unable to set 'classification': ")
+    if "shared_memory_region" not in parameters:
+        return as_boolean(parameters.get("binary_data", False), "Unable to parse 'binary_data': "), class_count
+    place = _read_range(parameters)
+    if class_count:
+        raise InvalidArgument("Output can't set both 'shared_memory_region' and 'classification'")
+    if as_boolean(parameters.get("binary_data", False), "Unable to set 'binary_data': "):
+        raise InvalidArgument("Output can't set both 'shared_memory_region' and 'binary_data'")
+    return _bind_shared_memory(place)
+
+
+def _read_range(parameters: dict[str, Any]) -> SharedMemoryRange:
+    return SharedMemoryRange(
+        as_string(parameters["shared_memory_region"], "Unable to parse 'shared_memory_region': "),
+        as_unsigned(parameters.get("shared_memory_offset", 0), "Unable to parse 'shared_memory_offset': "),
+        as_unsigned(parameters.get("shared_memory_byte_size", 0), "Unable to parse 'shared_memory_byte_size': "),
+    )
+
+
+def _bind_shared_memory(place: SharedMemoryRange) -> Any:
+    """The one place where a tensor meets its range of a region."""
+    raise Unsupported(f"shared memory is not supported yet, region '{place.region}'")
+
+
+def _string_member(fields: Any, name: str) -> str:
+    if type(fields) is dict and type(value := fields.get(name)) is str:
+        return value
+    prefix = f"Unable to parse '{name}': "
+    as_string(member(fields, name, prefix), prefix)
+    raise MalformedRequest(prefix)  # Not reached: the accessor raised.

@@ -1,0 +1,133 @@
+"""The `data` array of a JSON input to the wire form of its elements.
+
+Nesting is flattened depth first and not compared with the shape. Integers wrap to their width without a word, doubles
+too large for FP32 become infinite; both are the protocol's.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .datatype import BY_NAME
+from .fault import InvalidArgument, MalformedRequest
+from .json_text import DEPTH_MAX, as_array, depth_exceeded, wrong_type
+
+if TYPE_CHECKING:
+    from .fault import Fault
+
+_PARSE_DATA = "Unable to parse 'data': "
+_SHAPE_TOO_SMALL = f"{_PARSE_DATA}Shape does not match true shape of 'data' field"
+_SHAPE_TOO_BIG = "Failed to parse 'data' field: shape does not match true shape"
+_INTEGER_WORD = {"u": "unsigned-integer", "i": "signed-integer"}
+
+
+def encode_json_data(name: str, datatype: str, element_count: int, data: Any, byte_size_max: int) -> bytes:
+    """The wire form of `data`, the JSON value of input `name`, whose shape promises `element_count` elements.
+
+    BYTES elements are not counted here: the engine does that. Raises InvalidArgument for datatypes that JSON cannot
+    carry, for too deep nesting and for more than `byte_size_max` bytes, MalformedRequest for elements of the wrong
+    type or number.
+    """
+    if element_count == 0:
+        return b""
+    as_array(data, _PARSE_DATA)
+    kind = BY_NAME.get(datatype)
+    if kind is None:
+        raise InvalidArgument(f"invalid datatype for input {name}")
+    if datatype in ("FP16", "BF16"):
+        raise InvalidArgument(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+        )
+    _check_size(name, element_count * kind.byte_size, byte_size_max)
+    elements = _flatten(data)
+    if datatype == "BYTES":
+        return _encode_strings(name, elements, byte_size_max)
+    surplus = len(elements) > element_count
+    if surplus:
+        # The first fault in the order of the elements is the one to tell.
+        elements = elements[:element_count]
+    wire = _encode_numbers(elements, kind.dtype)
+    if surplus:
+        raise MalformedRequest(_SHAPE_TOO_SMALL)
+    if len(elements) < element_count:
+        raise MalformedRequest(_SHAPE_TOO_BIG)
+    return wire
+
+
+def too_large(what: str, byte_size: int, byte_size_max: int) -> Fault:
+    """The refusal of a tensor that the option `--http-max-input-size` keeps out."""
+    return InvalidArgument(
+        f"{what} has a byte_size ({byte_size} bytes) that exceeds the maximum allowed value of {byte_size_max} bytes. "
+        "Use --http-max-input-size to increase the limit."
+    )
+
+
+def _check_size(name: str, byte_size: int, byte_size_max: int) -> None:
+    if byte_size > byte_size_max:
+        raise too_large(f"JSON input '{name}'", byte_size, byte_size_max)
+
+
+def _flatten(data: list[Any]) -> list[Any]:
+    """The elements depth first. Levels that are lists throughout are peeled off whole."""
+    depth = 1
+    while list in (kinds := set(map(type, data))):
+        if len(kinds) > 1:
+            return _flatten_ragged(data, depth)
+        data = list(chain.from_iterable(data))
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise depth_exceeded()
+    return data
+
+
+def _flatten_ragged(data: list[Any], depth: int) -> list[Any]:
+    elements: list[Any] = []
+    levels = [iter(data)]
+    while levels:
+        for item in levels[-1]:
+            if type(item) is list:
+                levels.append(iter(item))
+                break
+            elements.append(item)
+        else:
+            levels.pop()
+        if depth + len(levels) - 1 > DEPTH_MAX:
+            raise depth_exceeded()
+    return elements
+
+
+def _encode_numbers(elements: list[Any], dtype: np.dtype[np.generic]) -> bytes:
+    kinds = set(map(type, elements))
+    if dtype.kind == "b":
+        if kinds - {bool}:
+            raise wrong_type("boolean", _PARSE_DATA)
+        return bytes(elements)
+    if dtype.kind == "f":
+        if kinds - {int, float}:
+            raise wrong_type("double", _PARSE_DATA)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.array(elements, np.float64).astype(dtype).tobytes()
+    word = _INTEGER_WORD[dtype.kind]
+    if kinds - {int} or (dtype.kind == "u" and elements and min(elements) < 0):
+        raise wrong_type(word, _PARSE_DATA)
+    try:
+        widest = np.array(elements, np.uint64 if dtype.kind == "u" else np.int64)
+    except OverflowError:
+        raise wrong_type(word, _PARSE_DATA) from None
+    return widest.astype(dtype).tobytes()
+
+
+def _encode_strings(name: str, elements: list[Any], byte_size_max: int) -> bytes:
+    if set(map(type, elements)) - {str}:
+        raise wrong_type("string", "Unable to parse JSON bytes array: ")
+    parts: list[bytes] = []
+    for element in elements:
+        text = element.encode("utf-8", "surrogateescape")
+        parts.append(len(text).to_bytes(4, "little"))
+        parts.append(text)
+    wire = b"".join(parts)
+    _check_size(name, len(wire), byte_size_max)
+    return wire
