@@ -168,9 +168,7 @@ def decoder_source(cls: type, scope: dict[str, Any]) -> Source:
         *_indent(_dispatch(sized, plain), 2),
         '    if i != end: raise Malformed("truncated message")',
         "    if into is None: into = new(cls)",
-        "    into.__dict__ = {"
-        + "".join(f'"{name}": v_{name}, ' for name, _ in fields)
-        + '"_unknown_fields": unknown}',
+        "    into.__dict__ = {" + collected + '"_unknown_fields": unknown}',
         "    return into",
     ]
 

@@ -1,0 +1,328 @@
+"""The gRPC door's words for requests and responses: ModelInferRequest <-> InferenceRequest, InferenceResponse -> bytes.
+
+    read_request(message, version)      every rule and every text; works on the decoded message
+    read_plain_request(data)            the common case straight from bytes, or None when anything is out of the ordinary
+    write_response(response, final)     straight to bytes, buffers uncopied
+
+`read_plain_request` never decides anything that `read_request` would decide otherwise: it gives up instead. Both keep
+memos of tensor descriptions, which repeat from request to request; a memo maps bytes to what those bytes always mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .fault import InvalidArgument, Unsupported
+from .inference import LATEST, InferenceRequest, InferenceResponse, Parameter
+from .kserve_grpc_contents import typed_contents
+from .tensor import Tensor
+from .wire import codec
+from .wire.generated.inference import (
+    InferParameter,
+    ModelInferRequestInferInputTensor,
+    ModelInferRequestInferRequestedOutputTensor,
+    ModelInferResponse,
+    ModelInferResponseInferOutputTensor,
+)
+from .wire.varint import ONE_BYTE, read_varint, varint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .tensor import Buffer
+    from .wire.generated.inference import ModelInferRequest
+
+_RESERVED = (
+    "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with "
+    "'triton_' are allowed: triton_enable_empty_final_response"
+)
+_SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+
+
+def read_request(message: ModelInferRequest, version: int = LATEST) -> InferenceRequest:
+    """The request that `message` means, for the version that its version string was parsed to.
+
+    Raises InvalidArgument in the protocol's words, and Unsupported for shared memory. Tensors are views of the
+    message's buffers.
+    """
+    request = InferenceRequest(message.model_name, {}, model_version=version, id=message.id)
+    if message.parameters:
+        _read_parameters(message.parameters, request)
+    model = message.model_name
+    raw = message.raw_input_contents
+    taken = 0
+    for entry in message.inputs:
+        name = entry.name
+        if entry.parameters and _wants_shared_memory(entry.parameters, name):
+            if entry.contents is not None:
+                raise InvalidArgument(
+                    "unexpected 'content' provided when using shared memory for input tensor "
+                    f"'{name}' for model '{model}'"
+                )
+            raise Unsupported("shared memory is not supported")
+        if entry.contents is not None:
+            if raw:
+                raise InvalidArgument(
+                    f"contents field must not be specified when using raw_input_contents for '{name}' "
+                    f"for model '{model}'"
+                )
+            memory = typed_contents(entry, model)
+        elif taken < len(raw):
+            memory = raw[taken]
+            taken += 1
+        else:
+            raise InvalidArgument(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
+        if name in request.inputs:
+            raise InvalidArgument(f"input '{name}' already exists in request")
+        request.inputs[name] = Tensor(name, entry.datatype, tuple(entry.shape), memory)
+    if message.outputs:
+        request.outputs = [_read_output(entry) for entry in message.outputs]
+    return request
+
+
+def _wrong_type(what: str, expected: str) -> InvalidArgument:
+    return InvalidArgument(f"invalid value type for {what}, expected {expected}")
+
+
+def _read_parameters(parameters: Mapping[str, InferParameter], request: InferenceRequest) -> None:
+    custom: dict[str, Parameter] = {}
+    for key, value in parameters.items():
+        what = f"'{key}' parameter"
+        if key == "sequence_id":
+            if value.int64_param is not None:
+                request.correlation_id = value.int64_param & 0xFFFFFFFFFFFFFFFF
+            elif value.string_param is not None:
+                request.correlation_id = value.string_param
+            else:
+                raise _wrong_type(what, "int64_param or string_param.")
+        elif key in ("sequence_start", "sequence_end"):
+            if value.bool_param is None:
+                raise _wrong_type(what, "bool_param.")
+            if key == "sequence_start":
+                request.sequence_start = value.bool_param
+            else:
+                request.sequence_end = value.bool_param
+        elif key == "priority":
+            if value.int64_param is not None:
+                if value.int64_param < 0:
+                    raise InvalidArgument("invalid value for 'priority', expected value >= 0.")
+                request.priority = value.int64_param
+            elif value.uint64_param is not None:
+                request.priority = value.uint64_param
+            else:
+                raise _wrong_type(what, "int64_param or uint64_param.")
+        elif key == "timeout":
+            if value.int64_param is None:
+                raise _wrong_type(what, "int64_param.")
+            request.timeout_us = value.int64_param & 0xFFFFFFFFFFFFFFFF
+        elif key == "triton_enable_empty_final_response":
+            if value.bool_param is None:
+                raise _wrong_type(what, "bool_param.")
+        elif key.startswith("triton_"):
+            raise InvalidArgument(_RESERVED)
+        else:
+            custom[key] = _custom_parameter(value, what)
+    if custom:
+        request.parameters = custom
+
+
+def _custom_parameter(value: InferParameter, what: str) -> Parameter:
+    if value.int64_param is not None:
+        return value.int64_param
+    if value.bool_param is not None:
+        return value.bool_param
+    if value.string_param is not None:
+        return value.string_param
+    if value.double_param is not None:
+        return value.double_param
+    raise InvalidArgument(f"invalid value type for {what}, expected int64_param, bool_param, or string_param.")
+
+
+def _wants_shared_memory(parameters: Mapping[str, InferParameter], tensor: str) -> bool:
+    """True when the tensor lives in a registered region. Raises InvalidArgument for half a description."""
+    region, offset, byte_size = (parameters.get(key) for key in _SHARED_MEMORY)
+    if region is not None and region.string_param is None:
+        raise _wrong_type(f"'shared_memory_region' parameter for tensor '{tensor}'", "string_param.")
+    for key, value in (("shared_memory_offset", offset), ("shared_memory_byte_size", byte_size)):
+        if value is None:
+            continue
+        if region is None:
+            raise InvalidArgument(
+                f"'{key}' can not be specified without 'shared_memory_region' parameter for tensor '{tensor}'"
+            )
+        if value.int64_param is None:
+            raise _wrong_type(f"'{key}' parameter for tensor '{tensor}'", "int64_param.")
+    if region is not None and byte_size is None:
+        raise InvalidArgument(
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter "
+            f"for tensor '{tensor}'"
+        )
+    return region is not None
+
+
+def _read_output(entry: ModelInferRequestInferRequestedOutputTensor) -> str:
+    parameters = entry.parameters
+    if parameters:
+        shared = _wants_shared_memory(parameters, entry.name)
+        classification = parameters.get("classification")
+        if classification is not None:
+            if classification.int64_param is None:
+                raise _wrong_type("'classification' parameter", "int64_param")
+            if classification.int64_param <= 0:
+                raise InvalidArgument("invalid value for 'classification' parameter, expected >= 0")
+            if shared:
+                raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
+            raise Unsupported("classification of outputs is not supported")
+        if shared:
+            raise Unsupported("shared memory is not supported")
+    return entry.name
+
+
+# The common case, straight from bytes.
+
+_MEMO_ENTRIES_MAX = 1024
+_MEMO_KEY_BYTES_MAX = 512
+
+_input_memo: dict[bytes, tuple[str, str, tuple[int, ...]]] = {}
+_output_memo: dict[bytes, str] = {}
+
+
+def read_plain_request(data: bytes) -> InferenceRequest | None:
+    """The request in `data`, or None when it must be decoded as a message: parameters, typed contents, a version that
+    is not plain digits, fields out of order or unknown, a tensor without its bytes, malformed bytes."""
+    name = version = id = ""
+    heads: list[tuple[str, str, tuple[int, ...]]] = []
+    outputs: list[str] = []
+    inputs: dict[str, Tensor] = {}
+    view = memoryview(data)
+    count = 0
+    i = 0
+    end = len(data)
+    try:
+        while i < end:
+            tag = data[i]
+            size = data[i + 1]
+            i += 2
+            if size > 127:
+                size, i = read_varint(data, i - 1)
+            stop = i + size
+            if stop > end:
+                return None
+            if tag == 0x3A:
+                head = heads[count]
+                count += 1
+                inputs[head[0]] = Tensor(head[0], head[1], head[2], view[i:stop])
+            elif tag == 0x2A:
+                key = data[i:stop]
+                heads.append(_input_memo.get(key) or _describe_input(key))
+            elif tag == 0x32:
+                key = data[i:stop]
+                outputs.append(_output_memo.get(key) or _describe_output(key))
+            elif tag == 0x0A:
+                name = data[i:stop].decode()
+            elif tag == 0x1A:
+                id = data[i:stop].decode()
+            elif tag == 0x12:
+                version = data[i:stop].decode()
+            else:
+                return None
+            i = stop
+    except (IndexError, ValueError):
+        # Also one raw entry too many: the protocol ignores it, so the message's way does.
+        return None
+    if count != len(heads) or len(inputs) != count:
+        return None
+    if not version:
+        return InferenceRequest(name, inputs, id=id, outputs=outputs)
+    if len(version) > 18 or not (version.isascii() and version.isdigit()):
+        return None
+    return InferenceRequest(name, inputs, model_version=int(version), id=id, outputs=outputs)
+
+
+class _NotPlain(ValueError):
+    """The description has a part that the short way does not read."""
+
+
+def _describe_input(key: bytes) -> tuple[str, str, tuple[int, ...]]:
+    message = codec.decode(ModelInferRequestInferInputTensor, key)
+    if message.parameters or message.contents is not None:
+        raise _NotPlain
+    head = (message.name, message.datatype, tuple(message.shape))
+    if len(key) <= _MEMO_KEY_BYTES_MAX:
+        if len(_input_memo) >= _MEMO_ENTRIES_MAX:
+            _input_memo.clear()
+        _input_memo[key] = head
+    return head
+
+
+def _describe_output(key: bytes) -> str:
+    message = codec.decode(ModelInferRequestInferRequestedOutputTensor, key)
+    if message.parameters:
+        raise _NotPlain
+    if len(key) <= _MEMO_KEY_BYTES_MAX:
+        if len(_output_memo) >= _MEMO_ENTRIES_MAX:
+            _output_memo.clear()
+        _output_memo[key] = message.name
+    return message.name
+
+
+# Responses.
+
+_response_memo: dict[tuple[str, str], bytes] = {}
+_tensor_memo: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
+
+
+def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
+    """A ModelInferResponse as buffers to be sent one after another, and their size in bytes. Contents are always raw."""
+    key = (response.model_name, response.model_version)
+    head = _response_memo.get(key)
+    if head is None:
+        if len(_response_memo) >= _MEMO_ENTRIES_MAX:
+            _response_memo.clear()
+        head = codec.encode_to_bytes(ModelInferResponse(model_name=key[0], model_version=key[1]))
+        _response_memo[key] = head
+    parts: list[Buffer] = [head]
+    if response.id:
+        id = response.id.encode()
+        parts.append(b"\x1a" + varint(len(id)) + id)
+    if response.parameters:
+        message = ModelInferResponse(parameters=write_parameters(response.parameters))
+        parts.append(codec.encode_to_bytes(message))
+    raw: list[Buffer] = []
+    for tensor in response.outputs:
+        shape = tensor.shape
+        tensor_key = (tensor.name, tensor.datatype, shape if type(shape) is tuple else tuple(shape))
+        described = _tensor_memo.get(tensor_key)
+        if described is None:
+            described = _describe_tensor(*tensor_key)
+        parts.append(described)
+        memory = tensor.memory()
+        size = len(memory)
+        raw.append(b"\x32" + (ONE_BYTE[size] if size < 128 else varint(size)))
+        raw.append(memory)
+    parts += raw
+    return parts, sum(map(len, parts))
+
+
+def _describe_tensor(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    output = ModelInferResponseInferOutputTensor(name=name, datatype=datatype, shape=[int(size) for size in shape])
+    described = codec.encode_to_bytes(ModelInferResponse(outputs=[output]))
+    if len(described) <= _MEMO_KEY_BYTES_MAX:
+        if len(_tensor_memo) >= _MEMO_ENTRIES_MAX:
+            _tensor_memo.clear()
+        _tensor_memo[name, datatype, shape] = described
+    return described
+
+
+def write_parameters(parameters: Mapping[str, Parameter]) -> dict[str, InferParameter]:
+    return {key: _write_parameter(value) for key, value in parameters.items()}
+
+
+def _write_parameter(value: Parameter) -> InferParameter:
+    if isinstance(value, bool):
+        return InferParameter(bool_param=value)
+    if isinstance(value, int):
+        return InferParameter(int64_param=value) if value < 2**63 else InferParameter(uint64_param=value)
+    if isinstance(value, float):
+        return InferParameter(double_param=value)
+    return InferParameter(string_param=value)
