@@ -1,0 +1,150 @@
+"""The same routes as an ASGI application, for HTTP/2 and for whoever brings his own server or middleware.
+
+The application reads each body to its end, within the limits that our own listener has, and watches for the client's
+leaving. It must: an ASGI server queues what the application does not read, and tells of a disconnect only to those
+who listen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ...schema.kserve_http_reply import encode_error
+from .head import path_of
+from .request import JSON, TEXT, Buffer, Field, HttpRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from .settings import HttpSettings
+
+Message = dict[str, Any]
+
+
+class AsgiApplication:
+    """Carries ASGI requests to `handle`. Runs on trio only."""
+
+    def __init__(self, handle: Callable[[HttpRequest], None], settings: HttpSettings) -> None:
+        self._handle = handle
+        self._settings = settings
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+
+    async def _serve(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(bytes(name), bytes(value))
+        path = path_of(scope.get("raw_path") or scope["path"].encode())
+        body, problem = await self._read_body(receive)
+        if body is None:
+            return  # the client left before its request was whole
+        request = _AsgiRequest(scope["method"].encode("latin-1"), path, headers, body)
+        if problem is not None:
+            request.reply(problem[0], JSON, [encode_error(problem[1])])
+        else:
+            self._handle(request)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, receive, request)
+            await request.is_answered.wait()
+            nursery.cancel_scope.cancel()
+        await request.send_through(send)
+
+    async def _read_body(
+        self, receive: Callable[[], Awaitable[Message]]
+    ) -> tuple[Buffer | None, tuple[int, str] | None]:
+        """The body and None, or what is wrong with it. Reads on after a refusal: see above. None if the client left."""
+        settings = self._settings
+        parts: list[bytes] = []
+        size = 0
+        problem: tuple[int, str] | None = None
+        while True:
+            with trio.move_on_after(settings.body_stall_timeout) as stall:
+                message = await receive()
+            if stall.cancelled_caught:
+                return b"", (408, f"no request body received for {settings.body_stall_timeout:g} seconds")
+            if message["type"] == "http.disconnect":
+                return None, None
+            part = message.get("body", b"")
+            size += len(part)
+            if size > settings.body_bytes_max:
+                problem = (400, f"request body exceeds the maximum of {settings.body_bytes_max} bytes")
+                parts.clear()
+            elif part:
+                parts.append(part)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts), problem
+
+
+class _AsgiRequest(HttpRequest):
+    """A request whose reply waits until the application's task sends it."""
+
+    __slots__ = ("_answer", "_is_over", "is_answered")
+
+    def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
+        super().__init__(method, path, headers, body)
+        self.is_answered = trio.Event()
+        """Set by the reply, and by the client's leaving."""
+        self._is_over = False
+        self._answer: tuple[int, bytes, Sequence[Buffer], Sequence[Field]] | None = None
+
+    def reply(
+        self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
+    ) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.on_gone = None
+            self._answer = (status, content_type, buffers, fields)
+            self.is_answered.set()
+
+    def abandon(self) -> None:
+        """The client has left: the handler is told, and its reply goes nowhere."""
+        if not self._is_over:
+            self._is_over = True
+            self.is_answered.set()
+            if self.on_gone is not None:
+                self.on_gone()
+
+    async def send_through(self, send: Callable[[Message], Awaitable[None]]) -> None:
+        """Sends the reply, if the client is there to have it."""
+        if self._answer is None:
+            return
+        status, content_type, buffers, fields = self._answer
+        size = sum(map(len, buffers))
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % size)]
+        headers += [(name.lower(), value) for name, value in fields]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        body = b"" if self.method == b"HEAD" else b"".join(buffers)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _watch(receive: Callable[[], Awaitable[Message]], request: _AsgiRequest) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            request.abandon()
+            return
+
+
+async def _live(receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+    """The server's start and end are the engine's business, not the application's."""
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,65 @@
+"""Buffers for large bodies: where they come from, and when one may be used again.
+
+A fresh buffer of megabytes costs a page fault for every 4 KiB, more than the copy itself, so buffers are kept. A buffer
+is handed out again only when nothing else refers to it: every view of it (memoryview, numpy array, a tensor made of
+either) keeps a reference to the array that owns the memory, so the count of references tells, at any depth. Nobody has
+to say when he is done, and a view that somebody keeps for ever costs one buffer, never a corrupted tensor.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import numpy as np
+
+RECYCLED_FROM: Final = 128 * 1024
+"""Smaller buffers come from the allocator's heap, which recycles them itself."""
+
+_UNSHARED: Final = 3
+"""References to an array that only the pool knows: the pool's list, the local name, and getrefcount's argument."""
+
+_LOOKS_MAX: Final = 8
+"""How many buffers of a size are looked at before a fresh one is made."""
+
+
+class BufferPool:
+    """Keeps up to `bytes_max` bytes of buffers, in powers of two. Not thread-safe."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._kept: dict[int, list[np.ndarray]] = {}
+        """By size. Some may still be in use by somebody."""
+        self.kept_bytes = 0
+        self._used = False
+
+    def take(self, size: int) -> np.ndarray:
+        """An array of at least `size` uint8 elements with any content."""
+        if size < RECYCLED_FROM:
+            return np.empty(size, np.uint8)
+        self._used = True
+        capacity = 1 << (size - 1).bit_length()
+        kept = self._kept.get(capacity)
+        if kept:
+            for index in range(len(kept) - 1, max(-1, len(kept) - 1 - _LOOKS_MAX), -1):
+                array = kept[index]
+                if sys.getrefcount(array) == _UNSHARED:
+                    del kept[index]
+                    self.kept_bytes -= capacity
+                    return array
+        return np.empty(capacity, np.uint8)
+
+    def give(self, array: np.ndarray) -> None:
+        """Takes back what `take` gave. Views of it may still be alive."""
+        capacity = array.nbytes
+        if capacity < RECYCLED_FROM or self.kept_bytes + capacity > self._bytes_max:
+            return
+        self._kept.setdefault(capacity, []).append(array)
+        self.kept_bytes += capacity
+
+    def trim(self) -> None:
+        """Called now and then: lets everything go if nothing was taken since the last call."""
+        if not self._used:
+            self._kept.clear()
+            self.kept_bytes = 0
+        self._used = False

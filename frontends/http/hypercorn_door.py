@@ -1,0 +1,143 @@
+"""hypercorn as the program that speaks HTTP, for connections that open with the HTTP/2 preface or for all of them.
+
+Its defaults are for web sites; what is set below is for long-lived clients with long requests. `read_timeout` stays
+unset: it would report a disconnect while a model computes.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from .asgi import AsgiApplication
+    from .settings import HttpSettings
+
+_REQUESTS_MAX = 2**31
+_STREAMS_MAX = 256
+
+
+class HypercornDoor:
+    """Serves connections with hypercorn. `run` is its life; `serve` may be called while it runs."""
+
+    def __init__(self, application: AsgiApplication, settings: HttpSettings) -> None:
+        self._application = application
+        self._settings = settings
+        self._nursery: trio.Nursery | None = None
+        self._accepting = trio.CancelScope()
+        self._count = 0
+        self._emptied = trio.Event()
+        self._is_draining = False
+        self._parts: tuple[Any, Any, Any] | None = None
+
+    async def run(
+        self, sockets: Sequence[socket.socket], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serves the listening `sockets`, of which there may be none, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if sockets:
+                await self._prepare()
+                nursery.start_soon(self._accept, [_listener_of(sock) for sock in sockets], nursery)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _accept(self, listeners: list[trio.SocketListener], nursery: trio.Nursery) -> None:
+        with self._accepting:
+            await trio.serve_listeners(partial(self._serve_stream, data=b""), listeners, handler_nursery=nursery)
+
+    def serve(self, sock: socket.socket, data: bytes) -> None:
+        """Takes over a connection of which `data` has been read already."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        assert self._nursery is not None, "runs"
+        self._nursery.start_soon(partial(self._serve_stream, stream, data=data))
+
+    async def _serve_stream(self, stream: trio.SocketStream, *, data: bytes) -> None:
+        if self._count >= self._settings.connection_count_max or self._is_draining:
+            await stream.aclose()
+            return
+        self._count += 1
+        try:
+            wrapper, config, context = await self._prepare()
+            from hypercorn.trio.tcp_server import TCPServer
+
+            await TCPServer(wrapper, config, context, {}, _Resumed(stream, data))
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._emptied.set()
+                self._emptied = trio.Event()
+            stream.socket.close()
+
+    async def _prepare(self) -> tuple[Any, Any, Any]:
+        """hypercorn's own objects, the same for every connection. Imported when first needed, off the trio thread."""
+        if self._parts is None:
+            self._parts = await trio.to_thread.run_sync(_load_hypercorn, self._application, self._settings)
+        return self._parts
+
+    def stop_accepting(self) -> None:
+        self._accepting.cancel()
+
+    async def drain(self, deadline: float) -> None:
+        """Ends idle connections, waits for the others until `deadline`, in seconds on trio's clock."""
+        self.stop_accepting()
+        self._is_draining = True
+        if self._parts is not None:
+            await self._parts[2].terminated.set()
+        if self._count:
+            with trio.move_on_at(deadline):
+                await self._emptied.wait()
+
+
+def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tuple[Any, Any, Any]:
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.config import Config
+    from hypercorn.trio.worker_context import WorkerContext
+
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("despina.http")
+    config.include_date_header = False
+    config.include_server_header = False
+    config.keep_alive_max_requests = _REQUESTS_MAX
+    config.keep_alive_timeout = settings.idle_timeout
+    config.h11_max_incomplete_size = settings.head_bytes_max
+    config.h2_max_header_list_size = settings.head_bytes_max
+    config.h2_max_concurrent_streams = _STREAMS_MAX
+    return ASGIWrapper(application), config, WorkerContext(None)  # type: ignore[arg-type]  # hypercorn's own types
+
+
+def _listener_of(sock: socket.socket) -> trio.SocketListener:
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+class _Resumed:
+    """A stream of which the beginning has been read already: as much of a stream as hypercorn uses."""
+
+    def __init__(self, stream: trio.SocketStream, data: bytes) -> None:
+        self._stream = stream
+        self._data = data
+        self.socket = stream.socket
+
+    async def receive_some(self, count: int) -> bytes:
+        if self._data:
+            await trio.lowlevel.checkpoint()
+            data = self._data
+            self._data = b""
+            return data
+        return bytes(await self._stream.receive_some(count))
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,0 +1,211 @@
+"""The listener: one task and one nested epoll for all connections of a server.
+
+A task per connection costs two switches per request, more than everything else that the door does, so connections are
+plain state machines (connection.py) and this loop feeds them. Each pass is bounded: so many events, accepts and
+requests received ahead, and then other tasks have their turn.
+
+    task        what it does
+    run         waits until the epoll has something; accepts, reads, writes
+    tick        once a second, and more often for short timeouts: ends waits that took too long, reopens a paused door
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from .body import BufferPool
+from .connection import READ, Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .request import HttpRequest
+    from .settings import HttpSettings
+
+logger = logging.getLogger("despina.http")
+
+_EVENTS_MAX: Final = 64
+_ACCEPTS_MAX: Final = 64
+_RESUMES_MAX: Final = 64
+_OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_TRIM_SECONDS: Final = 30.0
+
+
+class Listener:
+    """Serves `handle` on listening sockets. Lives on the trio thread; `run` is its life.
+
+    `handle(request)` never raises and never blocks. `hand_over_http2(socket, bytes)` takes a connection that opened
+    with the HTTP/2 preface; None means that there is nobody who could.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        handle: Callable[[HttpRequest], None],
+        settings: HttpSettings,
+        hand_over_http2: Callable[[socket.socket, bytes], None] | None = None,
+    ) -> None:
+        self.handle = handle
+        self.settings = settings
+        self.now = trio.current_time()
+        """Seconds on trio's clock at the start of this pass."""
+        self.draining = False
+        """True once replies say `Connection: close`."""
+        self.takes_http2 = hand_over_http2 is not None
+        self.buffers = BufferPool(settings.recycled_bytes_max)
+        self.connections: dict[int, Connection] = {}
+        self._hand_over_http2 = hand_over_http2
+        self._doors = {sock.fileno(): sock for sock in sockets}
+        self._is_paused = False
+        self._resumes: deque[Connection] = deque()
+        self._emptied = trio.Event()
+        self._trimmed_at = self.now
+        self._epoll = select.epoll()
+        for fd, sock in self._doors.items():
+            sock.setblocking(False)
+            self._epoll.register(fd, READ)
+
+    async def run(self) -> None:
+        """Serves until cancelled; then every connection is closed and what it waited for is cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tick)
+                await self._serve()
+        finally:
+            self.stop_accepting()
+            for connection in list(self.connections.values()):
+                connection.close()
+            self._epoll.close()
+
+    async def _serve(self) -> None:
+        epoll = self._epoll
+        epoll_fd = epoll.fileno()
+        connections = self.connections
+        resumes = self._resumes
+        while True:
+            if resumes:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(epoll_fd)
+            self.now = trio.current_time()
+            for fd, events in epoll.poll(0, _EVENTS_MAX):
+                connection = connections.get(fd)
+                if connection is not None:
+                    connection.on_event(events)
+                elif fd in self._doors:
+                    self._accept(self._doors[fd])
+            for _ in range(min(len(resumes), _RESUMES_MAX)):
+                resumes.popleft().resume()
+
+    async def _tick(self) -> None:
+        settings = self.settings
+        shortest = min(
+            settings.head_timeout,
+            settings.body_stall_timeout,
+            settings.idle_timeout,
+            settings.write_stall_timeout,
+            settings.linger_timeout,
+        )
+        while True:
+            await trio.sleep(max(0.02, min(1.0, shortest / 4)))
+            self.now = now = trio.current_time()
+            for connection in list(self.connections.values()):
+                connection.on_tick(now)
+            self._resume_accepting()
+            if now - self._trimmed_at > _TRIM_SECONDS:
+                self._trimmed_at = now
+                self.buffers.trim()
+
+    # The doors.
+
+    def _accept(self, door: socket.socket, limit: int = _ACCEPTS_MAX) -> None:
+        for _ in range(limit):
+            if len(self.connections) >= self.settings.connection_count_max:
+                self._pause_accepting(f"{len(self.connections)} connections are open")
+                return
+            try:
+                sock, _ = door.accept()
+            except BlockingIOError:
+                return
+            except OSError as problem:
+                if problem.errno in _OUT_OF_ROOM:
+                    self._pause_accepting(str(problem))
+                    return
+                continue  # that client left before it was let in
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.settings.keepalive_probe_after)
+            connection = Connection(self, sock)
+            self.connections[connection.fd] = connection
+            self._epoll.register(connection.fd, READ)
+
+    def _pause_accepting(self, reason: str) -> None:
+        """Leaves new clients in the backlog: a door that is readable and not accepted from would spin the loop."""
+        if not self._is_paused:
+            self._is_paused = True
+            logger.warning("HTTP: not accepting connections for now: %s", reason)
+            for fd in self._doors:
+                self._epoll.unregister(fd)
+
+    def _resume_accepting(self) -> None:
+        if self._is_paused and len(self.connections) < self.settings.connection_count_max:
+            self._is_paused = False
+            for fd in self._doors:
+                self._epoll.register(fd, READ)
+
+    def stop_accepting(self) -> None:
+        """Lets in who already knocked, then closes the listening sockets. Idempotent."""
+        doors = self._doors
+        for fd, door in doors.items():
+            if not self._is_paused:
+                self._accept(door, limit=self.settings.connection_count_max)
+            if not self._is_paused:
+                self._epoll.unregister(fd)
+            door.close()
+        self._doors = {}
+
+    async def drain(self, deadline: float) -> None:
+        """Closes the doors and idle connections at once, lets requests in flight be answered, and closes what is left
+        at `deadline`, in seconds on trio's clock. Cancelled, it closes nothing more."""
+        self.stop_accepting()
+        self.draining = True
+        for connection in list(self.connections.values()):
+            connection.on_drain()
+        if self.connections:
+            with trio.move_on_at(deadline):
+                await self._emptied.wait()
+        if self.connections:
+            logger.warning("HTTP: closing %d connections that did not end in time", len(self.connections))
+        for connection in list(self.connections.values()):
+            connection.close()
+
+    # For connections.
+
+    def watch(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection's socket is about to close or to change hands."""
+        del self.connections[connection.fd]
+        self._epoll.unregister(connection.fd)
+        if self._is_paused:
+            self._resume_accepting()
+        if self.draining and not self.connections:
+            self._emptied.set()
+
+    def resume_soon(self, connection: Connection) -> None:
+        """Before the next wait, takes the connection's next request from what it has received."""
+        self._resumes.append(connection)
+
+    def hand_over(self, connection: Connection, data: bytes) -> None:
+        assert self._hand_over_http2 is not None, "asked only where takes_http2"
+        self._hand_over_http2(connection.release(), data)

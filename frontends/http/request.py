@@ -1,0 +1,44 @@
+"""What a route handler sees of one HTTP request, whatever carries it: our own listener or an ASGI server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Buffer = bytes | bytearray | memoryview
+Field = tuple[bytes, bytes]
+"""A reply header: name and value."""
+
+JSON: Final = b"application/json"
+TEXT: Final = b"text/plain"
+BINARY: Final = b"application/octet-stream"
+
+
+class HttpRequest:
+    """One request, whole: its body has arrived. A handler calls `reply` exactly once, now or later, on the trio thread.
+
+    `method` and `path` are as received: upper case, not percent-decoded, without the query. Header names are lower
+    case; of repeated headers the first counts. `body` may be a view of a buffer that is recycled once no view of it is
+    left, so keep views, not addresses.
+    """
+
+    __slots__ = ("body", "headers", "method", "on_gone", "path")
+
+    def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.on_gone: Callable[[], None] | None = None
+        """Set by a handler that can stop early; called at most once, when the client has left before the reply."""
+
+    def reply(
+        self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
+    ) -> None:
+        """Sends the answer: `buffers` one after the other are the body, flat and not to be written to afterwards.
+
+        Never blocks and never raises for a client that left; then it does nothing.
+        """
+        raise NotImplementedError

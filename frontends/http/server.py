@@ -1,0 +1,74 @@
+"""An HTTP server over an engine: listening sockets in, routes behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from .asgi import AsgiApplication
+from .handlers import routes_of
+from .hypercorn_door import HypercornDoor
+from .listener import Listener
+from .routes import Router
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from ...engine.engine import Engine
+    from .settings import HttpSettings
+
+
+async def serve_http(
+    engine: Engine,
+    settings: HttpSettings,
+    *,
+    sockets: Sequence[socket.socket],
+    task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves `engine` on `sockets`, which are bound, listening and from now on ours to close.
+
+    Starts with the HttpServer as its value and returns when that has drained. Cancelled, it closes every connection at
+    once and cancels what their requests wait for.
+    """
+    async with trio.open_nursery() as nursery:
+        router = Router(routes_of(engine, settings), settings, nursery)
+        hypercorn = HypercornDoor(AsgiApplication(router.handle, settings), settings)
+        if settings.server == "hypercorn":
+            await nursery.start(hypercorn.run, sockets)
+            listener = None
+        else:
+            await nursery.start(hypercorn.run, ())
+            listener = Listener(sockets, router.handle, settings, hypercorn.serve)
+            nursery.start_soon(listener.run)
+        server = HttpServer(listener, hypercorn)
+        task_status.started(server)
+        await server.drained.wait()
+        nursery.cancel_scope.cancel()
+
+
+class HttpServer:
+    """A running server, for whoever stops it."""
+
+    def __init__(self, listener: Listener | None, hypercorn: HypercornDoor) -> None:
+        self._listener = listener
+        self._hypercorn = hypercorn
+        self.drained = trio.Event()
+        """Set once nothing is left to serve."""
+
+    def stop_accepting(self) -> None:
+        """Closes the listening sockets. Connections that are open are served on."""
+        if self._listener is not None:
+            self._listener.stop_accepting()
+        self._hypercorn.stop_accepting()
+
+    async def drain(self, deadline: float) -> None:
+        """Closes the listening sockets and idle connections at once, lets requests in flight be answered (with
+        `Connection: close`), and closes what is left at `deadline`, in seconds on trio's clock. The server then ends.
+        """
+        async with trio.open_nursery() as nursery:
+            if self._listener is not None:
+                nursery.start_soon(self._listener.drain, deadline)
+            nursery.start_soon(self._hypercorn.drain, deadline)
+        self.drained.set()

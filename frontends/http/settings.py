@@ -1,0 +1,53 @@
+"""What an operator may set about the HTTP door. Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HttpServerKind = Literal["native", "hypercorn"]
+
+
+@attrs.frozen
+class HttpSettings:
+    """The limits of one HTTP server. Every queue, buffer and wait of the door has its bound here."""
+
+    server: HttpServerKind = "native"
+    """Which program speaks HTTP/1.1: our listener, or hypercorn for everything."""
+
+    head_bytes_max: int = 32 * 1024
+    """Request line and headers; also the trailers of a chunked body. Beyond it: 431."""
+    header_count_max: int = 128
+    """Header lines of one request. Beyond it: 431."""
+    body_bytes_max: int = 2**31 - 1
+    """The protocol keeps Content-Length in 32 bits. Beyond it: 400."""
+    chunk_count_max: int = 65536
+    """Non-empty chunks of one chunked body. Beyond it: 400."""
+    json_bytes_max: int = 64 * 1024 * 1024
+    """`--http-max-input-size`: the JSON part of an inference request, and each tensor written in JSON."""
+    pipelined_bytes_max: int = 128 * 1024
+    """Received ahead of the request in flight before the connection is no longer read."""
+    recycled_bytes_max: int = 256 * 1024 * 1024
+    """Large body buffers kept for later requests, all together."""
+
+    connection_count_max: int = 4096
+    """Beyond it new connections wait in the listening socket's backlog."""
+    head_timeout: float = 10.0
+    """From a request's first byte to the end of its headers."""
+    body_stall_timeout: float = 30.0
+    """Between two arrivals of body bytes."""
+    idle_timeout: float = 75.0
+    """A connection without a byte of a request, new or kept alive."""
+    write_stall_timeout: float = 30.0
+    """A reply of which the client takes nothing."""
+    linger_timeout: float = 2.0
+    """After a refusal: how long what the client still sends is thrown away, so that it sees the reply."""
+    keepalive_probe_after: int = 60
+    """TCP keepalive: finds hosts that vanished without a word."""
+
+    restricted: Mapping[str, tuple[bytes, bytes]] = attrs.field(factory=dict)
+    """API category (`inference`, `model-repository`, ...) to the header, lower case, and the value that it asks for."""
