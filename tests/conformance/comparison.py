@@ -1,0 +1,28 @@
+"""What is compared of two answers: everything but times, paths and the server's own version."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+# Durations and clock times differ from run to run; their counts do not.
+CLOCKED = {"ns", "last_inference", "load_ns"}
+
+
+def settled(answer: Any, repository: str) -> Any:
+    """`answer` without what two runs of one server would not share, ready to be recorded or compared."""
+    if isinstance(answer, dict):
+        return {
+            key: "<clock>" if key in CLOCKED and not isinstance(value, dict) else settled(value, repository)
+            for key, value in answer.items()
+        }
+    if isinstance(answer, list):
+        return [settled(item, repository) for item in answer]
+    if isinstance(answer, str):
+        return answer.replace(repository, "<repository>")
+    return answer
+
+
+def canonical(answer: Any) -> str:
+    """One text per value: the order of members does not count, 1 and 1.0 differ, NaN equals itself."""
+    return json.dumps(answer, sort_keys=True, indent=1, ensure_ascii=True)

@@ -1,0 +1,129 @@
+"""Starts a server as a child process for the conformance tests: the reference server, or this project's own.
+
+Both get a private copy of a model repository, free ports on 127.0.0.1 and the same options. Nothing is left behind:
+leaving the context stops the child with SIGTERM, and with SIGKILL if it has not gone after a grace time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+HERE = Path(__file__).resolve().parent
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 10.0
+
+
+@attrs.frozen
+class Server:
+    """A running server: where its doors are, which process it is and which repository it serves."""
+
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    pid: int
+    repository: Path
+    log: Path
+
+
+def reference_script() -> Path | None:
+    """The script that runs the reference server, or None where this machine has none.
+
+    `DESPINA_REFERENCE_TRITON` names it; beside the checkout it is found without.
+    """
+    named = os.environ.get("DESPINA_REFERENCE_TRITON")
+    script = Path(named) if named else HERE.parents[2] / "shared" / "tools" / "reference_triton.sh"
+    return script if script.is_file() else None
+
+
+@contextlib.contextmanager
+def running_reference(models: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Server]:
+    """The reference server over a copy of `models`. RuntimeError, with the end of the log, if it does not start."""
+    script = reference_script()
+    assert script is not None, "ask reference_script() first"
+    repository = copied(models, folder)
+    ports = free_ports(3)
+    command = ["bash", str(script), str(repository), *map(str, ports), *options]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with running(command, folder, repository, ports, environment) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_despina(models: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Server]:
+    """This project's server over a copy of `models`. RuntimeError, with the end of the log, if it does not start."""
+    repository = copied(models, folder)
+    ports = free_ports(3)
+    doors = ("http", "grpc", "metrics")
+    command = [str(Path(sys.executable).parent / "despina"), "serve", f"--model-repository={repository}"]
+    command += [f"--{door}-address=127.0.0.1" for door in doors]
+    command += [f"--{door}-port={port}" for door, port in zip(doors, ports, strict=True)]
+    with running([*command, *options], folder, repository, ports, dict(os.environ)) as server:
+        yield server
+
+
+def copied(models: Path, folder: Path) -> Path:
+    """A private copy of a repository: servers may write beside models, and tests change files."""
+    repository = folder / "repository"
+    shutil.copytree(models, repository, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    return repository
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago: all are held at once, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in held]
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], folder: Path, repository: Path, ports: Sequence[int], environment: dict[str, str]
+) -> Iterator[Server]:
+    """The child process of `command` from the moment that its HTTP door says live until the block is left."""
+    log = folder / "server.log"
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment, process_group=0
+        )
+    try:
+        wait_until_live(child, ports[0], log)
+        yield Server(ports[0], ports[1], ports[2], child.pid, repository, log)
+    finally:
+        stop(child)
+
+
+def wait_until_live(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Returns when the server answers that it is live."""
+    give_up = time.monotonic() + START_SECONDS_MAX
+    while time.monotonic() < give_up and child.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/live", timeout=5):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not start: {child.args}\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """Ends the child and everything in its process group."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_SECONDS_MAX)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
