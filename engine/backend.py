@@ -83,7 +83,7 @@ class BackendInstance(Protocol):
     The engine then runs cheap batches on the trio thread itself."""
 
     def execute(self, batch: Batch) -> None:
-        """Answers every job of the batch by `respond` or `fail`. Raising answers the unanswered ones with that error."""
+        """Answers every job of the batch by `respond` or `fail`. Raising answers the rest with that error."""
         ...
 
     def close(self) -> None:
@@ -99,6 +99,19 @@ class BackendModel(Protocol):
     model_transaction_policy may differ from the context's."""
 
     def open_instance(self, instance: InstanceContext) -> BackendInstance: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncInstance(Protocol):
+    """An executor that is awaited on the trio thread: a child process, a scripted fake.
+
+    A backend model whose `asynchronous` attribute is true opens these instead of `BackendInstance`s.
+    """
+
+    async def execute_async(self, batch: Batch) -> None:
+        """As `execute`. Cancelled only when the model is torn down; must then leave nothing behind."""
+        ...
 
     def close(self) -> None: ...
 

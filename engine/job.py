@@ -1,8 +1,8 @@
 """A job: one accepted request on its way through a model version.
 
 A job is its own one-shot future. Exactly one side owns it at a time: the trio thread until it is taken into a batch,
-the executing thread until its batch is done, the trio thread again to deliver. Every move out of QUEUED happens under the
-mailbox's lock, so exactly one of take, cancel and expire wins.
+the executing thread until its batch is done, the trio thread again to deliver. Every move out of QUEUED happens under
+the mailbox's lock, so exactly one of take, cancel and expire wins.
 
     QUEUED ──take──▶ EXECUTING ──batch done──▶ DONE
       │ cancel ▶ CANCELLED     │ caller leaves: `on_done` is cleared, the batch goes on, the result is dropped
@@ -47,8 +47,7 @@ class Job:
         "level",
         "model",
         "on_done",
-        "order",
-        "queued_ns",
+        "queued_at",
         "received_ns",
         "request",
         "response",
@@ -65,13 +64,14 @@ class Job:
         self.response: InferenceResponse | None = None
         self.fault: Fault | None = None
         self.deadline = 0.0
-        """Seconds on trio's clock when the job stops waiting in the queue; 0 for never."""
+        """When the caller stops waiting, in seconds of the engine's clock; 0 for never."""
         self.key: object = None
         """Requests share a batch only if their keys are equal; None where any two may."""
         self.level = 0
-        self.order = 0
+        """Index of the priority level, 0 the first to be served."""
         self.received_ns = 0
-        self.queued_ns = 0
+        self.queued_at = 0.0
+        """Arrival, in seconds of the engine's clock."""
 
     # For backends, on the executing thread.
 

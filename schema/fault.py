@@ -38,6 +38,10 @@ class Fault(Exception):
         super().__init__(message)
         self.message = message
 
+    def copy(self) -> Fault:
+        """The same fault to raise anew: one raised twice would drag its first traceback along."""
+        return type(self)(self.message)
+
     def as_reason(self) -> str:
         """The form that model states and load errors carry, e.g. `Invalid argument: unexpected ...`."""
         return f"{self.code_text}: {self.message}"

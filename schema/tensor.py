@@ -52,6 +52,10 @@ class Tensor:
             array = array.astype(BY_NAME[kind].dtype)
         return cls(name, kind, array.shape, array=array)
 
+    def has_memory(self) -> bool:
+        """True when the wire form is there without making it: then it is what came over the wire, and unchecked."""
+        return self._memory is not None
+
     def memory(self) -> Buffer:
         """The wire form. A flat buffer whose `len` is its size in bytes."""
         memory = self._memory

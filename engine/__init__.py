@@ -1,0 +1,1 @@
+"""Actors and policies: models, queues, instances, the repository. Knows neither networks nor ML frameworks."""

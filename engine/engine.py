@@ -1,0 +1,352 @@
+"""The engine: what doors and embedding programs hold.
+
+    Engine.run
+     └─ Repository                 commands; hosts every ModelVersion
+         └─ ModelVersion, any      see model.py
+
+Everything here is called on the trio thread that runs the engine; `blocking.py` is the same for other threads.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import Abort
+
+from ..schema.datatype import BY_NUMBER
+from ..schema.fault import Fault, ShuttingDown, Unavailable, Unsupported
+from ..schema.inference import LATEST
+from ..schema.wire.generated.inference import (
+    ModelMetadataResponse,
+    ModelMetadataResponseTensorMetadata,
+    RepositoryIndexResponseModelIndex,
+    ServerMetadataResponse,
+)
+from . import storage
+from .call import Result, request_of
+from .discovery import Backends
+from .health import HealthReport, ServerState
+from .registry import Registry, State
+from .repository import NOT_EXPLICIT, Repository
+from .settings import EngineSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+
+    from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
+    from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput, ModelStatistics
+    from .backend import Backend
+    from .job import Job
+    from .model import ModelVersion
+
+PROTOCOL_VERSION = "2.73.0"
+"""The release of the protocol that clients are told."""
+
+EXTENSIONS = (
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+
+
+class Engine:
+    """Models, and what is known about them. Open one with `open_engine`; `settings` never change afterwards."""
+
+    def __init__(self, settings: EngineSettings, backends: Mapping[str, Backend] | None = None) -> None:
+        self.settings = settings
+        self.backends = Backends(backends)
+        self.registry = Registry()
+        self.state = ServerState.INITIALIZING
+        self._repository: Repository | None = None
+
+    # --- Life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Loads the start-up models, reports started, serves until cancelled. Call `stop` first for a clean end.
+
+        Raises Internal when a start-up model does not load and `exit_on_error` is set, ValueError for a repository that
+        is no directory.
+        """
+        clock = trio.lowlevel.current_clock().current_time
+        self._repository = Repository(self.settings, self.registry, self.backends, clock)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._repository.run)
+            try:
+                await self._repository.start()
+            except Fault:
+                if self.settings.exit_on_error:
+                    self.state = ServerState.FAILED
+                    nursery.cancel_scope.cancel()
+                    raise
+            self.state = ServerState.READY
+            task_status.started()
+
+    async def stop(self) -> None:
+        """Refuses new work, finishes what is in flight, unloads everything. Safe to call twice.
+
+        Raises Internal when `exit_timeout_secs` were not enough.
+        """
+        if self.state is ServerState.READY:
+            self.state = ServerState.EXITING
+            await self._actor.stop()
+
+    @property
+    def _actor(self) -> Repository:
+        if self._repository is None:
+            raise Unavailable("Server not ready")
+        return self._repository
+
+    # --- Health and descriptions
+
+    def is_live(self) -> bool:
+        """True once the start-up models are loaded. Raises ShuttingDown while exiting."""
+        self._check_exiting()
+        return self.state is ServerState.READY
+
+    def is_ready(self) -> bool:
+        """True when the server should get requests. Raises ShuttingDown while exiting."""
+        self._check_exiting()
+        return self.health().ready
+
+    def health(self) -> HealthReport:
+        """The same with what is wrong; never raises."""
+        problems = self.registry.problems()
+        if self.state is not ServerState.READY:
+            problems.insert(0, f"the server is {self.state.value}")
+            return HealthReport(False, tuple(problems))
+        return HealthReport(not (problems and self.settings.strict_readiness), tuple(problems))
+
+    def is_model_ready(self, name: str, version: int = LATEST) -> bool:
+        """Whether that version, or any, serves. Raises NotFound for a model or version never heard of."""
+        self._check_running()
+        try:
+            self.registry.find(name, version)
+        except Unavailable:
+            return False
+        return True
+
+    def metadata(self) -> ServerMetadataResponse:
+        return ServerMetadataResponse(name=self.settings.id, version=PROTOCOL_VERSION, extensions=list(EXTENSIONS))
+
+    def model_metadata(self, name: str, version: int = LATEST) -> ModelMetadataResponse:
+        """Raises NotFound, NotReady."""
+        model = self.model(name, version)
+        config = model.config
+        versions = [entry.version_text for entry in self.registry.models[name].ready()]
+        return ModelMetadataResponse(
+            name=name,
+            versions=versions if version == LATEST else [model.version_text],
+            platform=config.platform or config.backend,
+            inputs=[_tensor_metadata(config, tensor) for tensor in config.input],
+            outputs=[_tensor_metadata(config, tensor) for tensor in config.output],
+        )
+
+    def model(self, name: str, version: int = LATEST) -> ModelVersion:
+        """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""
+        return self.registry.find(name, version)
+
+    def versions(self) -> Iterator[ModelVersion]:
+        """Every version that serves, by name and number."""
+        return self.registry.serving()
+
+    def statistics(self, name: str = "", version: int = LATEST) -> list[ModelStatistics]:
+        """Raises InvalidArgument for models and versions that do not serve."""
+        self._check_running()
+        return [
+            model.statistics.message(model.name, model.version_text)
+            for model in self.registry.for_statistics(name, version)
+        ]
+
+    def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseModelIndex]:
+        """Every model directory, with the versions ever seen of it. Empty strings stand for what is not known."""
+        self._check_running()
+        found: list[RepositoryIndexResponseModelIndex] = []
+        for name, paths in storage.model_names(self.settings.model_repository).items():
+            if len(paths) > 1:
+                if not ready_only:
+                    found.append(
+                        RepositoryIndexResponseModelIndex(
+                            name=name,
+                            state=State.UNAVAILABLE.value,
+                            reason="model appears in two or more repositories",
+                        )
+                    )
+                continue
+            entry = self.registry.models.get(name)
+            if entry is None or not entry.versions:
+                if not ready_only:
+                    found.append(RepositoryIndexResponseModelIndex(name=name))
+                continue
+            found.extend(
+                RepositoryIndexResponseModelIndex(
+                    name=name, version=str(version.version), state=version.state.value, reason=version.reason
+                )
+                for version in entry.versions.values()
+                if version.state is State.READY or not ready_only
+            )
+        return found
+
+    # --- Control
+
+    async def load(self, name: str, *, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Loads or reloads a model; what serves keeps serving until the new version does. Explicit mode only.
+
+        `config` is a whole configuration in JSON, `files` relative paths and contents that take the place of the
+        model's directory. Raises Unavailable, InvalidArgument, Internal. Cancelled, it goes on unobserved.
+        """
+        self._check_explicit()
+        await self._actor.load(name, config, files)
+
+    async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
+        """Takes a model out of service; what is in flight finishes. An unknown name is no error. Explicit mode only."""
+        self._check_explicit()
+        await self._actor.unload(name, unload_dependents)
+
+    async def poll(self) -> None:
+        """Looks at the repository now. Poll mode only; raises Unavailable otherwise."""
+        await self._actor.poll()
+
+    # --- Inference
+
+    async def infer(
+        self,
+        model_name: str,
+        inputs: Mapping[str, object],
+        *,
+        outputs: Sequence[str] = (),
+        model_version: int = LATEST,
+        request_id: str = "",
+        priority: int = 0,
+        parameters: Mapping[str, Parameter] | None = None,
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109  # the engine's queue keeps it, not a scope around the caller
+    ) -> Result:
+        """One inference: arrays by input name in, arrays by output name out.
+
+        `timeout` is in seconds, over queueing and execution. Raises the protocol's faults, DeadlineExceeded among them.
+        Cancelled while queued, the request gives its place back; while executing, its result is dropped.
+        """
+        request = request_of(
+            model_name,
+            inputs,
+            model_version=model_version,
+            outputs=outputs,
+            request_id=request_id,
+            priority=priority,
+            parameters=parameters,
+            sequence_id=sequence_id,
+            sequence_start=sequence_start,
+            sequence_end=sequence_end,
+        )
+        deadline = 0.0 if timeout is None else trio.current_time() + timeout
+        return Result(await self.infer_request(request, deadline=deadline))
+
+    async def stream(
+        self, model_name: str, inputs: Mapping[str, object], **options: Any
+    ) -> AsyncGenerator[Result, None]:
+        """All answers of one request, as they come; options as for `infer`. One answer for ordinary models."""
+        yield await self.infer(model_name, inputs, **options)
+
+    async def infer_request(self, request: InferenceRequest, *, deadline: float = 0.0) -> InferenceResponse:
+        """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        model = self.model(request.model_name, request.model_version)
+        if model.decoupled:
+            raise Unsupported(f"model '{model.name}' is decoupled: its answers come as a stream")
+        waiter = _Waiter()
+        job = model.submit(request, waiter.done, deadline)
+        if waiter.finished:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            waiter.task = trio.lowlevel.current_task()
+
+            def leave(_: object) -> Abort:
+                job.cancel()
+                return Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(leave)
+        if job.fault is not None:
+            raise job.fault.copy()
+        response = job.response
+        assert response is not None, "a finished job has an answer"
+        return response
+
+    # --- Checks
+
+    def _check_exiting(self) -> None:
+        if self.state is ServerState.EXITING:
+            raise ShuttingDown("Server exiting")
+
+    def _check_running(self) -> None:
+        if self.state is not ServerState.READY:
+            raise ShuttingDown("Server not ready")
+
+    def _check_explicit(self) -> None:
+        if self.settings.model_control_mode != "explicit":
+            raise Unavailable(NOT_EXPLICIT)
+
+
+class _Waiter:
+    """Where one caller in process waits."""
+
+    __slots__ = ("finished", "task")
+
+    def __init__(self) -> None:
+        self.finished = False
+        self.task: trio.lowlevel.Task | None = None
+
+    def done(self, _: Job) -> None:
+        self.finished = True
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
+
+
+def _tensor_metadata(config: ModelConfig, tensor: ModelInput | ModelOutput) -> ModelMetadataResponseTensorMetadata:
+    dims = list(tensor.dims)
+    return ModelMetadataResponseTensorMetadata(
+        name=tensor.name,
+        datatype=BY_NUMBER[int(tensor.data_type)].name,
+        shape=[-1, *dims] if config.max_batch_size > 0 else dims,
+    )
+
+
+@asynccontextmanager
+async def open_engine(
+    model_repository: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    backends: Mapping[str, Backend] | None = None,
+    **options: Any,
+) -> AsyncIterator[Engine]:
+    """An engine over one model repository, or several, for the length of an `async with` block.
+
+    Options are the command line's, with underscores (see EngineSettings). Entering waits until the start-up models are
+    loaded; leaving refuses new work and finishes what is in flight. Raises Internal when a start-up model does not
+    load, TypeError or ValueError for options that cannot be.
+    """
+    paths = [model_repository] if isinstance(model_repository, str | PathLike) else model_repository
+    settings = EngineSettings(model_repository=[str(path) for path in paths], **options)
+    engine = Engine(settings, backends)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        try:
+            yield engine
+        finally:
+            with trio.CancelScope(shield=True):
+                # Bounded by exit_timeout_secs: what is in flight belongs to callers who still wait for it.
+                await engine.stop()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,77 @@
+"""Opens one model version: asks its backend, settles its configuration, makes its actor. Changes nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import configuration, storage
+from .backend import ModelContext
+from .devices import find_gpus
+from .model import ModelVersion
+from .warmup import Warmup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ..schema.wire.generated.inference import ModelConfig
+    from .backend import BackendModel
+    from .discovery import Backends
+    from .settings import EngineSettings
+    from .storage import ModelSource
+
+
+class Loader:
+    """Opens versions in worker threads, as many at a time as the settings allow."""
+
+    def __init__(self, settings: EngineSettings, backends: Backends, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._backends = backends
+        self._clock = clock
+        self._limiter = trio.CapacityLimiter(settings.model_load_thread_count)
+        self._gpus = find_gpus()
+
+    async def open(self, source: ModelSource, config: ModelConfig, version: int, path: Path) -> ModelVersion:
+        """The version, ready to run but not running. Raises Fault, and whatever the backend raises.
+
+        Opening cannot be interrupted; cancellation takes effect after it, and closes what was opened.
+        """
+        began = trio.current_time()
+        model = await trio.to_thread.run_sync(self._open, source, config, version, path, limiter=self._limiter)
+        model.load_seconds = trio.current_time() - began
+        return model
+
+    def _open(self, source: ModelSource, config: ModelConfig, version: int, path: Path) -> ModelVersion:
+        settings = self._settings
+        configuration.refuse_unbuilt(config)
+        backend = self._backends.get(config.backend)
+        opened: BackendModel = backend.open_model(
+            ModelContext(
+                name=source.name,
+                version=version,
+                model_path=source.path,
+                version_path=path,
+                config=config,
+                auto_complete=not settings.disable_auto_complete_config,
+                backend_config=configuration.backend_settings(config.backend, settings),
+            )
+        )
+        try:
+            config = configuration.complete(config, opened.config, backend, self._gpus, settings)
+            files = {output.name: output.label_filename for output in config.output if output.label_filename}
+            return ModelVersion(
+                name=source.name,
+                version=version,
+                config=config,
+                backend_model=opened,
+                instances=configuration.instances(config),
+                labels=storage.labels(source.name, source.path, files),
+                settings=settings,
+                clock=self._clock,
+                warmup=Warmup(config, source.path),
+            )
+        except BaseException:
+            opened.close()
+            raise

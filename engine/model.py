@@ -1,0 +1,427 @@
+"""One version of one model: an actor that owns its mailbox, its deadlines, its statistics and its instances.
+
+    ModelVersion.run
+     ├─ Instance, some     each takes batches from the mailbox by itself
+     ├─ timers             one task for every deadline and batching delay of the model
+     └─ inline executions  one task; parked unless a movable instance runs on the trio thread
+
+| message                    | from            | effect                                                             |
+|----------------------------|-----------------|--------------------------------------------------------------------|
+| submit(request, on_done)   | doors, callers  | admit, queue, start an idle instance; refusals raise               |
+| job.cancel()               | doors, callers  | a queued job is out at once; an executing one's result is dropped  |
+| finish(batch)              | instances       | count, then deliver                                                |
+| give_up(jobs)              | instances       | jobs that cannot meet their deadlines any more                     |
+| wake_at(time)              | instances       | start an idle instance then                                        |
+| drain(grace_s)             | lifecycle       | accept no more, finish what is inside, stop                        |
+
+All of it happens on the trio thread; instances' threads only post.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import Abort
+
+from ..schema.fault import DeadlineExceeded, Fault, QueueTimeout, ShuttingDown, Unavailable
+from ..schema.wire.generated.inference import ModelQueuePolicy
+from ..schema.wire.generated.inference import ModelQueuePolicyTimeoutAction as TimeoutAction
+from .admission import Admission
+from .instance import TaskInstance, ThreadInstance
+from .job import Job, JobState
+from .mailbox import Mailbox
+from .policy.batching import BatchRule
+from .policy.placement import Placement
+from .statistics import ModelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..schema.inference import InferenceRequest
+    from ..schema.wire.generated.inference import ModelConfig
+    from .backend import BackendInstance, BackendModel, Batch, InstanceContext
+    from .instance import Instance
+    from .settings import EngineSettings
+    from .warmup import Warmup
+
+log = logging.getLogger("despina.engine.model")
+
+EXECUTOR_PARAMETER = "DESPINA_EXECUTOR"
+"""Model parameter: `inline`, `thread` or `auto` (the default) for instances that can move."""
+
+TIMERS_SWEEP_MIN = 256
+"""The heap of deadlines is swept of finished jobs when it has this many entries and most are dead."""
+
+
+class ModelVersion:
+    """See the module's table. Made by the repository; used by doors through `submit`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: int,
+        config: ModelConfig,
+        backend_model: BackendModel,
+        instances: Sequence[InstanceContext],
+        labels: Mapping[str, Sequence[str]],
+        settings: EngineSettings,
+        clock: Callable[[], float],
+        warmup: Warmup,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.version_text = str(version)
+        self.config = config
+        self.decoupled = bool(config.model_transaction_policy and config.model_transaction_policy.decoupled)
+        self.labels = labels
+        """Output name -> label per index, for outputs that have labels."""
+        self.statistics = ModelStats()
+        self.carried = ModelStats()
+        """What versions of the same number had counted before an overlapping reload replaced them by this one."""
+        self.load_seconds = 0.0
+        self.clock = clock
+        self.admission = Admission(config)
+        self.placement = _placement(config)
+        self.mailbox = _mailbox(config, settings, clock)
+        self.accepting = False
+        self.inflight = 0
+        """Jobs accepted and not yet over: queued, executing, or executing for a caller that has left."""
+        self._backend_model = backend_model
+        self._contexts = instances
+        self._instances: list[Instance] = []
+        self._settings = settings
+        self._warmup = warmup
+        self._policies = _policies(config)
+        self._priority_default = _priority_default(config)
+        self._stop = trio.Event()
+        self._closed = trio.Event()
+        self._empty: trio.Event | None = None
+        self._timers: list[tuple[float, int, Job | None]] = []
+        self._timer_order = itertools.count()
+        self._timer_scope: trio.CancelScope | None = None
+        self._inline_ready: list[ThreadInstance] = []
+        self._inline_running = False
+        self._inline_task: trio.lowlevel.Task | None = None
+
+    @property
+    def pending(self) -> int:
+        """Requests waiting to execute, now."""
+        return self.mailbox.live
+
+    # --- Life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Opens every instance, reports started, serves until `drain` ends or it is cancelled, closes everything.
+
+        Raises (in a group) what opening an instance raised. Nothing is left behind in any case.
+        """
+        close_timeout_s = self._settings.exit_timeout_secs
+        try:
+            async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as opening:
+                    for context in self._contexts:
+                        instance = self._instance(context)
+                        self._instances.append(instance)
+                        opening.start_soon(nursery.start, instance.run, close_timeout_s)
+                nursery.start_soon(self._run_timers)
+                nursery.start_soon(self._run_inline)
+                self.accepting = True
+                task_status.started()
+                try:
+                    await self._stop.wait()
+                finally:
+                    self.accepting = False
+                    self._refuse_queued()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.accepting = False
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._close)
+            self._closed.set()
+
+    async def drain(self, grace_s: float) -> None:
+        """Accepts nothing more, lets what is inside finish for at most `grace_s`, stops. Returns when all is closed.
+
+        Cancelled, it leaves the model not accepting but running: call it again.
+        """
+        self.accepting = False
+        if self.inflight:
+            self._empty = trio.Event()
+            with trio.move_on_after(grace_s):
+                await self._empty.wait()
+        self._stop.set()
+        await self._closed.wait()
+
+    def warm_up(self, context: InstanceContext, executor: BackendInstance) -> None:
+        """Runs the configured warm-up samples on an executor just opened, on its own thread. Raises InvalidArgument."""
+        self._warmup.run(self, context, executor)
+
+    # --- Requests
+
+    def submit(self, request: InferenceRequest, on_done: Callable[[Job], None], deadline: float = 0.0) -> Job:
+        """Admits and queues a request. Never blocks. `on_done(job)` follows exactly once unless the job is cancelled.
+
+        `deadline`, in seconds of trio's clock, is when the caller stops waiting: a job that passes it, queued or
+        executing, is answered DeadlineExceeded. Raises InvalidArgument for a request that does not fit the model,
+        QueueFull, ShuttingDown; a request refused this way is counted nowhere.
+        """
+        if not self.accepting:
+            raise ShuttingDown(
+                f"{request.log_prefix()}Server is stopping, scheduler for model has stopped accepting new inference "
+                "requests"
+            )
+        job = Job(request, on_done)
+        job.model = self
+        self.admission.admit(job)
+        job.received_ns = time.monotonic_ns()
+        mailbox = self.mailbox
+        if self._policies or deadline:
+            self._stamp(job, deadline)
+        instance = mailbox.put(job)
+        self.inflight += 1
+        if instance is not None:
+            self.start(instance)
+        return job
+
+    def abandon(self, job: Job) -> None:
+        """The caller leaves. See Job.cancel."""
+        job.on_done = None
+        if self.mailbox.leave(job, JobState.CANCELLED):
+            self.statistics.failed(job, "CANCELED", time.monotonic_ns())
+            self._out(1)
+
+    def _stamp(self, job: Job, deadline: float) -> None:
+        """Arrival, level and timers, for models with a queue to speak of."""
+        now = job.queued_at = self.clock()
+        request = job.request
+        if len(self.mailbox.levels) > 1:
+            wanted = request.priority
+            job.level = (wanted if 0 < wanted <= len(self.mailbox.levels) else self._priority_default) - 1
+        policy = self._policies[job.level] if self._policies else None
+        if deadline:
+            job.deadline = now + deadline - trio.current_time()
+            self._at(job.deadline, job)
+        if policy is not None and policy.default_timeout_microseconds:
+            timeout_us = policy.default_timeout_microseconds
+            if policy.allow_timeout_override and 0 < request.timeout_us < timeout_us:
+                timeout_us = request.timeout_us
+            self._at(now + timeout_us * 1e-6, job)
+
+    # --- From instances
+
+    def start(self, instance: Instance) -> None:
+        """Starts an instance that is off the idle list: inline if it can move and the model is cheap."""
+        if not (self.placement.inline and instance.movable):
+            instance.start()
+            return
+        assert isinstance(instance, ThreadInstance)
+        if self.mailbox.batching or self._inline_running:
+            # After everybody who is runnable now: their requests may share the batch.
+            self._inline_soon(instance)
+            return
+        self._inline_running = True
+        more = instance.execute_inline()
+        self._inline_running = False
+        if more:
+            self._inline_soon(instance)
+
+    def finish(self, batch: Batch) -> None:
+        """Counts an executed batch and delivers its answers."""
+        self.statistics.executed(batch)
+        ordered = self.mailbox.ordered
+        if ordered is None:
+            for job in batch.jobs:
+                job.state = JobState.DONE
+                self._deliver(job)
+        else:
+            for job in batch.jobs:
+                job.state = JobState.DONE
+            while ordered and ordered[0].state is JobState.DONE:
+                self._deliver(ordered.popleft())
+        self._out(len(batch.jobs))
+
+    def disown(self, batch: Batch, fault: Fault) -> None:
+        """Answers the jobs of a batch whose executor will not come back."""
+        for job in batch.jobs:
+            job.fault = job.fault or fault
+            job.state = JobState.DONE
+            self.statistics.failed(job, "BACKEND", time.monotonic_ns())
+            self._deliver(job)
+        self._out(len(batch.jobs))
+
+    def give_up(self, jobs: list[Job]) -> None:
+        """Answers jobs that were found too late to meet their callers' deadlines."""
+        for job in jobs:
+            self._reject(job, DeadlineExceeded("Deadline Exceeded"))
+
+    def wake_at(self, when: float) -> None:
+        """Starts an idle instance at `when`, in seconds of the engine's clock."""
+        self._at(when, None)
+
+    # --- Ends of jobs
+
+    def _deliver(self, job: Job) -> None:
+        on_done = job.on_done
+        if on_done is None:
+            return
+        job.on_done = None
+        try:
+            on_done(job)
+        except Exception:  # a door's bug must not take its neighbours' answers with it
+            log.exception("delivering an answer of model '%s' failed", self.name)
+
+    def _reject(self, job: Job, fault: Fault) -> None:
+        """Answers a job that `leave` or `take` has already moved out of the queue."""
+        job.fault = fault
+        self.statistics.failed(
+            job, "CANCELED" if isinstance(fault, DeadlineExceeded) else "REJECTED", time.monotonic_ns()
+        )
+        self._deliver(job)
+        self._out(1)
+
+    def _out(self, count: int) -> None:
+        self.inflight -= count
+        if self.inflight == 0 and self._empty is not None:
+            self._empty.set()
+
+    def _refuse_queued(self) -> None:
+        for job in self.mailbox.drain(JobState.REJECTED):
+            self._reject(job, ShuttingDown(f"{job.request.log_prefix()}the model was unloaded before its turn came"))
+
+    # --- Timers
+
+    def _at(self, when: float, job: Job | None) -> None:
+        timers = self._timers
+        if len(timers) >= TIMERS_SWEEP_MIN and len(timers) > 4 * self.inflight:
+            timers[:] = [entry for entry in timers if entry[2] is None or entry[2].state <= JobState.EXECUTING]
+            heapq.heapify(timers)
+        entry = (when, next(self._timer_order), job)
+        heapq.heappush(timers, entry)
+        if timers[0] is entry and self._timer_scope is not None:
+            self._timer_scope.deadline = trio.current_time() + max(0.0, when - self.clock())
+
+    async def _run_timers(self) -> None:
+        timers = self._timers
+        while True:
+            wait_s = max(0.0, timers[0][0] - self.clock()) if timers else float("inf")
+            with trio.move_on_after(wait_s) as self._timer_scope:
+                await trio.sleep_forever()
+            self._timer_scope = None
+            now = self.clock()
+            wake = False
+            while timers and timers[0][0] <= now:
+                _, _, job = heapq.heappop(timers)
+                if job is None:
+                    wake = True
+                else:
+                    self._expire(job, now)
+            if wake and (instance := self.mailbox.wake()) is not None:
+                self.start(instance)
+
+    def _expire(self, job: Job, now: float) -> None:
+        """A limit of this job has passed: its caller's deadline, or what its level lets it wait in the queue."""
+        if job.deadline and job.deadline <= now:
+            if self.mailbox.leave(job, JobState.REJECTED):
+                self._reject(job, DeadlineExceeded("Deadline Exceeded"))
+            elif job.state is JobState.EXECUTING:
+                # The caller is told now; the batch goes on, and counts the job when it is done.
+                job.fault = DeadlineExceeded("Deadline Exceeded")
+                self._deliver(job)
+        elif job.state is JobState.QUEUED:
+            policy = self._policies[job.level]
+            if policy.timeout_action == TimeoutAction.DELAY:
+                self.mailbox.delay(job)
+            elif self.mailbox.leave(job, JobState.REJECTED):
+                self._reject(job, QueueTimeout("Request timeout expired"))
+
+    # --- Inline executions
+
+    def _inline_soon(self, instance: ThreadInstance) -> None:
+        self._inline_ready.append(instance)
+        if self._inline_task is not None:
+            task, self._inline_task = self._inline_task, None
+            trio.lowlevel.reschedule(task)
+
+    async def _run_inline(self) -> None:
+        def abort(_: object) -> Abort:
+            self._inline_task = None
+            return Abort.SUCCEEDED
+
+        ready = self._inline_ready
+        try:
+            while True:
+                if not ready:
+                    self._inline_task = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(abort)
+                instance = ready.pop(0)
+                self._inline_running = True
+                more = instance.execute_inline()
+                self._inline_running = False
+                if more:
+                    ready.append(instance)
+                    await trio.lowlevel.checkpoint()
+        finally:
+            for instance in ready:
+                instance.start()
+
+    # --- Construction and closing
+
+    def _instance(self, context: InstanceContext) -> Instance:
+        if getattr(self._backend_model, "asynchronous", False):
+            return TaskInstance(self, self._backend_model.open_instance(context), context)  # type: ignore[arg-type]
+        return ThreadInstance(self, self._backend_model, context)
+
+    def _close(self) -> None:
+        try:
+            self._backend_model.close()
+        except Exception:
+            log.exception("closing model '%s' failed", self.name)
+
+
+def _placement(config: ModelConfig) -> Placement:
+    wanted = config.parameters.get(EXECUTOR_PARAMETER)
+    value = wanted.string_value if wanted is not None else "auto"
+    if value not in ("inline", "thread", "auto"):
+        raise Unavailable(
+            f"model '{config.name}', parameter '{EXECUTOR_PARAMETER}': expected inline, thread or auto, got '{value}'"
+        )
+    return Placement(forced=value != "auto", inline=value == "inline")
+
+
+def _policies(config: ModelConfig) -> list[ModelQueuePolicy]:
+    """The queue policy of each priority level; empty for models without any."""
+    batching = config.dynamic_batching
+    if batching is None:
+        return []
+    default = batching.default_queue_policy or ModelQueuePolicy()
+    levels = max(1, batching.priority_levels)
+    return [batching.priority_queue_policy.get(level, default) for level in range(1, levels + 1)]
+
+
+def _priority_default(config: ModelConfig) -> int:
+    batching = config.dynamic_batching
+    return max(1, batching.default_priority_level) if batching is not None else 1
+
+
+def _mailbox(config: ModelConfig, settings: EngineSettings, clock: Callable[[], float]) -> Mailbox:
+    batching = config.dynamic_batching
+    if batching is None or config.max_batch_size == 0:
+        rule = BatchRule(rows_max=1)
+    else:
+        rule = BatchRule(
+            rows_max=config.max_batch_size,
+            preferred=tuple(sorted(set(batching.preferred_batch_size))),
+            delay_s=batching.max_queue_delay_microseconds * 1e-6,
+        )
+    sizes = [policy.max_queue_size for policy in _policies(config)] or [0]
+    mailbox = Mailbox(rule, sizes, settings.queue_size_max, clock)
+    if batching is not None and batching.preserve_ordering:
+        mailbox.ordered = deque()
+    return mailbox
