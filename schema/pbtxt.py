@@ -35,13 +35,13 @@ _SHOWN_MAX = 40
 _MessageT = TypeVar("_MessageT", bound=betterproto2.Message)
 
 _CLOSERS = {"{": "}", "<": ">", "[": "]"}
-_TRUE = frozenset({"true", "True", "t", "1"})
-_FALSE = frozenset({"false", "False", "f", "0"})
+_TRUE = re.compile(r"true|True|t|0*1|0[xX]0*1")
+_FALSE = re.compile(r"false|False|f|0+|0[xX]0+")
 _DECIMAL = re.compile(r"-?\s*(?:0|[1-9][0-9]*)")
 _OCTAL = re.compile(r"-?\s*0[0-7]+")
 _HEXADECIMAL = re.compile(r"-?\s*0[xX][0-9A-Fa-f]+")
 _FLOAT = re.compile(r"-?\s*(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?[fF]?")
-_SPECIAL_FLOAT = re.compile(r"(?:inf|infinity|nan)f?", re.IGNORECASE)
+_SPECIAL_FLOAT = re.compile(r"inf|infinity|nan", re.IGNORECASE)
 
 
 def parse_config(text: str | bytes, *, source: str = "config.pbtxt") -> ModelConfig:
@@ -233,9 +233,9 @@ class _Parser:
             return self._string(field)
         token = self._token
         if field.kind == "bool":
-            if token.text not in _TRUE and token.text not in _FALSE:
+            value: Any = _TRUE.fullmatch(token.text) is not None
+            if not value and not _FALSE.fullmatch(token.text):
                 self._refuse(f"true or false for '{field.name}'")
-            value: Any = token.text in _TRUE
         elif field.enum is not None:
             value = self._enum(field, field.enum)
         elif field.kind in FLOATS:
@@ -292,7 +292,7 @@ class _Parser:
         digits = re.sub(r"\s", "", text)
         # No 64-bit number needs more, and converting an endless one takes endless time.
         value = int(digits, base) if len(digits) < 30 or not digits.strip("-0") else high + 1
-        if not low <= value <= high:
+        if not low <= value <= high or (low == 0 and digits[0] == "-"):
             self._complain(
                 self._token,
                 f"'{field.name}' is an {field.kind}, expected {low} to {high}, found {_shown(self._token)}",
@@ -307,8 +307,7 @@ class _Parser:
             self._advance()
             text += self._token.text
         if _SPECIAL_FLOAT.fullmatch(text.removeprefix("-")):
-            special = text.lower().removesuffix("f") if not text.lower().endswith("inf") else text.lower()
-            value = float(special)
+            value = float(text)
         elif _FLOAT.fullmatch(text) and any(map(str.isdigit, text)):
             value = float(text.rstrip("fF"))
         else:
