@@ -1,0 +1,148 @@
+"""The ONNX Runtime backend: opens model files, completes and checks configurations, makes instances."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ...engine.gather import refuse_unsupported
+from ...schema.fault import Internal, InvalidArgument, Unavailable
+from ...schema.wire.generated.inference import ModelInstanceGroupKind
+from .configuration import check, complete
+from .failure import failure_text
+from .instance import OnnxInstance
+from .options import global_threads, run_options, session_options
+from .providers import Provider, check_given, providers_for
+from .signature import Signature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...engine.backend import InstanceContext, InstanceKind, ModelContext
+    from ...schema.wire.generated.inference import ModelConfig
+
+
+class OnnxRuntimeBackend:
+    name = "onnxruntime"
+    preferred_kind: InstanceKind | None = None
+
+    def open_model(self, context: ModelContext) -> OnnxModel:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise Unavailable(
+                f"unable to load model '{context.name}': onnxruntime cannot be imported ({error}); "
+                "to get it: pip install 'despina[onnx]'"
+            ) from error
+        return OnnxModel(onnxruntime, context)
+
+    def config_summary(self) -> str:
+        """Does not import the framework: the table is printed before any model needs it."""
+        for distribution in ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino"):
+            try:
+                return f"{distribution} {importlib.metadata.version(distribution)}"
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return "onnxruntime is not installed (pip install 'despina[onnx]')"
+
+
+class OnnxModel:
+    """One opened version. CPU instances share one session, so its weights are in memory once; GPU ones own theirs."""
+
+    def __init__(self, ort: Any, context: ModelContext) -> None:
+        self._ort = ort
+        self._context = context
+        self._path = _model_file(context)
+        self._lock = threading.Lock()  # instances may open at the same time
+        self._cpu_session: Any = None
+        _start_global_threads(ort, context)
+        config = context.config
+        refuse_unsupported(config)
+        if _wants_cpu(config):
+            metadata_session = self._shared_cpu_session(config)
+        else:
+            # Only to read the signature: no optimisation, so no second copy of a transformed graph.
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            metadata_session = self._open_session(options, [("CPUExecutionProvider", {})])
+        self._signature = Signature.of(metadata_session)
+        if context.auto_complete:
+            config = complete(config, self._signature, _default_max_batch_size(context))
+        check(config, self._signature)
+        self.config = config
+        self._run_options = run_options(ort, config)
+
+    def open_instance(self, instance: InstanceContext) -> OnnxInstance:
+        config = self.config
+        on_gpu = instance.kind == "GPU"
+        if on_gpu:
+            providers = providers_for(config, "GPU", instance.device_id, self._ort.get_available_providers())
+            session = self._open_session(session_options(self._ort, config, self._context.backend_config), providers)
+            check_given(config, providers, session.get_providers())
+        else:
+            session = self._shared_cpu_session(config)
+        return OnnxInstance(
+            instance.name, session, config, self._signature, movable=not on_gpu, run_options=self._run_options
+        )
+
+    def close(self) -> None:
+        self._cpu_session = None
+
+    def _shared_cpu_session(self, config: ModelConfig) -> Any:
+        with self._lock:
+            if self._cpu_session is None:
+                providers = providers_for(config, "CPU", 0, self._ort.get_available_providers())
+                options = session_options(self._ort, config, self._context.backend_config)
+                self._cpu_session = self._open_session(options, providers)
+                check_given(config, providers, self._cpu_session.get_providers())
+            return self._cpu_session
+
+    def _open_session(self, options: Any, providers: list[Provider]) -> Any:
+        try:
+            return self._ort.InferenceSession(str(self._path), options, providers=providers)
+        except Exception as error:
+            raise Internal(failure_text(error)) from error
+
+
+def _model_file(context: ModelContext) -> Path:
+    path = context.version_path / (context.config.default_model_filename or "model.onnx")
+    if path.is_dir():
+        path /= "model.onnx"
+    if not path.is_file():
+        raise Unavailable(f"unable to find '{path}' for model instance '{context.name}'")
+    return path
+
+
+def _wants_cpu(config: ModelConfig) -> bool:
+    """True unless all instances are on GPUs; a group of kind AUTO may land on either."""
+    groups = config.instance_group
+    return not groups or any(group.kind != ModelInstanceGroupKind.GPU for group in groups)
+
+
+def _default_max_batch_size(context: ModelContext) -> int:
+    text = context.backend_config.get("default-max-batch-size", "4")
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgument(f"backend setting default-max-batch-size must be a number, got '{text}'") from None
+
+
+_global_threads_lock = threading.Lock()
+_global_threads_started = False
+
+
+def _start_global_threads(ort: Any, context: ModelContext) -> None:
+    """Sizes the process's one pool before the first session, where the backend setting asks for one."""
+    global _global_threads_started
+    counts = global_threads(context.backend_config)
+    if counts is None:
+        return
+    with _global_threads_lock:
+        if not _global_threads_started:
+            try:
+                ort.set_global_thread_pool_sizes(*counts)
+            except Exception as error:
+                raise Internal(failure_text(error)) from error
+            _global_threads_started = True

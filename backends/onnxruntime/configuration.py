@@ -1,0 +1,169 @@
+"""A model's configuration against its file: what to fill in, and what does not fit.
+
+Pure functions over `ModelConfig` and `Signature`; both raise InvalidArgument with the texts that become load errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING
+
+from ...schema.datatype import BY_NUMBER, DataType
+from ...schema.fault import InvalidArgument
+from ...schema.wire.generated.inference import DataType as ConfigType
+from ...schema.wire.generated.inference import (
+    ModelConfig,
+    ModelDynamicBatching,
+    ModelInput,
+    ModelOutput,
+    ModelTensorReshape,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .signature import ModelTensor, Signature
+
+_log = logging.getLogger("despina.backends.onnxruntime")
+
+
+def complete(config: ModelConfig, signature: Signature, default_max_batch_size: int) -> ModelConfig:
+    """A completed copy; `config` itself when it already has inputs and outputs, which switches completion off whole.
+
+    Only a missing list is filled, never a half-written one. The batch size is the default only where every tensor's
+    first dimension is open.
+    """
+    if (config.input or config.batch_input) and config.output:
+        _log.info("model '%s': inputs and outputs are configured, nothing to complete", config.name)
+        return config
+    config = copy.deepcopy(config)
+    can_batch = signature.can_batch()
+    if not can_batch and config.max_batch_size > 0:
+        raise InvalidArgument(
+            f"autofill failed for model '{config.name}': model does not support batching while non-zero "
+            "max_batch_size is specified"
+        )
+    if can_batch and config.max_batch_size == 0:
+        config.max_batch_size = max(default_max_batch_size, 0)
+        _log.warning(
+            "model '%s': max_batch_size is not configured, taking the default of %d", config.name, config.max_batch_size
+        )
+    if config.max_batch_size > 1 and config.dynamic_batching is None and config.sequence_batching is None:
+        config.dynamic_batching = ModelDynamicBatching(preferred_batch_size=[config.max_batch_size])
+    batching = config.max_batch_size > 0
+    if not config.input and not config.batch_input:
+        for tensor in signature.inputs.values():
+            dims, reshape = _dims(tensor, batching)
+            data_type = _config_type(config.name, "input", tensor)
+            config.input.append(ModelInput(name=tensor.name, data_type=data_type, dims=dims, reshape=reshape))
+    if not config.output:
+        for tensor in signature.outputs.values():
+            dims, reshape = _dims(tensor, batching)
+            data_type = _config_type(config.name, "output", tensor)
+            config.output.append(ModelOutput(name=tensor.name, data_type=data_type, dims=dims, reshape=reshape))
+    return config
+
+
+def check(config: ModelConfig, signature: Signature) -> None:
+    """Raises InvalidArgument for the first input or output that the file cannot serve as configured."""
+    name = config.name
+    batching = config.max_batch_size > 0
+    wanted = [item for item in config.input if item.name not in signature.initializers]
+    if len(wanted) < len(signature.inputs) or (len(wanted) > len(signature.inputs) and not _unknown(wanted, signature)):
+        raise InvalidArgument(
+            f"unable to load model '{name}', configuration expects {len(wanted)} inputs, "
+            f"model provides {len(signature.inputs)}"
+        )
+    allowed_inputs = {**signature.initializers, **signature.inputs}
+    for item in config.input:
+        tensor = allowed_inputs.get(item.name)
+        if tensor is None:
+            raise InvalidArgument(_unexpected("input", item.name, signature.inputs))
+        if item.optional and batching:
+            raise InvalidArgument(f"optional input '{item.name}' is not supported for models that support batching")
+        _check_tensor(config, "input", item, tensor)
+    for output in config.output:
+        tensor = signature.outputs.get(output.name)
+        if tensor is None:
+            raise InvalidArgument(_unexpected("output", output.name, signature.outputs))
+        _check_tensor(config, "output", output, tensor)
+
+
+def _check_tensor(config: ModelConfig, role: str, item: ModelInput | ModelOutput, tensor: ModelTensor) -> None:
+    configured: DataType = BY_NUMBER[int(item.data_type)]
+    if configured.name == "BF16":
+        raise InvalidArgument(
+            f"unsupported datatype {configured.config_name} for {role} '{item.name}' for model '{config.name}'"
+        )
+    _config_type(config.name, role, tensor)
+    if tensor.kind is not configured:
+        assert tensor.kind is not None
+        raise InvalidArgument(
+            f"unable to load model '{config.name}', configuration expects datatype {configured.config_name} for {role} "
+            f"'{item.name}', model provides {tensor.kind.config_name}"
+        )
+    dims = item.dims if item.reshape is None else item.reshape.shape
+    if not tensor.shape and config.max_batch_size == 0:
+        # A scalar. The configuration cannot say so for a model that does not batch; 1s stand for it.
+        if any(size != 1 for size in dims) and role == "input":
+            raise InvalidArgument(
+                f"unable to load model '{config.name}', {role} '{item.name}' is a scalar in the model: the "
+                f"configuration's dims must be 1s, got {shape_text(dims)}"
+            )
+        return
+    check_shape(config.name, item.name, tensor.shape, dims, batching=config.max_batch_size > 0)
+
+
+def check_shape(
+    model_name: str, tensor_name: str, expected: Sequence[int], dims: Sequence[int], *, batching: bool
+) -> None:
+    """Raises InvalidArgument unless `dims` fit the model's shape, where -1 takes any size."""
+    prefix = f"model '{model_name}', tensor '{tensor_name}': "
+    if batching and (not expected or expected[0] != -1):
+        raise InvalidArgument(
+            f"{prefix}for the model to support batching the shape should have at least 1 dimension and the first "
+            f"dimension must be -1; but shape expected by the model is {shape_text(expected)}"
+        )
+    given = [-1, *dims] if batching else list(dims)
+    if len(given) == len(expected) and all(size in (-1, has) for size, has in zip(expected, given, strict=True)):
+        return
+    if batching:
+        specifies = (
+            f"{len(given)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit "
+            f"tensor shape, making complete shape {shape_text(given)})"
+        )
+    else:
+        specifies = f"{len(given)} dimensions (shape {shape_text(given)})"
+    raise InvalidArgument(
+        f"{prefix}the model expects {len(expected)} dimensions (shape {shape_text(expected)}) but the model "
+        f"configuration specifies {specifies}"
+    )
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """`[-1,16]`, without spaces, as the protocol's texts have it."""
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _dims(tensor: ModelTensor, batching: bool) -> tuple[list[int], ModelTensorReshape | None]:
+    dims = list(tensor.shape[1:] if batching else tensor.shape)
+    if dims:
+        return dims, None
+    return [1], ModelTensorReshape(shape=[]) if batching else None
+
+
+def _config_type(model_name: str, role: str, tensor: ModelTensor) -> ConfigType:
+    if tensor.kind is None:
+        raise InvalidArgument(
+            f"unable to load model '{model_name}': unsupported type {tensor.type_text} of {role} '{tensor.name}'"
+        )
+    return ConfigType(tensor.kind.number)
+
+
+def _unknown(items: Sequence[ModelInput], signature: Signature) -> bool:
+    return any(item.name not in signature.inputs for item in items)
+
+
+def _unexpected(role: str, name: str, allowed: Iterable[str]) -> str:
+    return f"unexpected inference {role} '{name}', allowed {role}s are: {', '.join(sorted(allowed))}"
