@@ -1,0 +1,79 @@
+"""The tables that a starting server prints: backends, models, and every setting that holds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+from .help import shown
+from .options import OPTIONS
+from .table import box
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...engine.engine import Engine
+    from .settings import ServeSettings
+
+_WIDTH = 110
+
+
+def backends_table(engine: Engine) -> str:
+    """The backends that the loaded models use."""
+    rows = []
+    for name, backend in sorted(engine.backends.loaded().items()):
+        module = sys.modules.get(type(backend).__module__)
+        path = os.path.dirname(getattr(module, "__file__", None) or "")
+        rows.append((name, path, _wrapped(backend.config_summary())))
+    return box(("Backend", "Path", "Config"), rows)
+
+
+def models_table(engine: Engine) -> str:
+    """Every version that the engine has tried to load, with the reason where it does not serve."""
+    rows = []
+    for name, entry in sorted(engine.registry.models.items()):
+        for number, version in sorted(entry.versions.items()):
+            status = f"{version.state.value}: {version.reason}" if version.reason else version.state.value
+            rows.append((name, str(number), _wrapped(status)))
+    return box(("Model", "Version", "Status"), rows)
+
+
+def options_table(settings: ServeSettings, engine: Engine) -> str:
+    """The server's identity and every option that has a meaning, with the value in effect."""
+    about = engine.metadata()
+    rows = [
+        ("server_id", about.name),
+        ("server_version", about.version),
+        ("server_extensions", _wrapped(" ".join(about.extensions))),
+    ]
+    rows += [(f"model_repository_path[{index}]", path) for index, path in enumerate(settings.engine.model_repository)]
+    done = {"engine.id", "engine.model_repository"}
+    for option in OPTIONS.values():
+        if option.target and option.target not in done:
+            done.add(option.target)
+            value = getattr(getattr(settings, option.part), option.field_name)
+            rows.append((option.name.replace("-", "_"), _wrapped(_listed(option.name, value))))
+    return box(("Option", "Value"), rows)
+
+
+def _listed(name: str, value: object) -> str:
+    if name == "http-restricted-api":
+        restricted: Mapping[str, tuple[bytes, bytes]] = value  # type: ignore[assignment]  # the option says what it is
+        return " ".join(f"{api} ({key.decode()})" for api, (key, _) in restricted.items())  # not the secret
+    if name == "backend-config":
+        folded: Mapping[str, Mapping[str, str]] = value  # type: ignore[assignment]  # the option says what it is
+        return " ".join(
+            f"{backend + ',' if backend else ''}{setting}={text}"
+            for backend, pairs in folded.items()
+            for setting, text in pairs.items()
+        )
+    if isinstance(value, tuple):
+        return " ".join("=".join(item) if isinstance(item, tuple) else str(item) for item in value)
+    return shown(value)
+
+
+def _wrapped(text: str) -> str:
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, _WIDTH) or [""]]
+    return "\n".join(lines).rstrip()

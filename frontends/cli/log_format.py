@@ -1,0 +1,119 @@
+"""Logging as the protocol shows it: `I1122 15:24:30.333312 25465 serve.py:45] "message"`.
+
+INFO and verbose lines go to stdout, WARNING and above to stderr; all of them to one file with `--log-file`.
+Verbose level N of the protocol is the logging level 11 - N: level 1 is DEBUG.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+import attrs
+import orjson
+
+LogFormat = Literal["default", "ISO8601"]
+
+TABLE = {"table": True}
+"""`extra=` of a record whose text is a table: written as it is, below its header line."""
+
+
+@attrs.define(kw_only=True)
+class LogSettings:
+    """What is logged, and how. Mutable: a running server may be told to log more."""
+
+    verbose: int = 0
+    """0 is nothing more than the three switches say."""
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    format: LogFormat = "default"
+    file: str = ""
+    """Append to this file; empty for the console."""
+
+    def allows(self, level: int) -> bool:
+        """Whether a record of this level is written now."""
+        if level >= logging.ERROR:
+            return self.error
+        if level >= logging.WARNING:
+            return self.warning
+        if level >= logging.INFO:
+            return self.info
+        return self.verbose >= 11 - level
+
+
+class _Console(logging.Handler):
+    """Writes to what `sys` names at that moment: a progress display puts itself in between."""
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        super().__init__()
+        self._stream_name = name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stream = getattr(sys, self._stream_name)
+            stream.write(self.format(record) + "\n")
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads the console any more; the server goes on
+
+
+class LineFormatter(logging.Formatter):
+    """One record, one line, unless it is a table: the message is a JSON string, a traceback inside it."""
+
+    def __init__(self, settings: LogSettings, *, escape: bool = True) -> None:
+        super().__init__()
+        self._settings = settings
+        self._escape = escape
+        self._pid = os.getpid()
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.exc_info:
+            message = f"{message}\n{self.formatException(record.exc_info)}"
+        head = self._head(record)
+        if getattr(record, "table", False):
+            return f"{head}\n{message}\n"
+        return f"{head}{_quoted(message) if self._escape else message}"
+
+    def _head(self, record: logging.LogRecord) -> str:
+        letter = "E" if record.levelno >= logging.ERROR else "W" if record.levelno >= logging.WARNING else "I"
+        at = datetime.fromtimestamp(record.created, UTC)
+        where = f"{self._pid} {record.filename}:{record.lineno}] "
+        if self._settings.format == "ISO8601":
+            return f"{at:%Y-%m-%dT%H:%M:%SZ} {letter} {where}"
+        return f"{letter}{at:%m%d %H:%M:%S.%f} {where}"
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Sends the package's loggers to the console or the file. Raises OSError when the file cannot be opened."""
+    escape = os.environ.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES", "1").lower() not in ("0", "false", "off")
+    formatter = LineFormatter(settings, escape=escape)
+    handlers: list[logging.Handler]
+    if settings.file:
+        handlers = [logging.FileHandler(settings.file, encoding="utf-8")]
+    else:
+        handlers = [_Console("stdout"), _Console("stderr")]
+        handlers[0].addFilter(lambda record: record.levelno < logging.WARNING)
+        handlers[1].addFilter(lambda record: record.levelno >= logging.WARNING)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        handler.addFilter(lambda record: settings.allows(record.levelno))
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("despina").setLevel(max(1, 11 - settings.verbose) if settings.verbose else logging.INFO)
+    logging.captureWarnings(True)
+
+
+def _quoted(text: str) -> str:
+    try:
+        return orjson.dumps(text).decode()
+    except orjson.JSONEncodeError:  # lone surrogates, from file names
+        return json.dumps(text)

@@ -1,0 +1,153 @@
+"""What one option of the command line is, and how its text becomes a value."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Fate = Literal["used", "no effect", "not built"]
+
+
+def boolean(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in ("true", "on", "1"):
+        return True
+    if lowered in ("false", "off", "0"):
+        return False
+    raise ValueError(f"invalid value for bool option: {text}")
+
+
+def integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ValueError(f"Invalid option value. Got {text}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    value = integer(text)
+    if value <= 0:
+        raise ValueError(f"must be greater than 0, got {text}")
+    return value
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"Invalid option value. Got {text}") from None
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"must be a number of 0 or more, got {text}")
+    return value
+
+
+def port(text: str) -> int:
+    value = integer(text)
+    if not 0 <= value <= 65535:
+        raise ValueError(f"a port is 0 (any free one) to 65535, got {text}")
+    return value
+
+
+def verbosity(text: str) -> int:
+    """Levels count from 0; `true` and `false` are 1 and 0."""
+    try:
+        return int(boolean(text))
+    except ValueError:
+        return integer(text)
+
+
+def string(text: str) -> str:
+    return text
+
+
+def choice(name: str, *values: str) -> Callable[[str], str]:
+    """One of a few words, in any case; the complaint is the protocol's."""
+
+    def parse(text: str) -> str:
+        for value in values:
+            if text.lower() == value.lower():
+                return value
+        raise ValueError(f"invalid argument for --{name}, got: {text} (one of {', '.join(values)})")
+
+    parse.__name__ = "|".join(values)
+    return parse
+
+
+def regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
+def backend_setting(text: str) -> tuple[str, str, str]:
+    """`[backend,]setting=value` as (backend or "", setting, value)."""
+    head, equals, value = text.partition("=")
+    backend, _, setting = head.rpartition(",")
+    if not equals or not setting or "," in backend:
+        raise ValueError(f"--backend-config option format is '<backend name>,<setting>=<value>'. Got {text}")
+    return backend, setting, value
+
+
+def metric_setting(text: str) -> tuple[str, str]:
+    """`setting=value` as a pair."""
+    setting, equals, value = text.partition("=")
+    if not equals or not setting or "," in setting:
+        raise ValueError(f"--metrics-config option format is <setting>=<value>. Got {text}")
+    return setting, value
+
+
+@attrs.frozen
+class Option:
+    """One row of the table.
+
+    `target` says which field of which settings class takes the value, as `part.field`; the default stands there.
+    Options that have no target have a fate: those that only tune threads or memory pools of the reference server are
+    accepted and noted; those that promise what is not built are refused unless they ask for their default.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    target: str = ""
+    text: str = ""
+    repeat: bool = False
+    """May be given several times; the values make a list."""
+    flag: bool = False
+    """Takes no value on the command line; its presence means true."""
+    fate: Fate = "used"
+    default: str = ""
+    """For options that are not built: the one value that asks for nothing. Empty: every use is refused."""
+
+    @property
+    def field_name(self) -> str:
+        return self.target.partition(".")[2]
+
+    @property
+    def part(self) -> str:
+        return self.target.partition(".")[0]
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the same meaning."""
+        return "DESPINA_" + self.name.upper().replace("-", "_")
+
+    @property
+    def placeholder(self) -> str:
+        """How the help shows the value."""
+        names: dict[Callable[[str], Any], str] = {
+            boolean: "BOOL",
+            integer: "N",
+            positive: "N",
+            number: "X",
+            port: "PORT",
+            verbosity: "N",
+        }
+        named = names.get(self.parse)
+        if named is None:
+            named = self.parse.__name__ if "|" in self.parse.__name__ else "TEXT"
+        return "" if self.flag else f"={named}"

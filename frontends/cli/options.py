@@ -1,0 +1,263 @@
+"""The table of every option that `despina serve` knows: tritonserver's names, and our own for what it lacks.
+
+Nothing here says a default: those stand beside the fields that the targets name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .option import (
+    Option,
+    backend_setting,
+    boolean,
+    choice,
+    integer,
+    metric_setting,
+    number,
+    port,
+    positive,
+    regular_expression,
+    string,
+    verbosity,
+)
+
+
+def _tuning(name: str, parse: Any, what: str, *, repeat: bool = False) -> Option:
+    return Option(name, parse, text=f"Accepted without effect: {what}.", repeat=repeat, fate="no effect")
+
+
+def _absent(name: str, parse: Any, what: str, default: str = "", *, repeat: bool = False) -> Option:
+    return Option(name, parse, text=f"Not built yet: {what}.", repeat=repeat, fate="not built", default=default)
+
+
+_SERVER = [
+    Option("id", string, "engine.id", "The server's name in its metadata."),
+    Option("exit-timeout-secs", number, "engine.exit_timeout_secs", "How long stopping waits for what is in flight."),
+    Option(
+        "config", string, text="A TOML file with options of these names; the command line and DESPINA_* win over it."
+    ),
+]
+_REPOSITORY = [
+    Option(
+        "model-repository",
+        string,
+        "engine.model_repository",
+        "A directory of models. Needed; may be given several times.",
+        repeat=True,
+    ),
+    Option("model-store", string, "engine.model_repository", "The same as --model-repository.", repeat=True),
+    Option(
+        "exit-on-error", boolean, "engine.exit_on_error", "Do not start when a model of the start-up set does not load."
+    ),
+    Option(
+        "disable-auto-complete-config",
+        boolean,
+        "engine.disable_auto_complete_config",
+        "Take each config.pbtxt as complete.",
+        flag=True,
+    ),
+    Option(
+        "strict-model-config",
+        boolean,
+        "engine.disable_auto_complete_config",
+        "Deprecated: the same as --disable-auto-complete-config when true.",
+    ),
+    Option(
+        "strict-readiness",
+        boolean,
+        "engine.strict_readiness",
+        "Ready only while every known model is; else as soon as the server runs.",
+    ),
+    Option(
+        "model-control-mode",
+        choice("model-control-mode", "none", "poll", "explicit"),
+        "engine.model_control_mode",
+        "Load everything once (none), follow the directories (poll), or load by command only (explicit).",
+    ),
+    Option("repository-poll-secs", number, "engine.repository_poll_secs", "Poll mode: seconds between two looks."),
+    Option(
+        "load-model",
+        string,
+        "engine.load_model",
+        "Explicit mode: load this model at start; '*' alone loads all. May be given several times.",
+        repeat=True,
+    ),
+    Option(
+        "model-config-name",
+        string,
+        "engine.model_config_name",
+        "Prefer configs/<name>.pbtxt over config.pbtxt in each model.",
+    ),
+    Option("model-load-thread-count", positive, "engine.model_load_thread_count", "Models loaded at the same time."),
+    Option("model-load-retry-count", integer, "engine.model_load_retry_count", "Further tries for a failed load."),
+    Option("queue-size-max", positive, "engine.queue_size_max", "Ours: bound on each model's queue, in requests."),
+    _absent("model-namespacing", boolean, "one model name in several repositories", "false"),
+]
+_HTTP = [
+    Option("allow-http", boolean, "doors.allow_http", "Open the HTTP door."),
+    Option("http-address", string, "doors.http_address", "Address to listen on; IPv6 works too."),
+    Option("http-port", port, "doors.http_port", "Port to listen on; 0 takes any free one and logs it."),
+    Option("reuse-http-port", boolean, "doors.reuse_http_port", "Let several servers share the port (SO_REUSEPORT)."),
+    Option(
+        "http-server",
+        choice("http-server", "trio", "hypercorn"),
+        "doors.http_server",
+        "Ours: which program speaks HTTP: our own listener, or hypercorn for HTTP/2 and middleware.",
+    ),
+    Option(
+        "http-max-input-size",
+        positive,
+        "http.json_bytes_max",
+        "Bytes of JSON in one inference request; binary tensors do not count.",
+    ),
+    Option(
+        "http-restricted-api",
+        string,
+        "http.restricted",
+        "<apis>:<header>=<value>: these APIs (a comma list) ask for this header. May be given several times.",
+        repeat=True,
+    ),
+    Option("http-connection-count-max", positive, "http.connection_count_max", "Ours: connections at one time."),
+    Option("http-body-bytes-max", positive, "http.body_bytes_max", "Ours: bytes of one request's body."),
+    Option("http-head-timeout", number, "http.head_timeout", "Ours: seconds for the headers of a request to arrive."),
+    Option("http-body-stall-timeout", number, "http.body_stall_timeout", "Ours: seconds between two pieces of a body."),
+    Option("http-idle-timeout", number, "http.idle_timeout", "Ours: seconds until an idle connection is closed."),
+    Option("http-write-stall-timeout", number, "http.write_stall_timeout", "Ours: seconds a client may not read."),
+    _absent("http-header-forward-pattern", regular_expression, "headers as request parameters"),
+    _tuning("http-thread-count", integer, "the HTTP door needs no threads"),
+]
+_GRPC = [
+    Option("allow-grpc", boolean, "doors.allow_grpc", "Open the gRPC door."),
+    Option("grpc-address", string, "doors.grpc_address", "Address to listen on; IPv6 works too."),
+    Option("grpc-port", port, "doors.grpc_port", "Port to listen on; 0 takes any free one and logs it."),
+    Option("reuse-grpc-port", boolean, "doors.reuse_grpc_port", "Let several servers share the port (SO_REUSEPORT)."),
+    _absent("grpc-header-forward-pattern", regular_expression, "headers as request parameters"),
+    _absent("grpc-restricted-protocol", string, "restricted gRPC protocols", repeat=True),
+    _absent("grpc-use-ssl", boolean, "TLS on the gRPC door", "false"),
+    _absent("grpc-use-ssl-mutual", boolean, "TLS on the gRPC door", "false"),
+    _absent("grpc-server-cert", string, "TLS on the gRPC door"),
+    _absent("grpc-server-key", string, "TLS on the gRPC door"),
+    _absent("grpc-root-cert", string, "TLS on the gRPC door"),
+    _absent(
+        "grpc-infer-response-compression-level",
+        choice("grpc-infer-response-compression-level", "none", "low", "medium", "high"),
+        "compressed gRPC answers",
+        "none",
+    ),
+    Option("grpc-keepalive-time", positive, "grpc.keepalive_time_ms", "Milliseconds of silence before a PING is sent."),
+    Option("grpc-keepalive-timeout", positive, "grpc.keepalive_timeout_ms", "Milliseconds to answer that PING."),
+    Option(
+        "grpc-keepalive-permit-without-calls",
+        boolean,
+        "grpc.keepalive_permit_without_calls",
+        "Send such PINGs also while there is no call.",
+    ),
+    Option(
+        "grpc-http2-min-recv-ping-interval-without-data",
+        integer,
+        "grpc.ping_interval_without_data_ms_min",
+        "A client that pings more often, in milliseconds, earns a strike.",
+    ),
+    Option("grpc-http2-max-ping-strikes", integer, "grpc.ping_strikes_max", "Strikes forgiven; 0 forgives them all."),
+    Option(
+        "grpc-max-connection-age",
+        integer,
+        "grpc.connection_age_ms_max",
+        "Milliseconds after which a connection is asked to leave; 0 for never.",
+    ),
+    Option(
+        "grpc-max-connection-age-grace",
+        integer,
+        "grpc.connection_age_grace_ms",
+        "Milliseconds that its calls may go on then; 0 for as long as they need.",
+    ),
+    Option("grpc-receive-bytes-max", positive, "grpc.receive_bytes_max", "Ours: largest message taken."),
+    Option("grpc-send-bytes-max", positive, "grpc.send_bytes_max", "Ours: largest message sent."),
+    Option("grpc-concurrent-streams-max", positive, "grpc.concurrent_streams_max", "Ours: calls per connection."),
+    _tuning("grpc-http2-max-pings-without-data", integer, "one keepalive ping is on its way at a time"),
+    _tuning("grpc-infer-allocation-pool-size", integer, "requests are not pooled"),
+    _tuning("grpc-infer-thread-count", integer, "the gRPC door needs no threads"),
+    _tuning("grpc-max-response-pool-size", positive, "waiting answers are bounded always"),
+]
+_LOGGING = [
+    Option("log-verbose", verbosity, "log.verbose", "How much more to log; 0 is nothing more."),
+    Option("log-info", boolean, "log.info", "Log what happens."),
+    Option("log-warning", boolean, "log.warning", "Log what looks wrong."),
+    Option("log-error", boolean, "log.error", "Log what failed."),
+    Option("log-format", choice("log-format", "default", "ISO8601"), "log.format", "How a line begins."),
+    Option("log-file", string, "log.file", "Append the log to this file instead of the console."),
+]
+_METRICS = [
+    Option("allow-metrics", boolean, "doors.allow_metrics", "Open the metrics door, for Prometheus."),
+    Option("allow-cpu-metrics", boolean, "metrics.allow_cpu_metrics", "Measure the machine's CPU and memory too."),
+    Option("metrics-address", string, "doors.metrics_address", "Address to listen on; --http-address if not given."),
+    Option("metrics-port", port, "doors.metrics_port", "Port to listen on; 0 takes any free one and logs it."),
+    Option("metrics-interval-ms", number, "metrics.interval_ms", "Milliseconds between two looks at the machine."),
+    Option(
+        "metrics-config",
+        metric_setting,
+        "metrics.config",
+        "<setting>=<value>; histogram_latencies and summary_latencies are not built yet.",
+        repeat=True,
+    ),
+    _tuning("allow-gpu-metrics", boolean, "GPUs are not measured yet"),
+]
+_BACKENDS = [
+    Option(
+        "backend-config",
+        backend_setting,
+        "engine.backend_config",
+        "[<backend>,]<setting>=<value> for one backend or all. May be given several times.",
+        repeat=True,
+    ),
+    Option(
+        "min-supported-compute-capability",
+        number,
+        "engine.min_supported_compute_capability",
+        "GPUs below it are not used.",
+    ),
+    _tuning("backend-directory", string, "backends are Python packages, found by entry points"),
+    _tuning("pinned-memory-pool-byte-size", integer, "there is no pinned memory pool"),
+    _tuning("cuda-memory-pool-byte-size", string, "there is no CUDA memory pool", repeat=True),
+    _tuning("cuda-virtual-address-size", string, "there is no growable CUDA state", repeat=True),
+    _tuning("buffer-manager-thread-count", integer, "tensors are not copied by threads"),
+    _tuning("enable-peer-access", boolean, "GPUs do not exchange tensors"),
+]
+_LATER = [
+    _absent("rate-limit", choice("rate-limit", "off", "execution_count"), "the rate limiter", "off"),
+    _absent("rate-limit-resource", string, "the rate limiter", repeat=True),
+    _absent("cache-config", string, "the response cache", repeat=True),
+    _absent("response-cache-byte-size", integer, "the response cache", "0"),
+    _tuning("cache-directory", string, "caches are not loaded from directories"),
+    _tuning("repoagent-directory", string, "agents are not loaded from directories"),
+    _absent("trace-config", string, "tracing", "level=OFF", repeat=True),
+    _absent("trace-file", string, "tracing"),
+    _absent("trace-level", string, "tracing", "OFF", repeat=True),
+    _absent("trace-rate", integer, "tracing", "1000"),
+    _absent("trace-count", integer, "tracing", "-1"),
+    _absent("trace-log-frequency", integer, "tracing", "0"),
+    _absent("host-policy", string, "binding instances to cores and memory nodes", repeat=True),
+    _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
+    _absent("allow-client-shm", boolean, "shared memory with clients", "false"),
+    _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
+    _absent("sagemaker-port", port, "SageMaker's door", "8080"),
+    _absent("sagemaker-safe-port-range", string, "SageMaker's door"),
+    _absent("sagemaker-thread-count", integer, "SageMaker's door", "8"),
+    _absent("allow-vertex-ai", boolean, "Vertex AI's door", "false"),
+    _absent("vertex-ai-port", port, "Vertex AI's door", "8080"),
+    _absent("vertex-ai-thread-count", integer, "Vertex AI's door", "8"),
+    _absent("vertex-ai-default-model", string, "Vertex AI's door"),
+]
+
+GROUPS: dict[str, list[Option]] = {
+    "Server": _SERVER,
+    "Model repository": _REPOSITORY,
+    "HTTP": _HTTP,
+    "gRPC": _GRPC,
+    "Metrics": _METRICS,
+    "Logging": _LOGGING,
+    "Backends and memory": _BACKENDS,
+    "Not built yet": _LATER,
+}
+OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS.values() for option in group}

@@ -1,0 +1,218 @@
+"""`despina serve`: models first, then the doors; on a signal the doors first, then the models.
+
+read options ▶ bind ports ▶ load models ▶ listen: gRPC, HTTP, metrics ▶ … signal … ▶ drain doors ▶ stop engine ▶ exit 0
+     │ exit 1      │ exit 1      │ exit 1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import math
+import os
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from ...engine.engine import Engine
+from ...schema.fault import Fault
+from .banner import backends_table, models_table, options_table
+from .command_line import read_command_line
+from .help import USAGE, serve_help
+from .listening import BadAddress, Door, PortTaken, bind_door
+from .log_format import TABLE, configure_logging
+from .progress import loading_progress
+from .settings import BadSettings, settle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from .settings import DoorSettings, ServeSettings
+
+log = logging.getLogger("despina.serve")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Server(Protocol):
+    """What every door's serve function starts with."""
+
+    def stop_accepting(self) -> None: ...
+
+    async def drain(self, deadline: float) -> None: ...
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Runs the server until a signal; gives the exit code. Complaints go to stderr, all at once."""
+    values = read_command_line(arguments, os.environ)
+    if values.wants_help:
+        print(serve_help())
+        return 0
+    try:
+        settings = settle(values)
+        configure_logging(settings.log)
+    except BadSettings as bad:
+        return _refuse(bad.complaints)
+    except OSError as error:
+        return _refuse([f'Bad option: "--log-file".\n{settings.log.file}: {error.strerror}'])
+    for warning in values.warnings:
+        log.warning("%s", warning)
+    for note in values.notes:
+        log.info("%s", note)
+    try:
+        return trio.run(_serve, settings)
+    except* (Fault, PortTaken, BadAddress) as group:
+        for problem in _leaves(group):
+            text = f"{problem.code_text} - {problem.message}" if isinstance(problem, Fault) else str(problem)
+            print(f"error: creating server: {text}" if isinstance(problem, Fault) else text, file=sys.stderr)
+    return 1
+
+
+def _refuse(complaints: Sequence[str]) -> int:
+    print(USAGE, *complaints, sep="\n\n", file=sys.stderr)
+    return 1
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    found: list[Exception] = []
+    for problem in group.exceptions:
+        found.extend(_leaves(problem) if isinstance(problem, BaseExceptionGroup) else [problem])
+    return found
+
+
+async def _serve(settings: ServeSettings) -> int:
+    """The server's whole life. Returns the exit code; raises what keeps it from starting."""
+    with contextlib.ExitStack() as ports, trio.open_signal_receiver(*SIGNALS) as signals:
+        doors = _bind_doors(settings.doors, ports)
+        engine = Engine(settings.engine)
+        async with trio.open_nursery() as nursery:
+            stopping = Stopping(settings.engine.exit_timeout_secs)
+            nursery.start_soon(stopping.watch, signals)
+            if await _load(engine, settings, nursery, stopping):
+                log.info("%s", options_table(settings, engine), extra=TABLE)
+                servers = await _open_doors(engine, settings, doors, nursery)
+                await stopping.asked.wait()
+                await _stop(engine, servers, stopping)
+            nursery.cancel_scope.cancel()
+    return stopping.exit_code
+
+
+async def _load(engine: Engine, settings: ServeSettings, nursery: trio.Nursery, stopping: Stopping) -> bool:
+    """Loads the start-up models and shows what came of it. False when a signal came first."""
+    try:
+        with loading_progress(settings), stopping.before as scope:
+            await nursery.start(engine.run)
+    finally:
+        log.info("%s", backends_table(engine), extra=TABLE)
+        log.info("%s", models_table(engine), extra=TABLE)
+    # What was made on the way here stays for good: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    return not scope.cancelled_caught
+
+
+def _bind_doors(settings: DoorSettings, ports: contextlib.ExitStack) -> dict[str, Door]:
+    reuse = {"HTTP": settings.reuse_http_port, "GRPC": settings.reuse_grpc_port}
+    doors = {}
+    for service, address, port in settings.open_doors():
+        doors[service] = bind_door(service, address, port, reuse_port=reuse.get(service, False))
+        ports.callback(doors[service].close)
+    return doors
+
+
+async def _open_doors(
+    engine: Engine, settings: ServeSettings, doors: dict[str, Door], nursery: trio.Nursery
+) -> list[Server]:
+    """Listens on every port, in the protocol's order, and says so."""
+    starters = {}
+    if "GRPC" in doors:  # a door that stays closed is not imported
+        from ..grpc import serve_grpc
+
+        starters["GRPC"] = ("GRPCInferenceService", partial(serve_grpc, engine, settings.grpc))
+    if "HTTP" in doors:
+        from ..http import serve_http
+
+        starters["HTTP"] = ("HTTPService", partial(serve_http, engine, settings.http))
+    if "metrics" in doors:
+        from ..metrics import serve_metrics
+
+        starters["metrics"] = ("Metrics Service", partial(serve_metrics, engine, settings.metrics))
+    servers: list[Server] = []
+    for service, (title, start) in starters.items():
+        door = doors[service]
+        place = door.place
+        door.listen()
+        servers.append(await nursery.start(partial(start, sockets=door.sockets)))
+        log.info("Started %s at %s", title, place)
+    return servers
+
+
+async def _stop(engine: Engine, servers: Sequence[Server], stopping: Stopping) -> None:
+    """Closes the doors, answers what is in flight, then unloads the models."""
+    log.info("Waiting for in-flight requests to complete.")
+    for server in servers:
+        server.stop_accepting()
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            nursery.start_soon(server.drain, stopping.deadline)
+    log.info("All doors are closed, unloading models")
+    try:
+        await engine.stop()
+    except Fault as fault:
+        stopping.fail(fault.message)
+
+
+class Stopping:
+    """The end of the server: who asked for it, until when it may take, and with which code it ends.
+
+    | message        | effect                                                                  |
+    |----------------|-------------------------------------------------------------------------|
+    | first signal   | `asked` is set, `before` is cancelled, the time begins to run           |
+    | second signal  | the process ends at once                                                |
+    | time over      | the process ends at once, with code 1 and a line that says so           |
+    """
+
+    GRACE_S = 0.5
+    """How long after the deadline the orderly way out may still succeed."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.asked = trio.Event()
+        self.before = trio.CancelScope()
+        """Around what is pointless once the server shall stop."""
+        self.deadline = math.inf
+        """On trio's clock, in seconds; known once `asked` is set."""
+        self.exit_code = 0
+        self._timeout_s = timeout_s
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        """Waits for signals until cancelled."""
+        async with trio.open_nursery() as nursery:
+            async for number in signals:
+                print(f"Signal ({number}) received.", flush=True)
+                if self.asked.is_set():
+                    _exit_now(1)
+                self.deadline = trio.current_time() + self._timeout_s
+                self.asked.set()
+                self.before.cancel()
+                nursery.start_soon(self._watch_time)
+
+    async def _watch_time(self) -> None:
+        await trio.sleep_until(self.deadline + self.GRACE_S)
+        self.fail("Exit timeout expired. Exiting immediately.")
+        _exit_now(1)
+
+    def fail(self, reason: str) -> None:
+        log.error("failed to stop server: Internal - %s", reason)
+        self.exit_code = 1
+
+
+def _exit_now(code: int) -> None:
+    """Ends the process without waiting for threads that execute models."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,53 @@
+"""Prometheus text, format 0.0.4, with names and numbers as the protocol writes them.
+
+prometheus_client's writer renames counters and writes 1e+06 for a million; scrapers of the reference server read
+neither (its load generator accepts digits and a point only).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from prometheus_client.core import Metric
+
+CONTENT_TYPE: Final = b"text/plain; charset=utf-8"
+
+
+def text_of(metrics: Iterable[Metric]) -> bytes:
+    """The page of these families."""
+    lines: list[str] = []
+    for metric in metrics:
+        documentation = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        lines.append(f"# HELP {metric.name} {documentation}")
+        lines.append(f"# TYPE {metric.name} {metric.type}")
+        lines.extend(f"{sample.name}{_labels(sample.labels)} {_number(sample.value)}" for sample in metric.samples)
+    lines.append("")
+    return "\n".join(lines).encode("utf-8", "backslashreplace")
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in sorted(labels.items())) + "}"
+
+
+def _escaped(value: str) -> str:
+    if "\\" in value or "\n" in value or '"' in value:
+        return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return value
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "+Inf" if value > 0 else "-Inf"
+    if value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    text = repr(value)
+    return f"{value:.17f}".rstrip("0") if "e-" in text else text

@@ -1,0 +1,105 @@
+"""The metrics door: `GET /metrics` on its own port, on the HTTP door's listener."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from ..http.listener import Listener
+from ..http.settings import HttpSettings
+from .collector import EngineCollector
+from .exposition import CONTENT_TYPE, text_of
+from .machine import Machine
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Sequence
+
+    from trio import TaskStatus
+
+    from ...engine.model import ModelVersion
+    from ..http.request import HttpRequest
+    from .settings import MetricsSettings
+
+LIMITS: Final = HttpSettings(connection_count_max=64, body_bytes_max=64 * 1024, recycled_bytes_max=0)
+MODELS_INLINE_MAX: Final = 10
+"""A page costs about 90 us a model; beyond so many it is written in a worker thread."""
+
+
+class HasVersions(Protocol):
+    """What the page asks of an engine."""
+
+    def versions(self) -> Iterable[ModelVersion]: ...
+
+
+class MetricsPage:
+    """Answers scrapes. Other collectors may be registered with `registry`; they are read on a worker thread or not."""
+
+    def __init__(self, engine: HasVersions, settings: MetricsSettings, nursery: trio.Nursery) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._engine = engine
+        self._nursery = nursery
+        machine = Machine(settings.interval_ms / 1000, time.monotonic) if settings.allow_cpu_metrics else None
+        self._collector = EngineCollector(machine=machine)
+        self.registry.register(self._collector)
+        self._writing = trio.Lock()
+
+    def answer(self, request: HttpRequest) -> None:
+        """The handler of the door's listener: never blocks. Other paths are an empty 200, other methods a 405."""
+        if request.method != b"GET":
+            request.reply(405)
+        elif request.path != b"/metrics":
+            request.reply(200)
+        else:
+            self._collector.versions = list(self._engine.versions())
+            if len(self._collector.versions) <= MODELS_INLINE_MAX and not self._writing.locked():
+                request.reply(200, CONTENT_TYPE, [self._text()])
+            else:
+                self._nursery.start_soon(self._answer_by_thread, request)
+
+    async def _answer_by_thread(self, request: HttpRequest) -> None:
+        async with self._writing:
+            text = await trio.to_thread.run_sync(self._text)
+        request.reply(200, CONTENT_TYPE, [text])
+
+    def _text(self) -> bytes:
+        return text_of(self.registry.collect())
+
+
+async def serve_metrics(
+    engine: HasVersions,
+    settings: MetricsSettings,
+    *,
+    sockets: Sequence[socket.socket],
+    task_status: TaskStatus[MetricsServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves the page on `sockets`, which are bound, listening and from now on ours to close.
+
+    Starts with the MetricsServer as its value and returns when that has drained.
+    """
+    async with trio.open_nursery() as nursery:
+        server = MetricsServer(Listener(sockets, MetricsPage(engine, settings, nursery).answer, LIMITS))
+        nursery.start_soon(server.listener.run)
+        task_status.started(server)
+        await server.drained.wait()
+        nursery.cancel_scope.cancel()
+
+
+class MetricsServer:
+    """A running metrics door, for whoever stops it."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.drained = trio.Event()
+
+    def stop_accepting(self) -> None:
+        """Closes the listening sockets; scrapes that are under way are answered."""
+        self.listener.stop_accepting()
+
+    async def drain(self, deadline: float) -> None:
+        """Answers what is under way, closes what is left at `deadline` (trio's clock, seconds), and ends."""
+        await self.listener.drain(deadline)
+        self.drained.set()
