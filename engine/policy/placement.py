@@ -14,8 +14,10 @@ SAMPLES_IGNORED = 3
 WEIGHT = 0.1
 ENTER_S = 150e-6
 LEAVE_S = 300e-6
-OUTLIER_S = 5e-3
-"""One execution this long leaves at once: it held up every connection."""
+GROWTH_MAX = 4.0
+"""A sample counts as at most this many times the learned cost: on a shared machine any execution may be preempted."""
+LONG_S = 5e-3
+"""Two executions in a row this long leave at once: they held up every connection."""
 
 
 @attrs.define
@@ -27,18 +29,22 @@ class Placement:
     inline: bool = False
     cost_s: float = 0.0
     samples: int = 0
+    long_in_a_row: int = 0
 
     def learn(self, seconds: float) -> None:
         """Takes one execution's cost into account and moves if it must."""
         self.samples += 1
         if self.samples <= SAMPLES_IGNORED:
             return
-        self.cost_s = seconds if self.cost_s == 0.0 else self.cost_s + WEIGHT * (seconds - self.cost_s)
+        cost = self.cost_s
+        self.cost_s = cost = cost + WEIGHT * (min(seconds, GROWTH_MAX * cost) - cost) if cost else seconds
         if self.forced:
             return
         if self.inline:
-            if self.cost_s > LEAVE_S or seconds > OUTLIER_S:
+            self.long_in_a_row = self.long_in_a_row + 1 if seconds > LONG_S else 0
+            if cost > LEAVE_S or self.long_in_a_row > 1:
                 self.inline = False
-                self.cost_s = max(self.cost_s, LEAVE_S)
-        elif self.samples >= SAMPLES_MIN and self.cost_s < ENTER_S:
+                self.long_in_a_row = 0
+                self.cost_s = max(cost, LEAVE_S)
+        elif self.samples >= SAMPLES_MIN and cost < ENTER_S:
             self.inline = True
