@@ -21,8 +21,8 @@ def classify(tensor: Tensor, class_count: int, max_batch_size: int, labels: Sequ
     """A BYTES tensor of `value:index` or `value:index:label`, highest value first, at most `class_count` per item.
 
     When the model batches (`max_batch_size` above 0) the first dimension counts items, each ranked for itself. Equal
-    values keep their order, NaN ranks as -Infinity. Raises InvalidArgument for datatypes without an order and for outputs of
-    more than ELEMENTS_MAX elements, Internal when the bytes do not fit the shape.
+    values keep their order, NaN ranks as -Infinity. Raises InvalidArgument for datatypes without an order and for
+    outputs of more than ELEMENTS_MAX elements, Internal when the bytes do not fit the shape.
     """
     shape = tuple(tensor.shape)
     if tensor.datatype in ("BOOL", "BYTES", "FP16", "BF16"):
@@ -40,12 +40,8 @@ def classify(tensor: Tensor, class_count: int, max_batch_size: int, labels: Sequ
     ranked = np.empty((item_count, kept), dtype=object)
     for place, item in enumerate(items):
         ranked[place] = [_tell(item[index], int(index), labels) for index in _highest(item, kept)]
-    return Tensor(
-        tensor.name,
-        "BYTES",
-        (item_count, kept) if batched else (kept,),
-        array=ranked.reshape(-1, kept) if batched else ranked.reshape(kept),
-    )
+    shape = (item_count, kept) if batched else (kept,)
+    return Tensor(tensor.name, "BYTES", shape, array=ranked.reshape(shape))
 
 
 def _highest(item: np.ndarray, count: int) -> np.ndarray:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .datatype import BY_NAME
-from .fault import InvalidArgument, MalformedRequest, Unsupported
+from .fault import InvalidArgument, Unsupported
 from .json_tensor import encode_json_data
 from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members
 from .tensor import Tensor
@@ -188,7 +188,7 @@ def _read_input(
         byte_size = as_unsigned(parameters["binary_data_size"], "Unable to parse 'binary_data_size': ")
         return Tensor(name, known_datatype, shape), byte_size
     if sources[0] == "shared_memory_region":
-        return _bind_shared_memory(_read_range(parameters))
+        _bind_shared_memory(_read_range(parameters))
     head.has_data = True
     memory = encode_json_data(name, datatype, math.prod(shape), fields["data"], json_byte_size_max)
     return Tensor(name, known_datatype, shape, memory), -1
@@ -231,7 +231,7 @@ def _read_form(parameters: dict[str, Any]) -> tuple[bool, int]:
         raise InvalidArgument("Output can't set both 'shared_memory_region' and 'classification'")
     if as_boolean(parameters.get("binary_data", False), "Unable to set 'binary_data': "):
         raise InvalidArgument("Output can't set both 'shared_memory_region' and 'binary_data'")
-    return _bind_shared_memory(place)
+    _bind_shared_memory(place)
 
 
 def _read_range(parameters: dict[str, Any]) -> SharedMemoryRange:
@@ -242,7 +242,7 @@ def _read_range(parameters: dict[str, Any]) -> SharedMemoryRange:
     )
 
 
-def _bind_shared_memory(place: SharedMemoryRange) -> Any:
+def _bind_shared_memory(place: SharedMemoryRange) -> NoReturn:
     """The one place where a tensor meets its range of a region."""
     raise Unsupported(f"shared memory is not supported yet, region '{place.region}'")
 
@@ -251,5 +251,4 @@ def _string_member(fields: Any, name: str) -> str:
     if type(fields) is dict and type(value := fields.get(name)) is str:
         return value
     prefix = f"Unable to parse '{name}': "
-    as_string(member(fields, name, prefix), prefix)
-    raise MalformedRequest(prefix)  # Not reached: the accessor raised.
+    return as_string(member(fields, name, prefix), prefix)
