@@ -63,7 +63,9 @@ def config_from_json(text: str | bytes) -> ModelConfig:
 
 def _write_message(message: betterproto2.Message, path: str) -> str:
     members: list[str] = []
-    for name, field in fields_of(type(message)).items():
+    # Scalar members of a oneof come last: they are no part of the defaults that are laid out first.
+    ordered = sorted(fields_of(type(message)).items(), key=lambda item: item[1].is_optional_scalar)
+    for name, field in ordered:
         value = getattr(message, field.attribute)
         if value is None:
             continue

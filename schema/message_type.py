@@ -40,6 +40,11 @@ class FieldType:
         """Whether unset differs from the default value."""
         return self.oneof is not None or (self.kind == "message" and not self.repeated)
 
+    @property
+    def is_optional_scalar(self) -> bool:
+        """Whether it is a scalar with presence, which here only members of a oneof are."""
+        return self.oneof is not None and self.kind != "message"
+
 
 @cache
 def fields_of(message: type[betterproto2.Message]) -> Mapping[str, FieldType]:

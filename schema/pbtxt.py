@@ -198,7 +198,11 @@ class _Parser:
                     return
                 if not self._try(","):
                     line, column = self._positions.of(opener.offset)
-                    self._refuse(f"',' or ']' in the list that began at {line}:{column}")
+                    expected = f"',' or ']' in the list that began at {line}:{column}"
+                    self._complain(self._token, f"expected {expected}, found {_shown(self._token)}")
+                    # Take a semicolon, or nothing, for the comma, unless the list seems to be over.
+                    if not self._try(";") and (self._begins_field() or self._token.text in ("}", ">", "")):
+                        raise _BadValue
         finally:
             self._open.pop()
 
@@ -272,9 +276,8 @@ class _Parser:
             some = ", ".join(names)
             if token.kind != NAME:
                 self._refuse(f"one of {some} for '{field.name}'")
-            self._complain(
-                token, f"'{field.name}' has no value {_shown(token)}{_nearest(token.text, names)}, of {some}"
-            )
+            near = _nearest(token.text, names)
+            self._complain(token, f"expected one of {some} for '{field.name}', found {_shown(token)}{near}")
             number = 0
         return enum(number)
 
