@@ -52,8 +52,7 @@ def streamed(channel: grpc.Channel, path: str, probe: GrpcProbe, options: dict[s
     stream = call(iter(probe.request), **options)
     messages = []
     try:
-        for answer in stream:
-            messages.append(as_dict(service_pb2.ModelStreamInferResponse.FromString(answer)))
+        messages.extend(as_dict(service_pb2.ModelStreamInferResponse.FromString(answer)) for answer in stream)
     except grpc.RpcError as error:
         return {"code": error.code().name, "details": error.details(), "messages": messages}
     return {"code": stream.code().name, "details": stream.details(), "messages": messages}

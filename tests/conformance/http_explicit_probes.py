@@ -30,7 +30,6 @@ BROKEN = [
     "no_datatype",
     "no_dims",
     "no_execute",
-    "no_file",
     "no_input",
     "no_version",
     "preferred_too_big",

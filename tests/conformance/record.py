@@ -1,7 +1,7 @@
 """Records the reference server's answers into golden/: `python tests/conformance/record.py [SUITE ...]`.
 
 Each suite is asked twice, of two fresh servers: an answer that differs between them (which of several bad inputs is
-named depends on a hash order) is not worth a test and is left out; its probe is printed so that somebody may sharpen it.
+named depends on a hash order) is not worth a test and is left out; its probe is printed, to be sharpened.
 """
 
 from __future__ import annotations

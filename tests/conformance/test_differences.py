@@ -1,0 +1,100 @@
+"""This project's answers against the reference server's, probe by probe."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from typing import Any
+
+import pytest
+
+from tests.conformance.comparison import canonical
+from tests.conformance.http_exchange import http_answer
+from tests.conformance.http_probes import deadly_probes
+from tests.conformance.known_differences import KNOWN_DIFFERENCES
+from tests.conformance.servers import reference_script, running_despina, running_reference
+from tests.conformance.suites import SUITES, Suite
+
+BY_NAME = {suite.name: suite for suite in SUITES}
+CASES = [(suite.name, name) for suite in SUITES for name in json.loads(suite.golden.read_text())]
+
+
+def reason(suite: str, probe: str) -> str | None:
+    """Why this answer may differ, or None if it may not."""
+    for (known_suite, pattern), why in KNOWN_DIFFERENCES.items():
+        if known_suite == suite and fnmatch.fnmatchcase(probe, pattern):
+            return why
+    return None
+
+
+class Answers:
+    """Every suite's answers of this project's server, asked once."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._answers: dict[str, dict[str, Any]] = {}
+
+    def of(self, suite: Suite) -> dict[str, Any]:
+        """All answers of one suite; the first call asks."""
+        if suite.name not in self._answers:
+            folder = self._folders.mktemp(suite.name)
+            with running_despina(suite.models, folder, suite.options) as server:
+                self._answers[suite.name] = suite.ask(server)
+        return self._answers[suite.name]
+
+
+@pytest.fixture(scope="session")
+def answers(tmp_path_factory) -> Answers:
+    """This project's answers."""
+    return Answers(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, dict[str, Any]]:
+    """The reference server's recorded answers."""
+    return {suite.name: json.loads(suite.golden.read_text()) for suite in SUITES}
+
+
+@pytest.mark.parametrize(("suite", "probe"), CASES, ids=[f"{suite}: {probe}" for suite, probe in CASES])
+def test_answers_equal_the_reference_servers(suite, probe, answers, golden):
+    """Goal: same status, same members, same words, unless the table of known differences says why not."""
+    expected, got = canonical(golden[suite][probe]), canonical(answers.of(BY_NAME[suite])[probe])
+    why = reason(suite, probe)
+    if why is None:
+        assert got == expected
+    elif got == expected:
+        pytest.skip(f"no difference any more: {why}")
+
+
+def test_every_known_difference_exists(answers, golden):
+    """Goal: the table of known differences stays true. Method: each of its entries must match a probe that differs."""
+    idle = [
+        key
+        for key in KNOWN_DIFFERENCES
+        if not any(
+            fnmatch.fnmatchcase(probe, key[1]) and canonical(expected) != canonical(answers.of(BY_NAME[key[0]])[probe])
+            for probe, expected in golden[key[0]].items()
+        )
+    ]
+    assert not idle
+
+
+def test_what_the_reference_server_dies_of_is_refused_here(tmp_path):
+    """Goal: requests that kill or hang the reference server get an error, and the next request is served."""
+    with running_despina(BY_NAME["http"].models, tmp_path) as server:
+        for probe in deadly_probes():
+            answer = http_answer(server.http_port, probe)
+            assert "silent" not in answer, probe.name
+            assert answer.get("closed") or answer["status"] >= 400, probe.name
+        live = http_answer(server.http_port, next(iter(BY_NAME["http"].probes())))
+        assert live["status"] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
+@pytest.mark.parametrize("suite", SUITES, ids=[suite.name for suite in SUITES])
+def test_records_are_what_the_reference_server_says(suite, tmp_path, golden):
+    """Goal: the recorded answers are the reference server's. Method: ask it again."""
+    with running_reference(suite.models, tmp_path, suite.options) as server:
+        said = suite.ask(server)
+    assert {name for name, answer in golden[suite.name].items() if canonical(said[name]) != canonical(answer)} == set()
