@@ -1,8 +1,8 @@
 """The gRPC door's words for requests and responses: ModelInferRequest <-> InferenceRequest, InferenceResponse -> bytes.
 
     read_request(message, version)      every rule and every text; works on the decoded message
-    read_plain_request(data)            the common case straight from bytes, or None when anything is out of the ordinary
-    write_response(response, final)     straight to bytes, buffers uncopied
+    read_plain_request(data)            the common case straight from bytes, or None when anything is unusual
+    write_response(response)            straight to bytes, buffers uncopied
 
 `read_plain_request` never decides anything that `read_request` would decide otherwise: it gives up instead. Both keep
 memos of tensor descriptions, which repeat from request to request; a memo maps bytes to what those bytes always mean.
@@ -273,7 +273,7 @@ _tensor_memo: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
 
 
 def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
-    """A ModelInferResponse as buffers to be sent one after another, and their size in bytes. Contents are always raw."""
+    """A ModelInferResponse as buffers to be sent one after another, and their size in bytes. Contents are raw."""
     key = (response.model_name, response.model_version)
     head = _response_memo.get(key)
     if head is None:

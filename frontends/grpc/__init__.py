@@ -1,0 +1,34 @@
+"""The gRPC door: our own HTTP/2 framing under grpclib's service definitions.
+
+`serve_grpc(engine, settings, sockets=...)` runs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .server import GrpcServer
+from .service import open_methods
+from .settings import GrpcSettings
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["GrpcServer", "GrpcSettings", "serve_grpc"]
+
+
+async def serve_grpc(
+    engine: Any,
+    settings: GrpcSettings,
+    *,
+    sockets: list[socket.socket],
+    task_status: trio.TaskStatus[GrpcServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves `engine` on listening `sockets`, which it owns and closes, until cancelled or drained.
+
+    `task_status.started` gets the server, whose `stop_accepting()` and `drain(deadline)` end it gracefully.
+    Cancellation cuts all connections and cancels their requests.
+    """
+    await GrpcServer(open_methods(engine), settings).run(sockets, task_status=task_status)

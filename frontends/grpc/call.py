@@ -1,0 +1,358 @@
+"""One call: a stream of the connection, the gRPC messages on it, and the reply.
+
+A call is handed to its `Method` when its first message is complete. From then on it ends in exactly one way:
+
+    finish(...) ──unsent bytes leave──▶ sent_all ──▶ gone       the handler's way
+    abandon() ──▶ gone                                          the peer reset it, or the connection is lost
+
+`on_abandoned`, if set, is called once in the second case. After either, replies to it do nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from . import reply as block
+from .constants import ErrorCode, rst_stream, window_update
+from .inflate import INLINE_BYTES_MAX, BadCompression, TooLarge, inflate
+from .outlet import headers_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ...schema.tensor import Buffer
+    from .connection import Connection
+    from .head import Head
+
+_RESOURCE_EXHAUSTED, _INTERNAL, _INVALID_ARGUMENT = 8, 13, 3
+_WHOLE_BYTES_MAX = 65_536
+_MESSAGE_TEXT_MAX = 8192
+"""Status texts are cut here (in characters), so that trailers fit into one small frame."""
+
+
+class Method(Protocol):
+    """What serves the calls of one path."""
+
+    is_streaming: bool
+    """Whether the client may send many messages: the call then starts with its head, else with its first message."""
+
+    def start(self, call: Call) -> None:
+        """Takes the call over. Must not raise or block."""
+        ...
+
+
+class Call:
+    __slots__ = (
+        "_assembled",
+        "_assembly",
+        "_compressed",
+        "_credit",
+        "_inflating",
+        "_prefix",
+        "connection",
+        "deadline",
+        "done",
+        "ended",
+        "head",
+        "head_sent",
+        "id",
+        "is_waiting",
+        "messages",
+        "on_abandoned",
+        "on_input",
+        "on_output",
+        "receive_window",
+        "received_at",
+        "started",
+        "trailers",
+        "uncredited",
+        "unsent",
+        "unsent_bytes",
+        "window",
+    )
+
+    def __init__(self, connection: Connection, stream_id: int, head: Head) -> None:
+        self.connection = connection
+        self.id = stream_id
+        self.head = head
+        self.deadline = 0.0
+        """On trio's clock; 0 for none."""
+        self.started = False
+        self.done = False
+        """Finished or abandoned: nothing more may be replied."""
+        self.ended = False
+        """The peer sends no more messages."""
+        self.messages: deque[Buffer] = deque()
+        self.on_input: Callable[[], None] | None = None
+        """Called when a message arrived or `ended` was set."""
+        self.on_output: Callable[[], None] | None = None
+        """Called when all that was replied has left the call."""
+        self.on_abandoned: Callable[[], None] | None = None
+        self.window = connection.outlet.peer_window_bytes
+        self.unsent: deque[memoryview] = deque()
+        self.unsent_bytes = 0
+        self.trailers = b""
+        self.is_waiting = False
+        self.head_sent = False
+        self.received_at = connection.now
+        """When bytes came last."""
+        self.receive_window = connection.settings.stream_window_bytes
+        self.uncredited = 0
+        """Received bytes for which the window was not reopened yet: those of messages not taken."""
+        self._prefix = b""
+        """The start of a message prefix that was cut by a frame's end."""
+        self._assembly: memoryview | None = None
+        self._assembled = 0
+        self._compressed = False
+        self._credit = 0
+        self._inflating: deque[tuple[Buffer, bool]] | None = None
+        """Messages behind one that is being decompressed in a worker, with their flags."""
+
+    # Receiving.
+
+    def feed_frame(self, data: bytes, at: int, stop: int, end: bool) -> None:
+        """Takes the DATA bytes data[at:stop]. Quick where they are the call's one message, as they mostly are."""
+        if (
+            not self.started
+            and stop - at > 5
+            and data[at] == 0
+            and self._assembly is None
+            and not self._prefix
+            and self._inflating is None
+            and int.from_bytes(data[at + 1 : at + 5], "big") == stop - at - 5 <= _WHOLE_BYTES_MAX
+        ):
+            self.ended = end
+            self._push(data[at + 5 : stop], 0)
+        else:
+            self.feed(memoryview(data)[at:stop], end)
+
+    def feed(self, data: bytes | memoryview, end: bool) -> None:
+        """Takes DATA bytes, which it copies; then, if `end`, notes that they were the last."""
+        if end:
+            self.ended = True
+        at, size = 0, len(data)
+        while at < size and not self.done:
+            assembly = self._assembly
+            if assembly is not None:
+                count = min(size - at, len(assembly) - self._assembled)
+                assembly[self._assembled : self._assembled + count] = data[at : at + count]
+                at += count
+                self.advance(count)
+                continue
+            if self._prefix or size - at < 5:
+                count = min(5 - len(self._prefix), size - at)
+                self._prefix += data[at : at + count]
+                at += count
+                if len(self._prefix) < 5:
+                    break
+                flag, length = self._prefix[0], int.from_bytes(self._prefix[1:], "big")
+                self._prefix = b""
+            else:
+                flag, length = data[at], int.from_bytes(data[at + 1 : at + 5], "big")
+                at += 5
+            if size - at >= length:
+                self._push(bytes(data[at : at + length]), flag)
+                at += length
+            else:
+                self._begin(length, flag)
+        if end and not self.done:
+            if self._assembly is not None or self._prefix:
+                self.finish(_INTERNAL, "Incomplete message")
+            elif self.on_input is not None:
+                self.on_input()
+            elif not self.started and self._inflating is None:
+                self.finish(_INTERNAL, "Unable to parse request")
+
+    @property
+    def is_mid_message(self) -> bool:
+        return self._assembly is not None or bool(self._prefix)
+
+    @property
+    def free_space(self) -> memoryview | None:
+        """Where the rest of a large message goes, so that the socket can be read straight into it."""
+        assembly = self._assembly
+        return None if assembly is None or self.done else assembly[self._assembled :]
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are in place in `free_space`."""
+        assembly = self._assembly
+        assert assembly is not None, "bytes came for a message being assembled"
+        self._assembled += count
+        self.uncredited -= count
+        self.credit(count)
+        if self._assembled == len(assembly):
+            self._assembly = None
+            self._push(assembly, int(self._compressed))
+
+    def _begin(self, length: int, flag: int) -> None:
+        if self._is_too_large(length):
+            return
+        self._compressed = flag == 1
+        self._assembled = 0
+        try:
+            # Pages of an empty array are not touched, so a lying length costs address space only.
+            self._assembly = np.empty(length, np.uint8).data
+        except MemoryError:
+            self.finish(_RESOURCE_EXHAUSTED, f"No memory for a message of {length} bytes")
+
+    def _is_too_large(self, length: int) -> bool:
+        limit = self.connection.settings.receive_bytes_max
+        if length > limit:
+            self.finish(_RESOURCE_EXHAUSTED, f"Received message larger than max ({length} vs. {limit})")
+            return True
+        return False
+
+    def _push(self, message: Buffer, flag: int) -> None:
+        """A whole message arrived."""
+        if self._inflating is not None:
+            self._inflating.append((message, flag == 1))
+            return
+        if flag and not self._inflate(message, flag):
+            return
+        if flag == 0:
+            if self._is_too_large(len(message)):
+                return
+            self.messages.append(message)
+        self._arrived()
+
+    def _arrived(self) -> None:
+        if not self.started:
+            self.start()
+        elif self.on_input is not None:
+            self.on_input()
+
+    def start(self) -> None:
+        self.started = True
+        method = self.head.method
+        assert method is not None, "a head without a method is refused before"
+        method.start(self)
+
+    def _inflate(self, message: Buffer, flag: int) -> bool:
+        """Decompresses a small message at once, a large one in a worker. True when it is among `messages` now."""
+        encoding = self.head.encoding
+        if flag != 1 or encoding == "identity":
+            self.finish(_INTERNAL, f"Compressed flag {flag} with message encoding '{encoding}'")
+            return False
+        limit = self.connection.settings.receive_bytes_max
+        try:
+            if len(message) > INLINE_BYTES_MAX:
+                raise TooLarge
+            self.messages.append(inflate(memoryview(message), encoding, min(limit, INLINE_BYTES_MAX)))
+        except TooLarge:
+            self._inflating = deque()
+            self.connection.start_task(self._inflate_elsewhere, memoryview(message), encoding, limit)
+            return False
+        except BadCompression as error:
+            self.finish(_INTERNAL, str(error))
+            return False
+        return True
+
+    async def _inflate_elsewhere(self, message: memoryview, encoding: str, limit: int) -> None:
+        try:
+            inflated = await self.connection.in_worker(inflate, message, encoding, limit)
+        except TooLarge:
+            self.finish(_RESOURCE_EXHAUSTED, f"Received message larger than max ({limit} bytes after decompression)")
+        except BadCompression as error:
+            self.finish(_INTERNAL, str(error))
+        if self.done:
+            return
+        behind, self._inflating = self._inflating, None
+        self.messages.append(inflated)
+        self._arrived()
+        for later, compressed in behind or ():
+            if not self.done:
+                self._push(later, int(compressed))
+
+    def take(self) -> Buffer:
+        """The oldest message. Taking the last one reopens the stream's window."""
+        message = self.messages.popleft()
+        if not self.messages and not self.ended:
+            count, self.uncredited = self.uncredited, 0
+            self.credit(count)
+        return message
+
+    def credit(self, count: int) -> None:
+        """`count` received bytes were consumed: lets the peer send as many again, in steps that are worth a frame."""
+        self._credit += count
+        if self._credit * 4 >= self.connection.settings.stream_window_bytes and not self.ended and not self.done:
+            self.receive_window += self._credit
+            self.connection.outlet.put(window_update(self.id, self._credit))
+            self.connection.flush_soon()
+            self._credit = 0
+
+    # Replying.
+
+    @property
+    def metadata(self) -> Any:
+        return self.head.metadata
+
+    def send(self, buffers: Sequence[Buffer], size: int) -> None:
+        """Replies one of several messages. Never blocks: what cannot leave waits in `unsent`."""
+        if self.done or self._is_unsendable(size):
+            return
+        head = b"" if self.head_sent else headers_frame(self.id, block.INITIAL, end=False)
+        self.head_sent = True
+        self.connection.outlet.put_message(self, head, buffers, size, b"")
+        self.connection.flush_soon()
+
+    def reply(self, buffers: Sequence[Buffer], size: int) -> None:
+        """Replies the only message and ends the call well."""
+        if self.done or self._is_unsendable(size):
+            return
+        self.trailers = self._ending(headers_frame(self.id, block.TRAILERS_OK, end=True))
+        head = headers_frame(self.id, block.INITIAL, end=False)
+        self.head_sent = True
+        self.connection.outlet.put_message(self, head, buffers, size, self.trailers)
+        self.connection.flush_soon()
+
+    def finish(self, status: int = block.OK, text: str = "") -> None:
+        """Ends the call. Messages already sent leave first, unless the status is an error."""
+        if self.done or self.trailers:
+            return
+        ending = block.trailers(status, text[:_MESSAGE_TEXT_MAX]) if status else block.TRAILERS_OK
+        if not self.head_sent:
+            ending = block.INITIAL + ending
+        self.trailers = self._ending(headers_frame(self.id, ending, end=True))
+        if status:
+            self.unsent.clear()
+            self.unsent_bytes = 0
+        if not self.unsent:
+            self.connection.outlet.put(self.trailers)
+            self.sent_all()
+        self.connection.flush_soon()
+
+    def _ending(self, trailers: bytes) -> bytes:
+        """The peer is told to stop sending if it has not."""
+        return trailers if self.ended else trailers + rst_stream(self.id, ErrorCode.NO_ERROR)
+
+    def _is_unsendable(self, size: int) -> bool:
+        limit = self.connection.settings.send_bytes_max
+        if size > limit:
+            self.finish(
+                _INVALID_ARGUMENT, f"Response has byte size {size} which exceeds gRPC's byte size limit {limit}."
+            )
+        return size > limit
+
+    def sent_all(self) -> None:
+        """For the outlet: nothing is unsent any more."""
+        if self.trailers:
+            self.done = True
+            self.connection.forget(self)
+        elif self.on_output is not None:
+            self.on_output()
+
+    def abandon(self) -> None:
+        """The peer is not interested any more, or gone."""
+        if self.done:
+            return
+        self.done = True
+        self.unsent.clear()
+        self.unsent_bytes = 0
+        self._assembly = None
+        self.connection.forget(self)
+        if self.on_abandoned is not None:
+            on_abandoned, self.on_abandoned = self.on_abandoned, None
+            on_abandoned()

@@ -1,0 +1,184 @@
+"""How bytes leave a connection: framing of messages, flow control, fairness between streams, and the socket.
+
+    Call.reply ──small, windows open──▶ queue ──flush──▶ socket
+        └──large, or windows shut──▶ the call's own `unsent` ──one DATA frame a turn, round robin──▶ queue
+
+Nothing here blocks. What the kernel does not take waits in the queue for the listener's `on_writable`; what the windows
+do not allow waits with its call. Messages are not copied, except small ones into one buffer with their frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from .constants import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PEER_FRAME_BYTES_MIN,
+    WINDOW_DEFAULT,
+    frame,
+    frame_head,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from ...schema.tensor import Buffer
+    from .call import Call
+
+_JOIN_BYTES_MAX = 16_384
+"""Up to here one copy and one `send` cost less than a `sendmsg` of the parts."""
+_TURN_BYTES = 262_144
+"""The most that one stream sends before the next has its turn."""
+_QUEUE_BYTES = 1_048_576
+"""Streams are moved to the queue until it holds this much."""
+_PARTS_MAX = 128
+"""Buffers given to one `sendmsg`."""
+
+
+class Outlet:
+    """The sending side of one connection. `flush` raises OSError when the peer is gone."""
+
+    __slots__ = (
+        "_queue",
+        "_sock",
+        "_waiting",
+        "acks",
+        "peer_frame_bytes",
+        "peer_window_bytes",
+        "queued_bytes",
+        "sent_bytes",
+        "window",
+    )
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._queue: deque[Buffer] = deque()
+        self._waiting: deque[Call] = deque()
+        """Calls with unsent bytes, in the order of their next turn."""
+        self.queued_bytes = 0
+        self.sent_bytes = 0
+        """Since the connection began; the listener sees progress by it."""
+        self.acks = 0
+        """Acknowledgements in the queue."""
+        self.window = WINDOW_DEFAULT
+        """What the peer lets us send on all streams together."""
+        self.peer_window_bytes = WINDOW_DEFAULT
+        """The window that new streams start with."""
+        self.peer_frame_bytes = PEER_FRAME_BYTES_MIN
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits, neither for the kernel nor for a window."""
+        return not self._queue and not self._waiting
+
+    def put(self, data: Buffer) -> None:
+        """Queues bytes that flow control does not count."""
+        self._queue.append(data)
+        self.queued_bytes += len(data)
+
+    def put_message(self, call: Call, head: bytes, buffers: Sequence[Buffer], size: int, trailers: bytes) -> None:
+        """Queues one message of `size` bytes, after the frame `head` and before the frames `trailers` (empty: none)."""
+        total = size + 5
+        if (
+            total <= _JOIN_BYTES_MAX
+            and total <= call.window
+            and total <= self.window
+            and total <= self.peer_frame_bytes
+            and not call.unsent
+        ):
+            self.window -= total
+            call.window -= total
+            prefix = frame_head(total, DATA, 0, call.id) + b"\0" + size.to_bytes(4, "big")
+            self.put(b"".join((head, prefix, *buffers, trailers)))
+            if trailers:
+                call.sent_all()
+            return
+        if head:
+            self.put(head)
+        if not call.unsent and not call.is_waiting:
+            call.is_waiting = True
+            self._waiting.append(call)
+        call.unsent.append(memoryview(b"\0" + size.to_bytes(4, "big")))
+        call.unsent.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+        call.unsent_bytes += total
+        call.trailers = trailers
+
+    def reopen(self, call: Call) -> None:
+        """The call's window grew: give it turns again."""
+        if call.unsent and not call.is_waiting:
+            call.is_waiting = True
+            self._waiting.append(call)
+
+    def flush(self) -> bool:
+        """Sends what the kernel takes now. False when it would take no more and something is left in the queue."""
+        queue = self._queue
+        while True:
+            if self._waiting and self.queued_bytes < _QUEUE_BYTES:
+                self._take_turns()
+            if not queue:
+                self.acks = 0
+                return True
+            try:
+                if len(queue) == 1:
+                    sent = self._sock.send(queue[0])
+                elif self.queued_bytes <= _JOIN_BYTES_MAX:
+                    joined = b"".join(queue)
+                    queue.clear()
+                    queue.append(joined)
+                    sent = self._sock.send(joined)
+                else:
+                    sent = self._sock.sendmsg(list(islice(queue, _PARTS_MAX)))
+            except BlockingIOError:
+                return False
+            self.sent_bytes += sent
+            self.queued_bytes -= sent
+            while sent:
+                first = queue[0]
+                if sent < len(first):
+                    queue[0] = memoryview(first)[sent:]
+                    break
+                sent -= len(first)
+                queue.popleft()
+
+    def _take_turns(self) -> None:
+        """Moves DATA frames of waiting calls to the queue, one frame a turn, as far as the windows allow."""
+        waiting = self._waiting
+        while waiting and self.window > 0 and self.queued_bytes < _QUEUE_BYTES:
+            call = waiting.popleft()
+            size = min(call.unsent_bytes, call.window, self.window, self.peer_frame_bytes, _TURN_BYTES)
+            if size <= 0 or call.done:
+                call.is_waiting = False
+                continue
+            self.window -= size
+            call.window -= size
+            call.unsent_bytes -= size
+            self.put(frame_head(size, DATA, 0, call.id))
+            self.queued_bytes += size
+            unsent = call.unsent
+            while size:
+                part = unsent[0]
+                if len(part) > size:
+                    self._queue.append(part[:size])
+                    unsent[0] = part[size:]
+                    break
+                size -= len(part)
+                self._queue.append(unsent.popleft())
+            if call.unsent:
+                waiting.append(call)
+                continue
+            call.is_waiting = False
+            if call.trailers:
+                self.put(call.trailers)
+            call.sent_all()
+
+
+def headers_frame(stream_id: int, block: bytes, *, end: bool) -> bytes:
+    """A header block as one frame. Ours are far below the smallest frame limit, except error texts, which are cut
+    before they come here."""
+    return frame(HEADERS, END_HEADERS | END_STREAM if end else END_HEADERS, stream_id, block)

@@ -1,0 +1,49 @@
+"""Header blocks of replies. They use no dynamic table, so each is a constant or a function of its text alone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from grpclib.metadata import encode_grpc_message
+
+OK = 0
+
+
+def _integer(value: int, prefix_bits: int, pattern: int) -> bytes:
+    """HPACK's integer with a prefix of `prefix_bits` under `pattern`."""
+    limit = (1 << prefix_bits) - 1
+    if value < limit:
+        return bytes((pattern | value,))
+    out = bytearray((pattern | limit,))
+    value -= limit
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field that never enters the peer's table."""
+    if name == ":status":
+        return b"\x88" if value == "200" else b"\x08\x03" + value.encode()
+    key, text = name.encode(), value.encode()
+    return b"\x00" + _integer(len(key), 7, 0) + key + _integer(len(text), 7, 0) + text
+
+
+INITIAL = literal(":status", "200") + literal("content-type", "application/grpc")
+TRAILERS_OK = literal("grpc-status", "0")
+
+
+@lru_cache(maxsize=256)
+def trailers(status: int, message: str) -> bytes:
+    block = literal("grpc-status", str(status))
+    return block + literal("grpc-message", encode_grpc_message(message)) if message else block
+
+
+def refusal(status: int, message: str = "", *, http_status: int = 200, accept_encoding: bool = False) -> bytes:
+    """A whole reply without a message."""
+    block = literal(":status", str(http_status)) + literal("content-type", "application/grpc")
+    if accept_encoding:
+        block += literal("grpc-accept-encoding", "identity,deflate,gzip")
+    return block + trailers(status, message)

@@ -1,0 +1,208 @@
+"""The gRPC listener: one task and one nested epoll for all connections, one task that looks after stalls.
+
+    nursery ─┬─ listen   accepts, reads, parses, submits; replies leave from the engine's callbacks
+             ├─ flush    sends what callbacks queued on connections that still have calls, once per scheduler pass
+             ├─ sweep    every `_SWEEP_S`: handshakes, stalls, keepalive, ages
+             └─ one task per management call and per ModelStreamInfer call
+
+A connection is a state machine without a task (connection.py), so a unary inference call costs no task switch here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .connection import Connection, State
+from .sweep import sweep_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from .call import Method
+    from .settings import GrpcSettings
+
+_logger = logging.getLogger("despina.grpc")
+
+_SWEEP_S = 0.5
+_ACCEPT_PAUSE_S = 0.2
+"""Out of file descriptors: how long new connections wait in the kernel before the next attempt."""
+_ACCEPTS_PER_PASS = 64
+_EVENTS_PER_PASS = 64
+_CONNECTION_ERRORS = {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EPERM, errno.EINTR}
+
+
+class GrpcServer:
+    """A running listener. Everything on the trio thread."""
+
+    def __init__(self, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
+        self.methods = methods
+        self.settings = settings
+        self.now = 0.0
+        self.connections: dict[int, Connection] = {}
+        self._listeners: dict[int, socket.socket] = {}
+        self._epoll = select.epoll()
+        self._events: dict[int, int] = {}
+        """What each connection's descriptor is watched for."""
+        self._accept_again_at = 0.0
+        self._dirty: deque[Connection] = deque()
+        self._flusher: trio.lowlevel.Task | None = None
+        """The flush task while it is parked."""
+        self._gone = trio.Event()
+        """Set, and replaced, when a connection ends."""
+        self._nursery: trio.Nursery | None = None
+
+    async def run(
+        self,
+        sockets: list[socket.socket],
+        *,
+        task_status: trio.TaskStatus[GrpcServer] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serves until cancelled, or until `drain` is through. Owns the listening sockets from now on."""
+        self.now = trio.current_time()
+        try:
+            for listener in sockets:
+                listener.setblocking(False)
+                self._listeners[listener.fileno()] = listener
+                self._epoll.register(listener.fileno(), select.EPOLLIN)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._sweep)
+                nursery.start_soon(self._flush)
+                task_status.started(self)
+                await self._listen()
+        finally:
+            self.stop_accepting()
+            for connection in list(self.connections.values()):
+                connection.close()
+            self._epoll.close()
+
+    def stop_accepting(self) -> None:
+        """Closes the listening sockets; calls and connections go on. Idempotent."""
+        for fd, listener in self._listeners.items():
+            if not self._epoll.closed and not self._accept_again_at:
+                self._epoll.unregister(fd)
+            listener.close()
+        self._listeners.clear()
+
+    async def drain(self, deadline: float = float("inf")) -> None:
+        """Stops accepting, asks every peer to leave, and returns when all calls are answered and all connections are
+        closed. At `deadline` (trio's clock) the rest is cut off. Idle connections do not delay it."""
+        self.stop_accepting()
+        self.now = trio.current_time()
+        for connection in list(self.connections.values()):
+            connection.go_away()
+        with trio.CancelScope(deadline=deadline):
+            while self.connections:
+                await self._gone.wait()
+        for connection in list(self.connections.values()):
+            connection.close()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    # For connections.
+
+    def watch(self, connection: Connection, *, readable: bool, writable: bool) -> None:
+        events = (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0)
+        if self._events.get(connection.fd) != events:
+            self._events[connection.fd] = events
+            self._epoll.modify(connection.fd, events)
+
+    def remove(self, connection: Connection) -> None:
+        """The connection has ended; its socket is about to be closed."""
+        del self.connections[connection.fd]
+        del self._events[connection.fd]
+        if not self._epoll.closed:
+            self._epoll.unregister(connection.fd)
+        self._gone.set()
+        self._gone = trio.Event()
+
+    def flush_later(self, connection: Connection) -> None:
+        self._dirty.append(connection)
+        if self._flusher is not None:
+            task, self._flusher = self._flusher, None
+            trio.lowlevel.reschedule(task)
+
+    def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        assert self._nursery is not None, "calls come while the server runs"
+        self._nursery.start_soon(function, *arguments)
+
+    async def in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+
+    # Tasks.
+
+    async def _listen(self) -> None:
+        poll = self._epoll.poll
+        epoll_fd = self._epoll.fileno()
+        connections = self.connections
+        while True:
+            await trio.lowlevel.wait_readable(epoll_fd)
+            self.now = trio.current_time()
+            for fd, events in poll(0, _EVENTS_PER_PASS):
+                connection = connections.get(fd)
+                if connection is None:
+                    if fd in self._listeners:
+                        self._accept(self._listeners[fd])
+                    continue
+                if events & select.EPOLLOUT:
+                    connection.now = self.now
+                    connection.flush()
+                if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
+                    connection.on_readable()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_PASS):
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _CONNECTION_ERRORS:
+                    continue
+                _logger.warning("cannot accept connections: %s; trying again in %s s", error, _ACCEPT_PAUSE_S)
+                for fd in self._listeners:
+                    self._epoll.unregister(fd)
+                self._accept_again_at = self.now + _ACCEPT_PAUSE_S
+                return
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(self, sock)
+            self.connections[connection.fd] = connection
+            self._events[connection.fd] = select.EPOLLIN
+            self._epoll.register(connection.fd, select.EPOLLIN)
+            connection.corked = False
+            connection.flush()
+
+    async def _flush(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._flusher = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            self._flusher = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+            while self._dirty:
+                self._dirty.popleft().flush()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_ACCEPT_PAUSE_S if self._accept_again_at else _SWEEP_S)
+            self.now = now = trio.current_time()
+            if self._accept_again_at and now >= self._accept_again_at:
+                self._accept_again_at = 0.0
+                for fd in self._listeners:
+                    self._epoll.register(fd, select.EPOLLIN)
+            for connection in list(self.connections.values()):
+                try:
+                    sweep_connection(connection, now)
+                except Exception:
+                    _logger.exception("a connection failed its inspection")
+                    connection.close()

@@ -1,0 +1,158 @@
+"""Every RPC but the two inference ones: what the engine knows, in the protocol's messages.
+
+The classes implement the generated services, so any server of grpclib handlers could run them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from ...schema.fault import Fault, InvalidArgument, Unsupported
+from ...schema.version import parse_version
+from ...schema.wire.generated import inference as pb
+from ...schema.wire.generated.grpc.health import v1 as health
+from .stream_infer import StreamInfer
+from .tasks import methods_of
+from .unary_infer import UnaryInfer
+
+if TYPE_CHECKING:
+    from .call import Method
+
+_PREFIX = "/inference.GRPCInferenceService/"
+
+
+def open_methods(engine: Any) -> dict[str, Method]:
+    """Path -> method of everything that the port serves."""
+    methods: dict[str, Method] = {}
+    methods.update(methods_of(InferenceService(engine)))
+    methods.update(methods_of(HealthService(engine)))
+    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine)
+    methods[_PREFIX + "ModelStreamInfer"] = StreamInfer(engine)
+    return methods
+
+
+def _refuse_repository(name: str) -> None:
+    if name:
+        raise Unsupported("'repository_name' specification is not supported")
+
+
+class InferenceService(pb.GrpcInferenceServiceBase):
+    """The management RPCs. Each raises the Fault that the client gets."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def server_live(self, message: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=self._engine.is_live())
+
+    async def server_ready(self, message: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._engine.is_ready())
+
+    async def model_ready(self, message: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        version = parse_version(message.version)
+        return pb.ModelReadyResponse(ready=self._engine.is_model_ready(message.name, version))
+
+    async def server_metadata(self, message: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        metadata: pb.ServerMetadataResponse = self._engine.metadata()
+        return metadata
+
+    async def model_metadata(self, message: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        metadata: pb.ModelMetadataResponse = self._engine.model_metadata(message.name, parse_version(message.version))
+        return metadata
+
+    async def model_config(self, message: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        model = self._engine.model(message.name, parse_version(message.version))
+        return pb.ModelConfigResponse(config=model.config)
+
+    async def model_statistics(self, message: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        version = parse_version(message.version)
+        return pb.ModelStatisticsResponse(model_stats=self._engine.statistics(message.name, version))
+
+    async def repository_index(self, message: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        _refuse_repository(message.repository_name)
+        return pb.RepositoryIndexResponse(models=self._engine.index(message.ready))
+
+    async def repository_model_load(self, message: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        _refuse_repository(message.repository_name)
+        config: str | None = None
+        files: dict[str, bytes] = {}
+        for key, value in message.parameters.items():
+            if key == "config":
+                if value.string_param is None:
+                    raise InvalidArgument("invalid value type for load parameter 'config', expected string_param.")
+                config = value.string_param
+            elif key.startswith("file:"):
+                if value.bytes_param is None:
+                    raise InvalidArgument(f"invalid value type for load parameter '{key}', expected bytes_param.")
+                files[key.removeprefix("file:")] = bytes(value.bytes_param)
+            else:
+                raise InvalidArgument(f"unrecognized load parameter '{key}'.")
+        await self._engine.load(message.model_name, config=config, files=files or None)
+        return pb.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(
+        self, message: pb.RepositoryModelUnloadRequest
+    ) -> pb.RepositoryModelUnloadResponse:
+        _refuse_repository(message.repository_name)
+        unload_dependents = False
+        value = message.parameters.get("unload_dependents")
+        if value is not None:
+            if value.bool_param is None:
+                raise InvalidArgument("invalid value type for 'unload_dependents' parameter, expected bool_param.")
+            unload_dependents = value.bool_param
+        await self._engine.unload(message.model_name, unload_dependents=unload_dependents)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def system_shared_memory_status(
+        self, message: pb.SystemSharedMemoryStatusRequest
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        raise Unsupported("system shared memory is not supported")
+
+    async def system_shared_memory_register(
+        self, message: pb.SystemSharedMemoryRegisterRequest
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        raise Unsupported("system shared memory is not supported")
+
+    async def system_shared_memory_unregister(
+        self, message: pb.SystemSharedMemoryUnregisterRequest
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        raise Unsupported("system shared memory is not supported")
+
+    async def cuda_shared_memory_status(
+        self, message: pb.CudaSharedMemoryStatusRequest
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        raise Unsupported("CUDA shared memory is not supported")
+
+    async def cuda_shared_memory_register(
+        self, message: pb.CudaSharedMemoryRegisterRequest
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        raise Unsupported("CUDA shared memory is not supported")
+
+    async def cuda_shared_memory_unregister(
+        self, message: pb.CudaSharedMemoryUnregisterRequest
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        raise Unsupported("CUDA shared memory is not supported")
+
+    async def trace_setting(self, message: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        raise Unsupported("tracing is not supported")
+
+    async def log_settings(self, message: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        raise Unsupported("log settings are not supported")
+
+
+class HealthService(health.HealthBase):
+    """`grpc.health.v1.Health`: the server's readiness, whatever service is asked for."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def check(self, message: health.HealthCheckRequest) -> health.HealthCheckResponse:
+        status = health.HealthCheckResponseServingStatus
+        try:
+            ready = self._engine.is_ready()
+        except Fault as fault:
+            raise GRPCError(Status(fault.grpc_status), fault.message) from fault
+        return health.HealthCheckResponse(status=status.SERVING if ready else status.NOT_SERVING)
