@@ -25,7 +25,7 @@ def backends_table(engine: Engine) -> str:
     rows = []
     for name, backend in sorted(engine.backends.loaded().items()):
         module = sys.modules.get(type(backend).__module__)
-        path = os.path.dirname(getattr(module, "__file__", None) or "")
+        path = os.path.dirname(os.path.realpath(getattr(module, "__file__", None) or ""))
         rows.append((name, path, _wrapped(backend.config_summary())))
     return box(("Backend", "Path", "Config"), rows)
 
