@@ -141,7 +141,8 @@ class Connection:
                 self.since = self._listener.now
             self._at = 0
             self._take_request()
-            self._watch_input()
+            if self.state == ANSWER:
+                self._watch_input()
         elif state == CHUNKS:
             self.since = self._listener.now
             self._feed_chunks(data, 0)
@@ -218,6 +219,8 @@ class Connection:
             if head is None:
                 if self._peer_ended:
                     self._finish(unread=False)
+                elif self.state == HEAD:
+                    self._watch((self.events & WRITE) | READ)
                 return
             self._head = head
             if head.length == CHUNKED:

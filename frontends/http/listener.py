@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import select
 import socket
 from collections import deque
@@ -65,9 +66,14 @@ class Listener:
         self._doors = {sock.fileno(): sock for sock in sockets}
         self._is_paused = False
         self._resumes: deque[Connection] = deque()
+        self._is_awake = False
+        """True during a pass of the loop."""
         self._emptied = trio.Event()
         self._trimmed_at = self.now
         self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Wakes the loop for what replies leave to do between two passes."""
+        self._epoll.register(self._bell, READ)
         for fd, sock in self._doors.items():
             sock.setblocking(False)
             self._epoll.register(fd, READ)
@@ -83,6 +89,7 @@ class Listener:
             for connection in list(self.connections.values()):
                 connection.close()
             self._epoll.close()
+            os.close(self._bell)
 
     async def _serve(self) -> None:
         epoll = self._epoll
@@ -95,14 +102,18 @@ class Listener:
             else:
                 await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
+            self._is_awake = True
             for fd, events in epoll.poll(0, _EVENTS_MAX):
                 connection = connections.get(fd)
                 if connection is not None:
                     connection.on_event(events)
                 elif fd in self._doors:
                     self._accept(self._doors[fd])
+                elif fd == self._bell:
+                    os.eventfd_read(fd)
             for _ in range(min(len(resumes), _RESUMES_MAX)):
                 resumes.popleft().resume()
+            self._is_awake = False
 
     async def _tick(self) -> None:
         settings = self.settings
@@ -204,6 +215,8 @@ class Listener:
 
     def resume_soon(self, connection: Connection) -> None:
         """Before the next wait, takes the connection's next request from what it has received."""
+        if not self._is_awake and not self._resumes:
+            os.eventfd_write(self._bell, 1)
         self._resumes.append(connection)
 
     def hand_over(self, connection: Connection, data: bytes) -> None:
