@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .datatype import BY_NAME
 from .fault import InvalidArgument, Unsupported
 from .json_tensor import encode_json_data
-from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members
+from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members, wrong_type
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 _INT64_MAX = 2**63 - 1
 _INVALID_DATATYPE = "<invalid>"
 """Stands for every datatype that the protocol does not know, as the engine's complaint spells it."""
+_NO_MEMBERS: dict[str, Any] = {}
+_PARSE_SHAPE = "Unable to parse 'shape': "
 _NOT_ONE_SOURCE = (
     "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
     "'shared_memory_region' in 'parameters'. But "
@@ -104,15 +105,16 @@ def read_head(
     inputs: dict[str, Tensor] = {}
     at = 0
     for entry in as_array(member(root, "inputs", "Unable to parse 'inputs': "), "Unable to parse 'inputs': "):
-        tensor, byte_size = _read_input(entry, head, inputs, json_byte_size_max)
-        if byte_size >= 0:
-            end = at + byte_size
-            if end > len(tail):
-                raise input_too_short(tensor.name, end - len(tail), model_name)
-            head.inputs.append((tensor.name, tensor.datatype, tuple(tensor.shape), byte_size))
-            tensor = Tensor(tensor.name, tensor.datatype, tensor.shape, tail[at:end])
-            at = end
-        inputs[tensor.name] = tensor
+        name, datatype, shape, data, byte_size = _read_input(entry, head, inputs, json_byte_size_max)
+        if data is not None:
+            inputs[name] = Tensor(name, datatype, shape, data)
+            continue
+        end = at + byte_size
+        if end > len(tail):
+            raise input_too_short(name, end - len(tail), model_name)
+        head.inputs.append((name, datatype, shape, byte_size))
+        inputs[name] = Tensor(name, datatype, shape, tail[at:end])
+        at = end
     if at != len(tail):
         raise surplus_bytes(model_name)
     _read_outputs(head, root.get("outputs", []), binary_default)
@@ -166,43 +168,42 @@ def _read_parameters(head: InferHead, value: Any) -> bool:
 
 def _read_input(
     entry: Any, head: InferHead, earlier: Mapping[str, Tensor], json_byte_size_max: int
-) -> tuple[Tensor, int]:
-    """One input, and the bytes that it takes from the tail: -1 when its elements were in the head."""
-    fields = entry if type(entry) is dict else {}
+) -> tuple[str, str, tuple[int, ...], bytes | None, int]:
+    """One input: name, datatype, shape, then its elements if the head has them, or the bytes that it takes of the
+    tail."""
+    fields = entry if type(entry) is dict else _NO_MEMBERS
     parameters = fields.get("parameters")
     if type(parameters) is not dict:
-        parameters = {}
-    sources = [name for name in ("data",) if name in fields]
-    sources += [name for name in ("binary_data_size", "shared_memory_region") if name in parameters]
-    if len(sources) != 1:
-        told = " ".join(["set", *(f"'{source}'" for source in sources)]) if sources else "no field is set"
-        raise InvalidArgument(_NOT_ONE_SOURCE + told)
+        parameters = _NO_MEMBERS
+    if ("data" in fields) + ("binary_data_size" in parameters) + ("shared_memory_region" in parameters) != 1:
+        sources = [f"'{source}'" for source in ("data",) if source in fields]
+        sources += [f"'{source}'" for source in ("binary_data_size", "shared_memory_region") if source in parameters]
+        raise InvalidArgument(_NOT_ONE_SOURCE + (f"set {' '.join(sources)}" if sources else "no field is set"))
 
     name = _string_member(fields, "name")
     datatype = _string_member(fields, "datatype")
-    shape = _read_shape(name, fields)
-    if name in earlier:
-        raise InvalidArgument(f"[request id: {head.id or '<id_unknown>'}] input '{name}' already exists in request")
-    known_datatype = datatype if datatype in BY_NAME else _INVALID_DATATYPE
-    if sources[0] == "binary_data_size":
-        byte_size = as_unsigned(parameters["binary_data_size"], "Unable to parse 'binary_data_size': ")
-        return Tensor(name, known_datatype, shape), byte_size
-    if sources[0] == "shared_memory_region":
-        _bind_shared_memory(_read_range(parameters))
-    head.has_data = True
-    memory = encode_json_data(name, datatype, math.prod(shape), fields["data"], json_byte_size_max)
-    return Tensor(name, known_datatype, shape, memory), -1
-
-
-def _read_shape(name: str, fields: dict[str, Any]) -> tuple[int, ...]:
-    prefix = "Unable to parse 'shape': "
-    shape = tuple([as_unsigned(size, prefix) for size in as_array(member(fields, "shape", prefix), prefix)])
-    if shape and (max(shape) > _INT64_MAX or math.prod(shape) > _INT64_MAX):
+    shape = as_array(fields.get("shape") or member(fields, "shape", _PARSE_SHAPE), _PARSE_SHAPE)
+    element_count = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise wrong_type("unsigned-integer", _PARSE_SHAPE)
+        element_count *= size
+    if element_count > _INT64_MAX or (shape and max(shape) > _INT64_MAX):
         raise InvalidArgument(
             f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}] causes total element count to "
             f"exceed maximum size of {_INT64_MAX}"
         )
-    return shape
+    if name in earlier:
+        raise InvalidArgument(f"[request id: {head.id or '<id_unknown>'}] input '{name}' already exists in request")
+    known_datatype = datatype if datatype in BY_NAME else _INVALID_DATATYPE
+    if "binary_data_size" in parameters:
+        byte_size = as_unsigned(parameters["binary_data_size"], "Unable to parse 'binary_data_size': ")
+        return name, known_datatype, tuple(shape), None, byte_size
+    if "shared_memory_region" in parameters:
+        _bind_shared_memory(_read_range(parameters))
+    head.has_data = True
+    data = encode_json_data(name, datatype, element_count, fields["data"], json_byte_size_max)
+    return name, known_datatype, tuple(shape), data, 0
 
 
 def _read_outputs(head: InferHead, value: Any, binary_default: bool) -> None:
@@ -223,7 +224,9 @@ def _read_outputs(head: InferHead, value: Any, binary_default: bool) -> None:
 
 def _read_form(parameters: dict[str, Any]) -> tuple[bool, int]:
     """Of one requested output: whether it is binary, and how many classes to rank."""
-    class_count = as_unsigned(parameters.get("classification", 0), "Unable to set 'classification': ")
+    class_count = 0
+    if "classification" in parameters:
+        class_count = as_unsigned(parameters["classification"], "Unable to set 'classification': ")
     if "shared_memory_region" not in parameters:
         return as_boolean(parameters.get("binary_data", False), "Unable to parse 'binary_data': "), class_count
     place = _read_range(parameters)

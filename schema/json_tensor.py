@@ -42,14 +42,15 @@ def encode_json_data(name: str, datatype: str, element_count: int, data: Any, by
             f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
         )
     _check_size(name, element_count * kind.byte_size, byte_size_max)
-    elements = _flatten(data)
+    elements, kinds = _flatten(data)
     if datatype == "BYTES":
-        return _encode_strings(name, elements, byte_size_max)
+        return _encode_strings(name, elements, kinds, byte_size_max)
     surplus = len(elements) > element_count
     if surplus:
         # The first fault in the order of the elements is the one to tell.
         elements = elements[:element_count]
-    wire = _encode_numbers(elements, kind.dtype)
+        kinds = set(map(type, elements))
+    wire = _encode_numbers(elements, kinds, kind.dtype)
     if surplus:
         raise MalformedRequest(_SHAPE_TOO_SMALL)
     if len(elements) < element_count:
@@ -70,20 +71,22 @@ def _check_size(name: str, byte_size: int, byte_size_max: int) -> None:
         raise too_large(f"JSON input '{name}'", byte_size, byte_size_max)
 
 
-def _flatten(data: list[Any]) -> list[Any]:
-    """The elements depth first. Levels that are lists throughout are peeled off whole."""
+def _flatten(data: list[Any]) -> tuple[list[Any], set[type]]:
+    """The elements depth first, and their types. Levels that are lists throughout are peeled off whole."""
     depth = 1
     while list in (kinds := set(map(type, data))):
         if len(kinds) > 1:
-            return _flatten_ragged(data, depth)
-        data = list(chain.from_iterable(data))
+            data = _flatten_ragged(data, depth)
+            return data, set(map(type, data))
+        data = data[0] if len(data) == 1 else list(chain.from_iterable(data))
         depth += 1
         if depth > DEPTH_MAX:
             raise depth_exceeded()
-    return data
+    return data, kinds
 
 
 def _flatten_ragged(data: list[Any], depth: int) -> list[Any]:
+    """The elements of a level where lists and others are mixed, itself `depth` deep."""
     elements: list[Any] = []
     levels = [iter(data)]
     while levels:
@@ -99,8 +102,7 @@ def _flatten_ragged(data: list[Any], depth: int) -> list[Any]:
     return elements
 
 
-def _encode_numbers(elements: list[Any], dtype: np.dtype[np.generic]) -> bytes:
-    kinds = set(map(type, elements))
+def _encode_numbers(elements: list[Any], kinds: set[type], dtype: np.dtype[np.generic]) -> bytes:
     if dtype.kind == "b":
         if kinds - {bool}:
             raise wrong_type("boolean", _PARSE_DATA)
@@ -109,19 +111,19 @@ def _encode_numbers(elements: list[Any], dtype: np.dtype[np.generic]) -> bytes:
         if kinds - {int, float}:
             raise wrong_type("double", _PARSE_DATA)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.array(elements, np.float64).astype(dtype).tobytes()
+            return np.fromiter(elements, np.float64, len(elements)).astype(dtype).tobytes()
     word = _INTEGER_WORD[dtype.kind]
     if kinds - {int} or (dtype.kind == "u" and elements and min(elements) < 0):
         raise wrong_type(word, _PARSE_DATA)
     try:
-        widest = np.array(elements, np.uint64 if dtype.kind == "u" else np.int64)
+        widest = np.fromiter(elements, np.uint64 if dtype.kind == "u" else np.int64, len(elements))
     except OverflowError:
         raise wrong_type(word, _PARSE_DATA) from None
     return widest.astype(dtype).tobytes()
 
 
-def _encode_strings(name: str, elements: list[Any], byte_size_max: int) -> bytes:
-    if set(map(type, elements)) - {str}:
+def _encode_strings(name: str, elements: list[Any], kinds: set[type], byte_size_max: int) -> bytes:
+    if kinds - {str}:
         raise wrong_type("string", "Unable to parse JSON bytes array: ")
     parts: list[bytes] = []
     for element in elements:

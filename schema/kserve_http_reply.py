@@ -148,12 +148,12 @@ def number_text(value: float) -> str:
 def _numbers(flat: np.ndarray) -> bytes:
     text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
     magnitude = np.abs(flat)
-    plain = (magnitude < 1e15) & ((magnitude >= 1e-4) | (magnitude == 0))
-    if plain.all():
-        return text
     # The encoder writes these in another notation, or as null.
+    differs = ~(magnitude < 1e16) | ((magnitude < 1e-5) & (magnitude >= 1e-6))
+    if not differs.any():
+        return text
     items = text.split(b",")
-    for place in np.flatnonzero(~plain):
+    for place in np.flatnonzero(differs):
         items[place] = number_text(float(flat[place])).encode()
     return b",".join(items)
 
