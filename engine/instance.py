@@ -25,14 +25,19 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..schema.fault import Fault, Internal, ModelFailure, ShuttingDown
+from .backend import Batch
+from .job import Job, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .backend import AsyncInstance, BackendInstance, BackendModel, Batch, InstanceContext
+    from .backend import AsyncInstance, BackendInstance, BackendModel, InstanceContext
     from .model import ModelVersion
 
 log = logging.getLogger("despina.engine.instance")
+
+LEARN_EVERY = 8
+"""Of the inline executions that skip the queue, which the placement policy is told of."""
 
 INLINE_SLICE_NS = 5_000_000
 """How long inline executions may hold the trio thread before everybody else gets a turn."""
@@ -70,6 +75,7 @@ class ThreadInstance:
         self._error: BaseException | None = None
         self._handover = threading.Lock()
         self._abandoned = False
+        self._learn_in = 0
 
     async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens the executor, reports started, serves until cancelled, closes. Raises what opening raised.
@@ -124,6 +130,22 @@ class ThreadInstance:
                 return False
             if batch.ended_ns > until:
                 return True
+
+    def execute_now(self, job: Job) -> None:
+        """Executes one job that never queued, here on the trio thread. For whoever claimed this instance."""
+        model = self.model
+        placement = model.placement
+        job.state = JobState.EXECUTING
+        batch = Batch([job], job.batch_size, "single")
+        self._execute(batch)
+        self.current = None
+        self._learn_in -= 1
+        if self._learn_in <= 0:
+            self._learn_in = LEARN_EVERY
+            placement.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+        model.finish(batch)
+        if not (placement.inline and model.mailbox.rest(self)):
+            model.start(self)
 
     def _abandon(self, waited_s: float) -> None:
         log.error("instance %s did not return within %g s: its thread is abandoned", self.context.name, waited_s)

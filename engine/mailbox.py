@@ -72,6 +72,19 @@ class Mailbox:
             self.live += 1
             return self.idle.pop() if self.idle else None
 
+    def claim(self) -> Instance | None:
+        """An idle instance for a job that need not queue, now the caller's; None while anything waits."""
+        with self.lock:
+            return self.idle.pop() if self.idle and not self.live else None
+
+    def rest(self, instance: Instance) -> bool:
+        """Puts a claimed instance back on the idle list. False, and it is still the caller's, if something waits."""
+        with self.lock:
+            if self.live:
+                return False
+            self.idle.append(instance)
+            return True
+
     def leave(self, job: Job, state: JobState) -> bool:
         """Takes a queued job out. False if it was no longer queued: somebody else has won."""
         with self.lock:

@@ -106,6 +106,8 @@ class ModelVersion:
         self._timers: list[tuple[float, int, Job | None]] = []
         self._timer_order = itertools.count()
         self._timer_scope: trio.CancelScope | None = None
+        self._direct = False
+        """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
         self._inline_ready: list[ThreadInstance] = []
         self._inline_running = False
         self._inline_task: trio.lowlevel.Task | None = None
@@ -130,6 +132,12 @@ class ModelVersion:
                         instance = self._instance(context)
                         self._instances.append(instance)
                         opening.start_soon(nursery.start, instance.run, close_timeout_s)
+                self._direct = (
+                    not self.mailbox.batching
+                    and self.mailbox.ordered is None
+                    and not self._policies
+                    and all(instance.movable for instance in self._instances)
+                )
                 nursery.start_soon(self._run_timers)
                 nursery.start_soon(self._run_inline)
                 self.accepting = True
@@ -182,6 +190,15 @@ class ModelVersion:
         self.admission.admit(job)
         job.received_ns = time.monotonic_ns()
         mailbox = self.mailbox
+        if self._direct and self.placement.inline and not deadline and not self._inline_running:
+            claimed = mailbox.claim()
+            if claimed is not None:
+                assert isinstance(claimed, ThreadInstance)
+                self.inflight += 1
+                self._inline_running = True
+                claimed.execute_now(job)
+                self._inline_running = False
+                return job
         if self._policies or deadline:
             self._stamp(job, deadline)
         instance = mailbox.put(job)
@@ -239,7 +256,8 @@ class ModelVersion:
         if ordered is None:
             for job in batch.jobs:
                 job.state = JobState.DONE
-                self._deliver(job)
+                if job.on_done is not None:
+                    self._deliver(job)
         else:
             for job in batch.jobs:
                 job.state = JobState.DONE
