@@ -1,0 +1,74 @@
+"""Sockets: bound early, listening late, conflicts named."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from despina.frontends.cli.listening import BadAddress, PortTaken, bind_door
+
+
+def test_port_zero_is_a_free_port_and_nobody_gets_in_before_listen():
+    """Goal: the place shows the real port; connecting fails until `listen`."""
+    door = bind_door("HTTP", "127.0.0.1", 0)
+    try:
+        host, _, port = door.place.rpartition(":")
+        assert (host, int(port) > 0) == ("127.0.0.1", True)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(port)), timeout=1)
+        door.listen()
+        socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
+    finally:
+        door.close()
+
+
+def test_taken_port_is_named():
+    """Goal: the protocol's words for a port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"^Socket '127.0.0.1:{port}' already in use $"):
+            bind_door("HTTP", "127.0.0.1", port)
+
+
+def test_two_servers_that_bind_at_the_same_time():
+    """Goal: the slower one learns of the quicker one when it listens."""
+    one = bind_door("HTTP", "127.0.0.1", 0)
+    try:
+        two = bind_door("HTTP", "127.0.0.1", one.sockets[0].getsockname()[1])
+        try:
+            one.listen()
+            with pytest.raises(PortTaken):
+                two.listen()
+        finally:
+            two.close()
+    finally:
+        one.close()
+
+
+def test_shared_port():
+    """Goal: with reuse both listen."""
+    one = bind_door("HTTP", "127.0.0.1", 0, reuse_port=True)
+    two = bind_door("HTTP", "127.0.0.1", one.sockets[0].getsockname()[1], reuse_port=True)
+    one.listen()
+    two.listen()
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("address", ["no.such.host.invalid", "203.0.113.7", "a" * 300])
+def test_bad_addresses(address):
+    """Goal: an address that is not this machine's, or none, is named."""
+    with pytest.raises(BadAddress):
+        bind_door("HTTP", address, 0)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("address", ["::1", "[::1]"])
+def test_ipv6(address):
+    """Goal: IPv6 with and without brackets; the place has them."""
+    try:
+        door = bind_door("HTTP", address, 0)
+    except BadAddress:
+        pytest.skip("this machine has no ::1")
+    assert door.place.startswith("[::1]:")
+    door.close()

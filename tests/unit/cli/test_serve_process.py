@@ -1,0 +1,280 @@
+"""`despina serve` as its users meet it: a process with options, ports, signals and an exit code."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import orjson
+import pytest
+
+MODEL = """
+import time
+import numpy
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            seconds = pb_utils.get_input_tensor_by_name(request, "SECONDS").as_numpy()
+            time.sleep(float(seconds.max()))
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("TWICE", seconds * 2)]))
+        return answers
+"""
+CONFIG = """
+backend: "python"
+max_batch_size: 64
+input [ { name: "SECONDS" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "TWICE" data_type: TYPE_FP32 dims: [ 1 ] } ]
+dynamic_batching { }
+"""
+COMMAND = [sys.executable, "-c", "from despina.frontends.cli import main; main()"]
+WAIT_S = 30
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    add_model(folder, "sleeper", MODEL)
+    return folder
+
+
+def add_model(folder, name, source):
+    (folder / name / "1").mkdir(parents=True)
+    (folder / name / "1" / "model.py").write_text(source)
+    (folder / name / "config.pbtxt").write_text(CONFIG)
+
+
+class Serving:
+    """A running `despina serve` on ports of its own. Output is collected as it comes."""
+
+    def __init__(self, *arguments, **environment):
+        self.lines = []
+        ports = [
+            "--http-port=0",
+            "--grpc-port=0",
+            "--metrics-port=0",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+        ]
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", *ports, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self.lines.append("(end)")
+            self._news.notify_all()
+
+    def wait_for(self, pattern):
+        """The first line that matches, as a match."""
+
+        def found():
+            return next((match for line in list(self.lines) if (match := re.search(pattern, line))), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() or "(end)" in self.lines, WAIT_S)
+            match = found()
+        assert match, f"no line matches {pattern!r}:\n" + "\n".join(self.lines)
+        return match
+
+    def port(self, service):
+        return int(self.wait_for(rf"Started {service} at 127\.0\.0\.1:(\d+)")[1])
+
+    def end(self):
+        """The exit code, and what the process said."""
+        code = self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        return code, "\n".join(self.lines)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join(WAIT_S)
+        self.process.stdout.close()
+
+
+def infer(port, seconds):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [seconds]}]}
+    connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
+    answer = connection.getresponse()
+    data = orjson.loads(answer.read())
+    connection.close()
+    return answer.status, data
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serves_and_drains(repository, number):
+    """Goal: start, answer, show the tables; on a signal 32 requests in flight are all answered, idle connections do not
+    hold it up, and it exits 0 in less than 2 s. Method: real process, real signal."""
+    with Serving(f"--model-repository={repository}") as server:
+        port = server.port("HTTPService")
+        metrics = server.port("Metrics Service")
+        idle = [socket.create_connection(("127.0.0.1", where)) for where in (port, metrics, server.port("GRPC.*"))]
+        answers = []
+        callers = [threading.Thread(target=lambda: answers.append(infer(port, 0.3))) for _ in range(32)]
+        for caller in callers:
+            caller.start()
+        deadline = time.monotonic() + WAIT_S
+        while "nv_inference_exec_count" not in (page := scrape(metrics)) or accepted(page) < 32:
+            assert time.monotonic() < deadline
+        asked = time.monotonic()
+        server.process.send_signal(number)
+        for caller in callers:
+            caller.join()
+        code, output = server.end()
+        took = time.monotonic() - asked
+        for connection in idle:
+            connection.close()
+    assert [status for status, _ in answers] == [200] * 32
+    assert all(data["outputs"][0]["data"] == pytest.approx([0.6]) for _, data in answers)
+    assert code == 0, output
+    assert took < 2.0
+    assert f"Signal ({number.value}) received." in output
+    order = re.findall(r"Started (\w+)", output)
+    assert order == ["GRPCInferenceService", "HTTPService", "Metrics"]
+    assert re.search(r"\| sleeper +\| 1 +\| READY +\|", output)
+    assert re.search(r"\| strict_readiness +\| true +\|", output)
+
+
+def scrape(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def accepted(page):
+    """How many requests the model has taken in, by its own counters: waiting, or executing, which are 32 in all less
+    those on their way."""
+    waiting = int(re.search(r'nv_inference_pending_request_count{model="sleeper",version="1"} (\d+)', page)[1])
+    done = int(re.search(r'nv_inference_request_success{model="sleeper",version="1"} (\d+)', page)[1])
+    return 32 if waiting + done >= 16 else 0
+
+
+def test_second_signal_ends_at_once(repository):
+    """Goal: whoever presses twice means it. Method: one request that sleeps for long."""
+    with Serving(f"--model-repository={repository}", "--allow-grpc=false", "--allow-metrics=false") as server:
+        port = server.port("HTTPService")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+        body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [60]}]}
+        connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
+        infer(port, 0)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("Waiting for in-flight")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end()[0] == 1
+        connection.close()
+
+
+def test_exit_timeout_is_kept(repository):
+    """Goal: work that outlasts --exit-timeout-secs does not hold the process; it says so and exits 1."""
+    options = ["--allow-grpc=false", "--allow-metrics=false", "--exit-timeout-secs=0.2"]
+    with Serving(f"--model-repository={repository}", *options) as server:
+        port = server.port("HTTPService")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+        body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [60]}]}
+        connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
+        time.sleep(0.2)  # until the model has it; if not, the test is only easier
+        asked = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        code, output = server.end()
+        connection.close()
+    assert code == 1
+    assert "Exit timeout expired" in output
+    assert time.monotonic() - asked < 5
+
+
+def test_failed_model_ends_the_start(tmp_path):
+    """Goal: with --exit-on-error (the default) exit 1 and the reason in the table; without it the rest is served."""
+    add_model(tmp_path, "broken", "raise RuntimeError('it is broken')")
+    with Serving(f"--model-repository={tmp_path}") as server:
+        code, output = server.end()
+    assert code == 1
+    assert "error: creating server: Internal - failed to load all models" in output
+    assert "it is broken" in output
+    with Serving(f"--model-repository={tmp_path}", "--exit-on-error=false", DESPINA_ALLOW_GRPC="off") as server:
+        port = server.port("HTTPService")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+        statuses = []
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        connection.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+    assert statuses == [200, 400]
+
+
+def test_taken_port(repository):
+    """Goal: a port in use is found before models load; the protocol's words; exit 1."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with Serving(f"--model-repository={repository}", f"--http-port={port}") as server:
+            code, output = server.end()
+    assert code == 1
+    assert output.splitlines()[0] == f"Socket '127.0.0.1:{port}' already in use "
+
+
+def run(*arguments):
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=WAIT_S)
+
+
+def test_mistakes_and_help():
+    """Goal: mistakes go to stderr after the usage, exit 1; help and version go to stdout, exit 0."""
+    done = run("serve", "--http-port=abc", "--nonsense")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Usage: despina serve")
+    assert 'Bad option: "--http-port".\nInvalid option value. Got abc' in done.stderr
+    assert "--nonsense" in done.stderr
+    assert run("--version").stdout.startswith("despina ")
+    done = run("serve", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run("sing").returncode == 1
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_infer_verb(repository, protocol):
+    """Goal: one request from the shell on either protocol, readable answers, clear errors with exit code 1."""
+    with Serving(f"--model-repository={repository}", "--allow-metrics=false") as server:
+        port = server.port("HTTPService" if protocol == "http" else "GRPC.*")
+        place = ["--protocol", protocol, "--url", f"127.0.0.1:{port}"]
+        done = run("infer", "sleeper", *place, "--input", "SECONDS=0.25")
+        assert (done.returncode, done.stdout) == (0, "TWICE: FP32 1x1\n  [[0.5]]\n")
+        done = run("infer", "sleeper", *place, "--input", "NOPE=1")
+        assert done.returncode == 1
+        assert "input 'NOPE' is unknown; the model's inputs are SECONDS (FP32 [-1, 1])" in done.stderr
+        done = run("infer", "nobody", *place, "--input", "SECONDS=1")
+        assert done.returncode == 1
+        assert "Request for unknown model: 'nobody' is not found" in done.stderr
+    done = run("infer", "sleeper", *place, "--input", "SECONDS=1")
+    assert done.returncode == 1
+    assert "cannot talk to" in done.stderr
