@@ -84,14 +84,22 @@ class Tensor:
                 items = decode_bytes(memory, self.name)
                 array = np.empty(len(items), dtype=object)
                 array[:] = items
+            elif len(memory) % kind.byte_size:
+                raise InvalidArgument(
+                    f"tensor '{self.name}': {len(memory)} bytes are no whole number of {self.datatype} elements"
+                )
             else:
                 array = np.frombuffer(memory, kind.dtype)
             expected = math.prod(self.shape)
-            if array.size != expected:
+            if array.size != expected or min(self.shape, default=0) < 0:
                 raise InvalidArgument(
                     f"tensor '{self.name}': shape {list(self.shape)} needs {expected} elements, got {array.size}"
                 )
-            self._array = array = array.reshape(self.shape)
+            try:
+                self._array = array = array.reshape(self.shape)
+            except (ValueError, OverflowError):
+                # No elements, but dimensions beyond what an array may have.
+                raise InvalidArgument(f"tensor '{self.name}': no array has the shape {list(self.shape)}") from None
         return array
 
     def __repr__(self) -> str:

@@ -7,7 +7,8 @@ import re
 from .fault import InvalidArgument
 from .inference import LATEST
 
-_LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]+)")
+# Leading zeros aside, more than 19 digits are no 64-bit number, and endless ones would take endless time.
+_LEADING_INTEGER = re.compile(r"\s*([+-]?)(?=[0-9])0*+([0-9]{0,19}+)(?![0-9])")
 
 
 def parse_version(text: str) -> int:
@@ -15,7 +16,7 @@ def parse_version(text: str) -> int:
     if not text:
         return LATEST
     found = _LEADING_INTEGER.match(text)
-    if found is None or not -(2**63) <= (version := int(found[1])) < 2**63:
+    if found is None or not -(2**63) <= (version := int(f"{found[1]}0{found[2]}")) < 2**63:
         raise InvalidArgument(
             f"failed to get model version from specified version string '{text}' (details: stol), "
             "version should be an integral value > 0"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TWO_ON_CPU = frozenset({"onnxruntime", "tensorflow"})
 """Backends whose CPU models run better as two instances than as one."""
-_LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]+)")
+_LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,9}+)(?![0-9])")
 
 
 def normalise_instance_groups(
