@@ -182,6 +182,10 @@ class Connection:
         if self.state == ANSWER:
             self._peer_ended = True
             self._probe()
+        elif self.state == HEAD and self._at < len(self._input):
+            self._peer_ended = True  # what it sent before is answered first
+            self._watch(self.events & WRITE)
+            self._listener.resume_soon(self)
         elif self._outlet.pending and self.state in (HEAD, LINGER):
             self._peer_ended = True
             self._finish(unread=False)  # it may still read the reply

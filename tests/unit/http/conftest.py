@@ -1,7 +1,6 @@
 """A scripted engine behind the HTTP door, and a raw client in front of it."""
 
 import socket
-from functools import partial
 
 import attrs
 import numpy as np
@@ -212,8 +211,9 @@ class Client:
 class Door:
     """A running HTTP server over a FakeEngine."""
 
-    def __init__(self, engine, server, port):
+    def __init__(self, engine, server, port, scope):
         self.engine = engine
+        self.scope = scope
         self.server = server
         self.port = port
         self.clients = []
@@ -245,9 +245,14 @@ async def open_door(nursery):
     async def start(**limits):
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         engine = FakeEngine()
-        serve = partial(serve_http, engine, HttpSettings(**limits), sockets=[sock])
-        server = await nursery.start(serve)
-        return Door(engine, server, sock.getsockname()[1])
+        port = sock.getsockname()[1]
+        scope = trio.CancelScope()
+
+        async def serve(task_status):
+            with scope:
+                await serve_http(engine, HttpSettings(**limits), sockets=[sock], task_status=task_status)
+
+        return Door(engine, await nursery.start(serve), port, scope)
 
     return start
 

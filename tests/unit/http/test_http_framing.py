@@ -147,7 +147,7 @@ async def test_chunk_extensions_and_trailers_are_skipped(door):
     assert (await client.reply()).status == 200
 
 
-async def test_a_mebibyte_in_chunks_of_one_byte(door, open_door):
+async def test_very_many_chunks_of_one_byte(door, open_door):
     """Refused at the protocol's limit; taken, in linear time, where the limit allows it."""
     one = b"1\r\n \r\n"
     head = b"POST /v2/repository/index HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -159,11 +159,11 @@ async def test_a_mebibyte_in_chunks_of_one_byte(door, open_door):
     assert reply.body == (
         b'{"error":"Chunked request body exceeds maximum of 65536 non-empty chunks. Send fewer or larger HTTP chunks."}'
     )
-    wide = await open_door(chunk_count_max=2**20)
+    wide = await open_door(chunk_count_max=2**18)
     client = await wide.connect()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.send, head + one * 2**20 + b"0\r\n\r\n")
+            nursery.start_soon(client.send, head + one * 2**18 + b"0\r\n\r\n")
             assert (await client.reply()).status == 500  # JSON of blanks
     assert b"document is empty" in (await client.ask(head + b"1\r\n \r\n0\r\n\r\n")).body
 

@@ -164,7 +164,7 @@ async def test_a_held_request_has_no_timeout_of_the_door(door, infer_bytes, auto
     model.is_held = True
     client = await door.connect()
     await client.send(infer_bytes())
-    await trio.sleep(100_000)
+    await trio.sleep(5_000)
     model.release()
     assert (await client.reply()).status == 200
 
@@ -257,7 +257,7 @@ async def test_drain_answers_what_is_in_flight(door, infer_bytes, autojump_clock
         nursery.start_soon(door.server.drain, trio.current_time() + 30)
         for client in idle:
             assert await client.ended() == b""
-        with pytest.raises(OSError, match="refused"):
+        with pytest.raises(OSError, match="failed"):
             await trio.open_tcp_stream("127.0.0.1", door.port)
         await trio.sleep(5)
         assert len(model.waiting) == 33
@@ -295,11 +295,11 @@ async def test_stop_accepting_serves_on(door):
     door.server.stop_accepting()
     door.server.stop_accepting()
     assert (await client.ask(GET)).status == 200
-    with pytest.raises(OSError, match="refused"):
+    with pytest.raises(OSError, match="failed"):
         await trio.open_tcp_stream("127.0.0.1", door.port)
 
 
-async def test_cancelling_the_server_cancels_its_requests(infer_bytes, open_door, nursery):
+async def test_cancelling_the_server_cancels_its_requests(infer_bytes, open_door):
     """The task is cancelled: connections are closed, jobs cancelled."""
     door = await open_door()
     model = door.engine.models["addsub"]
@@ -307,10 +307,9 @@ async def test_cancelling_the_server_cancels_its_requests(infer_bytes, open_door
     client = await door.connect()
     await client.send(infer_bytes())
     await door.until(lambda: model.waiting)
-    nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True):
-        while not model.cancelled:
-            await trio.sleep(0.001)
+    door.scope.cancel()
+    await door.until(lambda: model.cancelled)
+    assert await client.ended() == b""
 
 
 async def test_busy_clients_share_the_loop(door, infer_bytes):
