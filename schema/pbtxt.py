@@ -40,7 +40,7 @@ _FALSE = re.compile(r"false|False|f|0+|0[xX]0+")
 _DECIMAL = re.compile(r"-?\s*(?:0|[1-9][0-9]*)")
 _OCTAL = re.compile(r"-?\s*0[0-7]+")
 _HEXADECIMAL = re.compile(r"-?\s*0[xX][0-9A-Fa-f]+")
-_FLOAT = re.compile(r"-?\s*(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?[fF]?")
+_FLOAT = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?")
 _SPECIAL_FLOAT = re.compile(r"inf|infinity|nan", re.IGNORECASE)
 
 
@@ -311,7 +311,7 @@ class _Parser:
             text += self._token.text
         if _SPECIAL_FLOAT.fullmatch(text.removeprefix("-")):
             value = float(text)
-        elif _FLOAT.fullmatch(text) and any(map(str.isdigit, text)):
+        elif _FLOAT.fullmatch(text):
             value = float(text.rstrip("fF"))
         else:
             self._refuse(f"a number for '{field.name}'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..fault import InvalidArgument
 from ..message_type import enum_name
@@ -38,7 +38,7 @@ def validate_io(config: ModelConfig) -> None:
         _validate_batch_output(batch_output, config)
 
 
-def _refuse(config: ModelConfig, message: str) -> None:
+def _refuse(config: ModelConfig, message: str) -> NoReturn:
     raise InvalidArgument(f"{message} for {config.name}")
 
 

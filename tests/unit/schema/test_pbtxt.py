@@ -122,7 +122,9 @@ def test_nan():
     assert math.isnan(utilisation("NaN"))
 
 
-@pytest.mark.parametrize("text", ["0x1", "01", "01.5", "1e", "1.5ff", "inff", "x", '"1"', "-", "- ", "1.2.3", "--1"])
+@pytest.mark.parametrize(
+    "text", ["0x1", "01", "01.5", "1e", "1.5ff", "inff", "x", '"1"', "-", "- ", "1.2.3", "--1", "e3", ".", "f", "-f"]
+)
 def test_no_floats(text):
     """What looks like a number and is none."""
     assert any(
