@@ -20,7 +20,7 @@ def run(checkout: Path, *command: str) -> None:
 
 def test_lint_rules_hold(checkout):
     """Goal: no finding of the lint rules in pyproject.toml."""
-    run(checkout, sys.executable, "-m", "ruff", "check", "--quiet", ".")
+    run(checkout, sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", ".")
 
 
 def test_format_is_settled(checkout):
