@@ -32,7 +32,7 @@ Each verb has --help.
 Try it:
 
   despina serve --model-repository=examples/models
-  despina infer addsub --input INPUT0=1,2,3,4 --input INPUT1=1,1,1,1
+  despina infer file_type --input CONTENT=@photo.jpg
 """
 
 _INTRODUCTION = """\

@@ -27,8 +27,8 @@ values:
   NAME:2x3=...          any of them with the shape given
 
 examples:
-  despina infer addsub --input INPUT0=1,2,3,4 --input INPUT1=1,1,1,1
-  despina infer classifier --protocol grpc --url localhost:8001 --input DATA=@photo.jpg --output LABEL
+  despina infer file_type --input CONTENT=@photo.jpg
+  despina infer file_type --protocol grpc --url localhost:8001 --input CONTENT=@photo.jpg --output LABEL --json
 """
 
 
