@@ -29,6 +29,13 @@ class AsgiApplication:
     def __init__(self, handle: Callable[[HttpRequest], None], settings: HttpSettings) -> None:
         self._handle = handle
         self._settings = settings
+        self._active = 0
+        self._rested = trio.Event()
+
+    async def wait_rested(self) -> None:
+        """Returns when no request is being served."""
+        while self._active:
+            await self._rested.wait()
 
     async def __call__(
         self,
@@ -39,7 +46,14 @@ class AsgiApplication:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            self._active += 1
+            try:
+                await self._serve(scope, receive, send)
+            finally:
+                self._active -= 1
+                if not self._active:
+                    self._rested.set()
+                    self._rested = trio.Event()
 
     async def _serve(
         self,

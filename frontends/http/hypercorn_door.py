@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _REQUESTS_MAX = 2**31
 _STREAMS_MAX = 256
+_LAST_FRAME_SECONDS = 0.05
 
 
 class HypercornDoor:
@@ -35,6 +36,7 @@ class HypercornDoor:
         self._emptied = trio.Event()
         self._is_draining = False
         self._parts: tuple[Any, Any, Any] | None = None
+        self._preparing = trio.Lock()
 
     async def run(
         self, sockets: Sequence[socket.socket], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -67,7 +69,8 @@ class HypercornDoor:
             wrapper, config, context = await self._prepare()
             from hypercorn.trio.tcp_server import TCPServer
 
-            await TCPServer(wrapper, config, context, {}, _Resumed(stream, data))
+            resumed: Any = _Resumed(stream, data)
+            await TCPServer(wrapper, config, context, {}, resumed)
         finally:
             self._count -= 1
             if not self._count:
@@ -77,21 +80,29 @@ class HypercornDoor:
 
     async def _prepare(self) -> tuple[Any, Any, Any]:
         """hypercorn's own objects, the same for every connection. Imported when first needed, off the trio thread."""
-        if self._parts is None:
-            self._parts = await trio.to_thread.run_sync(_load_hypercorn, self._application, self._settings)
-        return self._parts
+        async with self._preparing:
+            if self._parts is None:
+                self._parts = await trio.to_thread.run_sync(_load_hypercorn, self._application, self._settings)
+            return self._parts
 
     def stop_accepting(self) -> None:
         self._accepting.cancel()
 
     async def drain(self, deadline: float) -> None:
-        """Ends idle connections, waits for the others until `deadline`, in seconds on trio's clock."""
+        """Waits for the requests in flight until `deadline`, in seconds on trio's clock, and then ends the connections.
+
+        In this order, because hypercorn, once told to terminate, closes an HTTP/2 connection after its last reply's
+        last byte and before the frame that says so; the pause lets that frame out.
+        """
         self.stop_accepting()
         self._is_draining = True
-        if self._parts is not None:
-            await self._parts[2].terminated.set()
-        if self._count:
-            with trio.move_on_at(deadline):
+        with trio.move_on_at(deadline):
+            await self._application.wait_rested()
+            if self._count:
+                await trio.sleep(_LAST_FRAME_SECONDS)
+            if self._parts is not None:
+                await self._parts[2].terminated.set()
+            if self._count:
                 await self._emptied.wait()
 
 

@@ -6,7 +6,6 @@ import attrs
 import numpy as np
 import pytest
 import trio
-
 from despina.engine.job import Job
 from despina.frontends.http import HttpSettings, serve_http
 from despina.schema.fault import InvalidArgument, NotFound, ShuttingDown
@@ -234,7 +233,7 @@ class Door:
     async def until(self, condition):
         """Waits until `condition()` holds."""
         with trio.fail_after(5):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 (the conditions are other code's state, without an event)
                 await trio.sleep(0.001)
 
 
@@ -276,13 +275,16 @@ def infer_bytes():
             b'"parameters":{"binary_data_output":true}}'
         ) % (rows, size, rows, size)
         body = head + a.tobytes() + a.tobytes()
-        return b"POST %b HTTP/%b\r\nHost: h\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n%b\r\n%b" % (
-            path,
-            version,
-            len(head),
-            len(body),
-            extra,
-            body,
+        return (
+            b"POST %b HTTP/%b\r\nHost: h\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n%b\r\n%b"
+            % (
+                path,
+                version,
+                len(head),
+                len(body),
+                extra,
+                body,
+            )
         )
 
     return build

@@ -18,7 +18,9 @@ def chunked_of(request, size):
 
 def body_of(size):
     """A raw identity request with `size` bytes."""
-    head = b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n"
+    )
     return head % size + bytes(range(256)) * (size // 256) + b"x" * (size % 256)
 
 
@@ -37,7 +39,9 @@ async def test_one_connection_serves_many_requests(door, infer_bytes):
     for rows in (1, 1, 2, 1, 3):
         reply = await client.ask(infer_bytes(rows=rows))
         assert reply.status == 200
-        assert int(reply.headers["content-length"]) - int(reply.headers["inference-header-content-length"]) == rows * 128
+        assert (
+            int(reply.headers["content-length"]) - int(reply.headers["inference-header-content-length"]) == rows * 128
+        )
         assert (await client.ask(GET)).status == 200
 
 

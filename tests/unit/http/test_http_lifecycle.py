@@ -86,7 +86,9 @@ async def test_a_client_that_left_is_noticed_behind_unread_bytes(open_door, infe
     await door.until(lambda: model.cancelled)
 
 
-@pytest.mark.parametrize("part", [b"GET /v2", b"POST /v2/models/addsub/infer HTTP/1.1\r\nContent-Length: 200000\r\n\r\nab"])
+@pytest.mark.parametrize(
+    "part", [b"GET /v2", b"POST /v2/models/addsub/infer HTTP/1.1\r\nContent-Length: 200000\r\n\r\nab"]
+)
 async def test_a_request_cut_short_leaves_nothing(door, part):
     """The stream ends within head or body: no answer is owed."""
     client = await door.connect()
@@ -174,7 +176,9 @@ async def test_a_client_that_reads_nothing_is_let_go(open_door, autojump_clock):
     door = await open_door(write_stall_timeout=30)
     client = await door.connect()
     size = 40_000_000
-    head = b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n"
+    )
     await client.send(head % size + b"x" * size)
     await trio.sleep(20)
     assert door.listener.connections
@@ -187,7 +191,9 @@ async def test_a_slow_reader_is_served(open_door, autojump_clock):
     door = await open_door(write_stall_timeout=30)
     client = await door.connect()
     size = 20_000_000
-    head = b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n"
+    )
     await client.send(head % size + b"x" * size)
     count = 0
     while count < size:
