@@ -173,6 +173,12 @@ class Door:
 async def open_door(nursery):
     """`await open_door(**settings)` serves a new fake engine."""
 
+    async def watch() -> None:
+        await trio.sleep(20)
+        pytest.fail("the test hangs")
+
+    nursery.start_soon(watch)
+
     async def opener(**settings: Any) -> Door:
         engine = FakeEngine()
         listener = socket.create_server(("127.0.0.1", 0))
