@@ -123,7 +123,7 @@ class Admission:
                     f"'{self.model_name}' expects '{rule.datatype}'"
                 )
             shape = tensor.shape
-            if (tuple(shape[1:]) if batched else tuple(shape)) != rule.dims:
+            if rows < 0 or not rule.fixed or (tuple(shape[1:]) if batched else tuple(shape)) != rule.dims:
                 self._check_shape(request, tensor, rule)
             if tensor.has_memory():
                 if rule.fixed and rule.element_bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -131,7 +131,8 @@ def open_engine(
     try:
         yield handle
     finally:
-        handle._token.run_sync_soon(closing[0])
+        with suppress(trio.RunFinishedError):  # the engine has ended by itself; `ended` says why
+            handle._token.run_sync_soon(closing[0])
         thread.join()
     if ended:
         raise _single(ended[0])

@@ -72,7 +72,7 @@ class ThreadInstance:
         self._executor: BackendInstance | None = None
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """True: look at the mailbox; False: stop."""
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._handover = threading.Lock()
         self._abandoned = False
         self._learn_in = 0
@@ -164,8 +164,8 @@ class ThreadInstance:
     def _thread(self, post: Callable[..., object], opened: Callable[[], None], closed: Callable[[], None]) -> None:
         try:
             self._open()
-        except BaseException as error:  # to be raised by run(), on the trio thread
-            self._error = error
+        except BaseException as error:  # to be raised by run(), on the trio thread, where SystemExit would end it all
+            self._error = error if isinstance(error, Exception) else as_fault(error)
         try:
             post(opened)
             if self._error is None:
@@ -268,7 +268,10 @@ class TaskInstance:
         finally:
             if self.current is not None:
                 model.disown(self.current, ShuttingDown("the model was unloaded while it executed"))
-            self._executor.close()
+            try:
+                self._executor.close()
+            except Exception:
+                log.exception("instance %s failed to close", self.context.name)
 
     def start(self) -> None:
         """Looks at the mailbox. For whoever took this instance off the idle list."""
@@ -279,13 +282,13 @@ class TaskInstance:
 
     async def _execute(self, batch: Batch) -> None:
         self.current = batch
-        error: Exception | None = None
+        error: BaseException | None = None
         clock = self.model.clock
         began = clock()
         batch.started_ns = time.monotonic_ns()
         try:
             await self._executor.execute_async(batch)
-        except Exception as caught:
+        except (Exception, SystemExit) as caught:  # a user model may call sys.exit; cancellation must pass
             error = caught
         batch.ended_ns = time.monotonic_ns()
         self.model.placement.learn(clock() - began)

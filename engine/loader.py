@@ -9,6 +9,7 @@ import trio
 from . import configuration, storage
 from .backend import ModelContext
 from .devices import find_gpus
+from .instance import as_fault
 from .model import ModelVersion
 from .warmup import Warmup
 
@@ -47,17 +48,19 @@ class Loader:
         settings = self._settings
         configuration.refuse_unbuilt(config)
         backend = self._backends.get(config.backend)
-        opened: BackendModel = backend.open_model(
-            ModelContext(
-                name=source.name,
-                version=version,
-                model_path=source.path,
-                version_path=path,
-                config=config,
-                auto_complete=not settings.disable_auto_complete_config,
-                backend_config=configuration.backend_settings(config.backend, settings),
-            )
+        context = ModelContext(
+            name=source.name,
+            version=version,
+            model_path=source.path,
+            version_path=path,
+            config=config,
+            auto_complete=not settings.disable_auto_complete_config,
+            backend_config=configuration.backend_settings(config.backend, settings),
         )
+        try:
+            opened: BackendModel = backend.open_model(context)
+        except SystemExit as error:  # a user model's; on the trio thread it would end the engine
+            raise as_fault(error) from error
         try:
             config = configuration.complete(config, opened.config, backend, self._gpus, settings)
             files = {output.name: output.label_filename for output in config.output if output.label_filename}

@@ -66,6 +66,7 @@ class Mailbox:
         level = self.levels[job.level]
         with self.lock:
             if (level.size_max and level.live >= level.size_max) or self.live >= self.size_max:
+                job.state = JobState.REJECTED  # its timers may be running already; they must find it over
                 raise QueueFull(f"{job.request.log_prefix()}Exceeds maximum queue size")
             level.jobs.append(job)
             level.live += 1
@@ -142,10 +143,14 @@ class Mailbox:
             if first is None:
                 self.idle.append(instance)
                 return None, late, 0.0
-            verdict = form(islice(self._waiting(), self.rule.rows_max + 1), self.rule, now - first.queued_at)
+            oldest = self._oldest(first)
+            due = oldest + self.rule.delay_s
+            # Compared as points in time: a difference may round to just below the delay when it has just passed.
+            age_s = self.rule.delay_s if now >= due else now - oldest
+            verdict = form(islice(self._waiting(), self.rule.rows_max + 1), self.rule, age_s)
             if verdict.count == 0:
                 self.idle.append(instance)
-                return None, late, now + verdict.wait_s
+                return None, late, due
             jobs: list[Job] = []
             rows = 0
             for _ in range(verdict.count):
@@ -175,6 +180,12 @@ class Mailbox:
             for job in chain(level.jobs, level.delayed):
                 if job.state is JobState.QUEUED:
                     yield job
+
+    def _oldest(self, first: Job) -> float:
+        """When the oldest job that the next batch could hold arrived: behind urgent ones it is not the first."""
+        if not self.rule.delay_s or (len(self.levels) == 1 and not self.levels[0].delayed):
+            return first.queued_at
+        return min(job.queued_at for job in islice(self._waiting(), self.rule.rows_max))
 
     def _pop(self, finish_at: float, late: list[Job]) -> Job | None:
         """The next job in serving order, still QUEUED but no longer in the queue."""

@@ -106,6 +106,8 @@ class ModelVersion:
         self._timers: list[tuple[float, int, Job | None]] = []
         self._timer_order = itertools.count()
         self._timer_scope: trio.CancelScope | None = None
+        self._wake_next = 0.0
+        """The next look at a waiting batch, 0 for none. One is enough: whoever looks asks for the one after."""
         self._direct = False
         """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
         self._inline_ready: list[ThreadInstance] = []
@@ -161,7 +163,8 @@ class ModelVersion:
         """
         self.accepting = False
         if self.inflight:
-            self._empty = trio.Event()
+            if self._empty is None:
+                self._empty = trio.Event()
             with trio.move_on_after(grace_s):
                 await self._empty.wait()
         self._stop.set()
@@ -252,6 +255,30 @@ class ModelVersion:
     def finish(self, batch: Batch) -> None:
         """Counts an executed batch and delivers its answers."""
         self.statistics.executed(batch)
+        self._done(batch)
+
+    def disown(self, batch: Batch, fault: Fault) -> None:
+        """Answers the jobs of a batch whose executor will not come back."""
+        for job in batch.jobs:
+            job.fault = job.fault or fault
+            self.statistics.failed(job, "BACKEND", time.monotonic_ns())
+        self._done(batch)
+
+    def give_up(self, jobs: list[Job]) -> None:
+        """Answers jobs that were found too late to meet their callers' deadlines."""
+        for job in jobs:
+            self._reject(job, DeadlineExceeded("Deadline Exceeded"))
+
+    def wake_at(self, when: float) -> None:
+        """Starts an idle instance at `when`, in seconds of the engine's clock."""
+        if not self._wake_next or when < self._wake_next:
+            self._wake_next = when
+            self._at(when, None)
+
+    # --- Ends of jobs
+
+    def _done(self, batch: Batch) -> None:
+        """Delivers the answers of a batch, or what may go out now where answers keep the order of requests."""
         ordered = self.mailbox.ordered
         if ordered is None:
             for job in batch.jobs:
@@ -264,26 +291,6 @@ class ModelVersion:
             while ordered and ordered[0].state is JobState.DONE:
                 self._deliver(ordered.popleft())
         self._out(len(batch.jobs))
-
-    def disown(self, batch: Batch, fault: Fault) -> None:
-        """Answers the jobs of a batch whose executor will not come back."""
-        for job in batch.jobs:
-            job.fault = job.fault or fault
-            job.state = JobState.DONE
-            self.statistics.failed(job, "BACKEND", time.monotonic_ns())
-            self._deliver(job)
-        self._out(len(batch.jobs))
-
-    def give_up(self, jobs: list[Job]) -> None:
-        """Answers jobs that were found too late to meet their callers' deadlines."""
-        for job in jobs:
-            self._reject(job, DeadlineExceeded("Deadline Exceeded"))
-
-    def wake_at(self, when: float) -> None:
-        """Starts an idle instance at `when`, in seconds of the engine's clock."""
-        self._at(when, None)
-
-    # --- Ends of jobs
 
     def _deliver(self, job: Job) -> None:
         on_done = job.on_done
@@ -338,6 +345,7 @@ class ModelVersion:
                 _, _, job = heapq.heappop(timers)
                 if job is None:
                     wake = True
+                    self._wake_next = 0.0
                 else:
                     self._expire(job, now)
             if wake and (instance := self.mailbox.wake()) is not None:

@@ -25,7 +25,7 @@ from .loader import Loader
 from .registry import UNLOADED, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from ..schema.wire.generated.inference import ModelConfig
@@ -49,7 +49,8 @@ class Command:
 
     model_name: str
     done: trio.Event = attrs.field(factory=trio.Event)
-    fault: Fault | None = None
+    fault: Fault | None = attrs.field(factory=lambda: ShuttingDown("Server not ready"))
+    """None once it has been carried out; until then, what its sender hears if the actor goes away."""
 
 
 @attrs.define(eq=False)
@@ -79,6 +80,8 @@ class Repository:
         self._send, self._receive = trio.open_memory_channel[Command](COMMANDS_MAX)
         self._locks: dict[str, tuple[trio.Lock, list[Command]]] = {}
         self._models: trio.Nursery | None = None
+        self._running: set[ModelVersion] = set()
+        """Every version that has opened and is not closed, also those that are on their way out."""
         self._accepting = True
 
     # --- For the engine and its callers
@@ -142,7 +145,7 @@ class Repository:
                 late.append(f"{model.name} version {model.version}")
 
         async with trio.open_nursery() as nursery:
-            for model in list(self._registry.serving()):
+            for model in list(self._running):
                 nursery.start_soon(drain, model)
         for entry in self._registry.models.values():
             for version in entry.versions.values():
@@ -150,6 +153,9 @@ class Repository:
                     version.move(State.UNLOADING)
                     version.move(State.UNAVAILABLE, UNLOADED)
             self._registry.refresh(entry.name)
+            source, entry.source = entry.source, None
+            if source is not None:
+                source.discard()
         if late:
             log.error("still busy after %g s: %s", self._settings.exit_timeout_secs, ", ".join(late))
             raise Internal("Exit timeout expired. Exiting immediately.")
@@ -185,6 +191,7 @@ class Repository:
                     self._unload(command.model_name)
                 else:
                     await self._poll()
+            command.fault = None
         except Fault as fault:
             command.fault = fault
         except Exception as error:
@@ -208,6 +215,7 @@ class Repository:
 
     async def _load(self, command: Load) -> None:
         name = command.model_name
+        source: ModelSource | None = None
         try:
             source = await trio.to_thread.run_sync(self._source, command)
             entry = self._registry.models.get(name)
@@ -226,11 +234,17 @@ class Repository:
         except (Fault, OSError) as error:
             text = error.message if isinstance(error, Fault) else str(error)
             log.error("Poll failed for model directory '%s': %s", name, text)
+            if source is not None:
+                source.discard()
             raise Internal(f"failed to load '{name}', failed to poll from model repository") from error
         if not available:
             source.discard()
             raise Internal(f"failed to load '{name}', no version is available")
-        chosen = storage.chosen_versions(name, available, config.version_policy)
+        try:
+            chosen = storage.chosen_versions(name, available, config.version_policy)
+        except InvalidArgument:
+            source.discard()
+            raise
         await self._load_versions(self._registry.entry(name), source, config, chosen)
 
     def _source(self, command: Load) -> ModelSource:
@@ -282,6 +296,7 @@ class Repository:
                 assert self._models is not None, "commands are served only while the actor runs"
                 began = trio.current_time()
                 await self._models.start(self._host, model)
+                self._running.add(model)
                 model.load_seconds += trio.current_time() - began
                 return model
             except Exception as error:
@@ -305,6 +320,8 @@ class Repository:
             if version.model is model:
                 version.move(State.UNAVAILABLE, fault.as_reason())
                 self._registry.refresh(model.name)
+        finally:
+            self._running.discard(model)
 
     async def _discard_load(
         self, entry: ModelEntry, source: ModelSource, opened: Mapping[int, ModelVersion], faults: Mapping[int, Fault]
@@ -334,8 +351,10 @@ class Repository:
         if not self._accepting:
             for model in opened.values():
                 self._models.start_soon(model.drain, 0)
+            source.discard()
             raise ShuttingDown("Server not ready")
-        retired = []
+        retired: list[ModelVersion] = []
+        gone: list[ModelVersion] = []
         for number, model in opened.items():
             version = entry.version(number)
             if version.state is State.READY:
@@ -348,13 +367,14 @@ class Repository:
         for number, version in entry.versions.items():
             if version.model is not None and number not in opened:
                 self._models.start_soon(self._retire, entry.name, version.model)
+                gone.append(version.model)
                 version.move(State.UNLOADING)
         replaced, entry.source = entry.source, source
         self._registry.refresh(entry.name)
         for old in retired:
             self._models.start_soon(old.drain, self._grace())
         if replaced is not None and replaced.temporary:
-            replaced.discard()
+            self._models.start_soon(self._discard, replaced, retired + gone)
 
     # --- Unloading
 
@@ -363,14 +383,16 @@ class Repository:
         if entry is None:
             return
         assert self._models is not None
+        gone = []
         for version in entry.versions.values():
             if version.model is not None:
                 self._models.start_soon(self._retire, name, version.model)
+                gone.append(version.model)
                 version.move(State.UNLOADING)
         source, entry.source = entry.source, None
         self._registry.refresh(name)
-        if source is not None:
-            source.discard()
+        if source is not None and source.temporary:
+            self._models.start_soon(self._discard, source, gone)
 
     async def _retire(self, name: str, model: ModelVersion) -> None:
         """Waits for what is in flight, closes, and says so in the index unless a new load has taken the place."""
@@ -379,6 +401,14 @@ class Repository:
         if version.state is State.UNLOADING:
             version.move(State.UNAVAILABLE, UNLOADED)
         log.info("successfully unloaded '%s' version %d", name, model.version)
+
+    async def _discard(self, source: ModelSource, models: Sequence[ModelVersion]) -> None:
+        """Removes uploaded files once the models that were made of them are closed."""
+        try:
+            for model in models:
+                await model.drain(self._grace())
+        finally:
+            source.discard()
 
     def _grace(self) -> float:
         """Unloading waits for what is in flight however long it takes: nobody is waiting for the place."""

@@ -40,12 +40,12 @@ class ModelSource:
     times_ns: Mapping[str, int]
     """Entry of the model's directory -> newest modification below it; empty when it could not be read."""
     temporary: bool = False
-    """The directory was made for this load from uploaded files, and goes with the model."""
+    """The directory and its parent were made by `upload` for this load, and go with the model."""
 
     def discard(self) -> None:
         """Removes a temporary directory; nothing otherwise."""
         if self.temporary:
-            shutil.rmtree(self.path, ignore_errors=True)
+            shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def model_names(repositories: Iterable[str]) -> dict[str, list[Path]]:

@@ -12,6 +12,7 @@ from ..schema.fault import InvalidArgument
 from ..schema.inference import InferenceRequest
 from ..schema.tensor import Tensor
 from .backend import Batch
+from .instance import answer_all
 from .job import Job
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ class Warmup:
                     job = Job(InferenceRequest(model.name, dict(inputs)), None)
                     job.model = model
                     jobs.append(job)
-                executor.execute(Batch(jobs, len(jobs), "warmup"))
+                batch = Batch(jobs, len(jobs), "warmup")
+                error: BaseException | None = None
+                try:
+                    executor.execute(batch)
+                except (Exception, SystemExit) as caught:
+                    error = caught
+                answer_all(batch, error)
                 faults = [job.fault.message for job in jobs if job.fault is not None]
                 if faults:
                     raise InvalidArgument(f"failed to run warmup sample '{name}': {'; '.join(faults)}; ")
