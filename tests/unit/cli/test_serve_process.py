@@ -23,12 +23,9 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        answers = []
-        for request in requests:
-            seconds = pb_utils.get_input_tensor_by_name(request, "SECONDS").as_numpy()
-            time.sleep(float(seconds.max()))
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("TWICE", seconds * 2)]))
-        return answers
+        inputs = [pb_utils.get_input_tensor_by_name(request, "SECONDS").as_numpy() for request in requests]
+        time.sleep(max(float(seconds.max()) for seconds in inputs))
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("TWICE", seconds * 2)]) for seconds in inputs]
 """
 CONFIG = """
 backend: "python"
@@ -118,10 +115,18 @@ class Serving:
         self.process.stdout.close()
 
 
-def infer(port, seconds):
+def send(port, seconds):
+    """A connection with one request on its way."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [seconds]}]}
     connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
+    return connection
+
+
+def infer(port, seconds, sent):
+    """Status and answer; `sent` is the barrier between all requests sent and the first answer read."""
+    connection = send(port, seconds)
+    sent.wait(WAIT_S)
     answer = connection.getresponse()
     data = orjson.loads(answer.read())
     connection.close()
@@ -137,12 +142,13 @@ def test_serves_and_drains(repository, number):
         metrics = server.port("Metrics Service")
         idle = [socket.create_connection(("127.0.0.1", where)) for where in (port, metrics, server.port("GRPC.*"))]
         answers = []
-        callers = [threading.Thread(target=lambda: answers.append(infer(port, 0.3))) for _ in range(32)]
+        sent = threading.Barrier(33)
+        callers = [threading.Thread(target=lambda: answers.append(infer(port, 0.3, sent))) for _ in range(32)]
         for caller in callers:
             caller.start()
-        deadline = time.monotonic() + WAIT_S
-        while "nv_inference_exec_count" not in (page := scrape(metrics)) or accepted(page) < 32:
-            assert time.monotonic() < deadline
+        sent.wait(WAIT_S)
+        for _ in range(2):  # the same loop reads both doors: what came before a scrape has been read after it
+            assert "nv_inference_pending_request_count" in scrape(metrics)
         asked = time.monotonic()
         server.process.send_signal(number)
         for caller in callers:
@@ -170,22 +176,21 @@ def scrape(port):
     return text
 
 
-def accepted(page):
-    """How many requests the model has taken in, by its own counters: waiting, or executing, which are 32 in all less
-    those on their way."""
-    waiting = int(re.search(r'nv_inference_pending_request_count{model="sleeper",version="1"} (\d+)', page)[1])
-    done = int(re.search(r'nv_inference_request_success{model="sleeper",version="1"} (\d+)', page)[1])
-    return 32 if waiting + done >= 16 else 0
+def wait_until_executing(port):
+    """The loop that answers these has read what was sent before, and the idle instance took it at once."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    for _ in range(2):
+        connection.request("GET", "/v2/models/sleeper/stats")
+        connection.getresponse().read()
+    connection.close()
 
 
 def test_second_signal_ends_at_once(repository):
     """Goal: whoever presses twice means it. Method: one request that sleeps for long."""
     with Serving(f"--model-repository={repository}", "--allow-grpc=false", "--allow-metrics=false") as server:
         port = server.port("HTTPService")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
-        body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [60]}]}
-        connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
-        infer(port, 0)
+        connection = send(port, 60)
+        wait_until_executing(port)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("Waiting for in-flight")
         server.process.send_signal(signal.SIGTERM)
@@ -198,10 +203,8 @@ def test_exit_timeout_is_kept(repository):
     options = ["--allow-grpc=false", "--allow-metrics=false", "--exit-timeout-secs=0.2"]
     with Serving(f"--model-repository={repository}", *options) as server:
         port = server.port("HTTPService")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
-        body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [60]}]}
-        connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
-        time.sleep(0.2)  # until the model has it; if not, the test is only easier
+        connection = send(port, 60)
+        wait_until_executing(port)
         asked = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         code, output = server.end()
