@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ...engine.engine import Engine
-from ...schema.fault import Fault
+from ...schema.fault import Fault, Internal, Unsupported
 from .banner import backends_table, models_table, options_table
 from .command_line import read_command_line
 from .help import USAGE, serve_help
@@ -87,6 +87,7 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
 async def _serve(settings: ServeSettings) -> int:
     """The server's whole life. Returns the exit code; raises what keeps it from starting."""
     with contextlib.ExitStack() as ports, trio.open_signal_receiver(*SIGNALS) as signals:
+        _check_repositories(settings.engine.model_repository)
         doors = _bind_doors(settings.doors, ports)
         engine = Engine(settings.engine)
         async with trio.open_nursery() as nursery:
@@ -99,6 +100,16 @@ async def _serve(settings: ServeSettings) -> int:
                 await _stop(engine, servers, stopping)
             nursery.cancel_scope.cancel()
     return stopping.exit_code
+
+
+def _check_repositories(paths: Sequence[str]) -> None:
+    for path in paths:
+        if "://" in path:
+            raise Unsupported(f"model repository {path}: only local directories can be served yet")
+        if not os.path.exists(path):
+            raise Internal(f"failed to stat file {path}")
+        if not os.path.isdir(path):
+            raise Internal(f"model repository {path} is not a directory")
 
 
 async def _load(engine: Engine, settings: ServeSettings, nursery: trio.Nursery, stopping: Stopping) -> bool:

@@ -262,6 +262,9 @@ def test_mistakes_and_help():
     done = run("serve", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert run("sing").returncode == 1
+    done = run("serve", "--model-repository=/no/such/place")
+    assert done.returncode == 1
+    assert done.stderr == "error: creating server: Internal - failed to stat file /no/such/place\n"
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
