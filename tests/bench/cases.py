@@ -1,0 +1,173 @@
+"""What the benchmark asks: named requests as prebuilt bytes for either protocol, and the check of an answer.
+
+A case knows its inputs and, for exact models, its outputs. A model that computes with floats is checked against the
+first answer, within a tolerance: batching may change the last bits.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import attrs
+import numpy as np
+
+DTYPES: dict[str, type] = {"INT32": np.int32, "FP32": np.float32}
+
+
+@attrs.define
+class Case:
+    """One kind of request. `outputs` holds None until the first answer of an inexact model is known."""
+
+    name: str
+    model: str
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray | None]
+
+    def check(self, got: dict[str, np.ndarray]) -> str | None:
+        """What is wrong with an answer, or None."""
+        if got.keys() != self.outputs.keys():
+            return f"{self.name}: outputs {sorted(got)}, expected {sorted(self.outputs)}"
+        for name, expected in self.outputs.items():
+            values = got[name]
+            if expected is None:
+                self.outputs[name] = values.copy()
+            elif values.shape != expected.shape or not np.allclose(values, expected, rtol=1e-3, atol=1e-4):
+                return f"{self.name}: output {name} is wrong"
+        return None
+
+
+def known_cases() -> dict[str, Case]:
+    """Every case by name; sizes are those of one tensor."""
+    random = np.random.default_rng(7)
+    left, right = (random.integers(0, 1000, (1, 16)).astype(np.int32) for _ in range(2))
+    rows = {"INPUT0": left, "INPUT1": right}
+    sums: dict[str, np.ndarray | None] = {"OUTPUT0": left + right, "OUTPUT1": left - right}
+    cases = [Case("ONNX add/sub", "onnx_addsub", rows, dict(sums)), Case("Python add/sub", "simple", rows, dict(sums))]
+    for label, size in (("1 KiB", 2**10), ("64 KiB", 2**16), ("1 MiB", 2**20), ("16 MiB", 2**24)):
+        values = random.standard_normal((1, size // 4)).astype(np.float32)
+        cases.append(Case(f"identity {label}", "identity_fp32", {"INPUT0": values}, {"OUTPUT0": values}))
+    row = random.standard_normal((1, 256)).astype(np.float32)
+    cases.append(Case("ONNX MLP, batching", "onnx_mlp", {"x": row}, {"y": None}))
+    image = random.standard_normal((1, 3, 224, 224)).astype(np.float32)
+    cases.append(Case("ONNX conv net", "onnx_conv", {"input": image}, {"output": None}))
+    return {case.name: case for case in cases}
+
+
+def datatype(values: np.ndarray) -> str:
+    """The protocol's name of an array's type."""
+    return next(name for name, dtype in DTYPES.items() if values.dtype == dtype)
+
+
+def http_request(case: Case, host: str) -> bytes:
+    """A whole HTTP request with binary tensors in and out."""
+    inputs = [
+        {
+            "name": name,
+            "shape": values.shape,
+            "datatype": datatype(values),
+            "parameters": {"binary_data_size": values.nbytes},
+        }
+        for name, values in case.inputs.items()
+    ]
+    outputs = [{"name": name, "parameters": {"binary_data": True}} for name in case.outputs]
+    head = json.dumps({"inputs": inputs, "outputs": outputs}, separators=(",", ":")).encode()
+    tail = b"".join(values.tobytes() for values in case.inputs.values())
+    return (
+        f"POST /v2/models/{case.model}/infer HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/octet-stream\r\n"
+        f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {len(head) + len(tail)}\r\n\r\n"
+    ).encode() + b"".join([head, tail])
+
+
+def read_http(head: bytes, body: memoryview) -> dict[str, np.ndarray]:
+    """The outputs of an HTTP answer. Raises ValueError if it is not one."""
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    end = int(headers[b"inference-header-content-length"])
+    found = {}
+    for output in json.loads(bytes(body[:end]))["outputs"]:
+        start, end = end, end + output["parameters"]["binary_data_size"]
+        found[output["name"]] = np.frombuffer(body[start:end], DTYPES[output["datatype"]]).reshape(output["shape"])
+    return found
+
+
+def grpc_message(case: Case) -> bytes:
+    """A ModelInferRequest with raw contents."""
+    parts = [delimited(1, case.model.encode())]
+    for name, values in case.inputs.items():
+        shape = b"".join(varint(dimension) for dimension in values.shape)
+        described = delimited(1, name.encode()) + delimited(2, datatype(values).encode()) + delimited(3, shape)
+        parts.append(delimited(5, described))
+    parts += [delimited(6, delimited(1, name.encode())) for name in case.outputs]
+    parts += [delimited(7, values.tobytes()) for values in case.inputs.values()]
+    return b"".join(parts)
+
+
+def read_grpc(message: memoryview) -> dict[str, np.ndarray]:
+    """The outputs of a ModelInferResponse."""
+    described: list[tuple[str, str, list[int]]] = []
+    contents: list[memoryview] = []
+    for number, value in fields(message):
+        if number == 5:
+            members = dict(fields(value))
+            dimensions = [dimension for dimension, _ in varints(members[3])]
+            described.append((bytes(members[1]).decode(), bytes(members[2]).decode(), dimensions))
+        elif number == 6:
+            contents.append(value)
+    pairs = zip(described, contents, strict=True)
+    return {name: np.frombuffer(raw, DTYPES[kind]).reshape(shape) for (name, kind, shape), raw in pairs}
+
+
+def fields(message: memoryview) -> list[tuple[int, Any]]:
+    """(number, value) of each field: a view for length-delimited ones, an int for varints."""
+    found, at = [], 0
+    while at < len(message):
+        tag, at = varint_at(message, at)
+        value, at = varint_at(message, at)
+        if tag & 7 == 2:
+            value, at = message[at : at + value], at + value
+        elif tag & 7 != 0:
+            raise ValueError(f"unexpected wire type {tag & 7}")
+        found.append((tag >> 3, value))
+    return found
+
+
+def varints(packed: memoryview) -> list[tuple[int, int]]:
+    """(value, end) of each number of a packed field."""
+    found, at = [], 0
+    while at < len(packed):
+        value, at = varint_at(packed, at)
+        found.append((value, at))
+    return found
+
+
+def varint_at(data: memoryview, at: int) -> tuple[int, int]:
+    """The number at an offset, and the offset behind it."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """A length-delimited field."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def grpc_framed(message: bytes) -> bytes:
+    """A message behind gRPC's five bytes: not compressed, and its length."""
+    return struct.pack(">?I", False, len(message)) + message

@@ -1,0 +1,222 @@
+"""The load generator's gRPC side: as much HTTP/2 as one unary call at a time on a connection needs.
+
+The connection forbids the server's header compression state (a table of size 0), so that a header block seen once can
+be recognised by its bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING
+
+import hpack
+
+from tests.bench.cases import Case, grpc_framed, grpc_message, read_grpc
+from tests.bench.load import Answers, WrongAnswer, connected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM = ACK = 1
+END_HEADERS = 4
+PRIORITY, PADDED = 0x20, 0x8
+WINDOW_MAX = 2**31 - 1
+READ_BYTES = 1 << 20
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def grpc_callers(case: Case, host: str, port: int, count: int) -> Sequence[GrpcCaller]:
+    """`count` connections that make the same call."""
+    message = grpc_framed(grpc_message(case))
+    answers = Answers(lambda _, body: case.check(read_grpc(body)))
+    blocks = Blocks()
+    return [GrpcCaller(host, port, message, answers, blocks) for _ in range(count)]
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """An HTTP/2 frame."""
+    return frame_head(len(payload), kind, flags, stream) + payload
+
+
+def frame_head(length: int, kind: int, flags: int, stream: int) -> bytes:
+    """The nine bytes before a payload of `length` bytes."""
+    return length.to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream)
+
+
+def request_block(authority: str) -> bytes:
+    """The request's headers, none of them indexed: the same bytes for every call."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": PATH,
+        ":authority": authority,
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "user-agent": "despina-bench",
+    }
+    return b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+
+
+class Blocks:
+    """Header blocks that are known to be good; shared by the callers of one run."""
+
+    def __init__(self) -> None:
+        self._good: set[bytes] = set()
+
+    def check(self, block: bytes) -> None:
+        """Raises WrongAnswer for a status that is not success, in the head or the trailers."""
+        if block in self._good:
+            return
+        decoder = hpack.Decoder()
+        headers = {str(name): str(value) for name, value in decoder.decode(block)}
+        if headers.get(":status", "200") != "200" or headers.get("grpc-status", "0") != "0":
+            raise WrongAnswer(str(headers))
+        if len(self._good) < 1000:
+            self._good.add(block)
+
+
+class GrpcCaller:
+    """One connection with one call under way."""
+
+    def __init__(self, host: str, port: int, message: bytes, answers: Answers, blocks: Blocks) -> None:
+        self.connection = connected(host, port)
+        self._message = memoryview(message)
+        self._answers = answers
+        self._blocks = blocks
+        self._head = request_block(f"{host}:{port}")
+        self._stream = -1
+        self._waiting: deque[memoryview] = deque()  # bytes to send
+        self._unsent = self._message[:0]  # of the message, not yet in frames
+        self._connection_window = self._stream_window = self._initial_window = 65535
+        self._frame_bytes_max = 16384
+        self._received = bytearray()  # the beginning of a frame
+        self._body = bytearray()
+        self._consumed = 0
+        settings = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, WINDOW_MAX) + struct.pack(">HI", 5, 2**24 - 1)
+        self._queue(PREFACE + frame(SETTINGS, 0, 0, settings))
+        self._queue(frame(WINDOW_UPDATE, 0, 0, (WINDOW_MAX - 65535).to_bytes(4, "big")))
+
+    def start(self) -> None:
+        self._stream += 2
+        self._body.clear()
+        self._stream_window = self._initial_window
+        self._unsent = self._message
+        self._queue(frame(HEADERS, END_HEADERS, self._stream, self._head))
+        self._frame_message()
+        self.writable()
+
+    def wants_to_write(self) -> bool:
+        return bool(self._waiting)
+
+    def writable(self) -> None:
+        try:
+            while self._waiting:
+                parts = [self._waiting[index] for index in range(min(len(self._waiting), 64))]
+                sent = (
+                    self.connection.send(b"".join(parts))
+                    if sum(map(len, parts)) < 4096
+                    else self.connection.sendmsg(parts)
+                )
+                while sent:
+                    first = self._waiting.popleft()
+                    if sent < len(first):
+                        self._waiting.appendleft(first[sent:])
+                    sent -= min(sent, len(first))
+        except BlockingIOError:
+            pass
+
+    def readable(self) -> bool:
+        """Takes one read's worth of frames."""
+        try:
+            fresh = self.connection.recv(READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not fresh:
+            raise WrongAnswer("the server closed the connection")
+        if self._received:
+            self._received += fresh
+            fresh, self._received = bytes(self._received), bytearray()
+        at, complete = 0, False
+        while len(fresh) - at >= 9:
+            end = at + 9 + int.from_bytes(fresh[at : at + 3], "big")
+            if end > len(fresh):
+                break
+            stream = int.from_bytes(fresh[at + 5 : at + 9], "big")
+            complete |= self._took(fresh[at + 3], fresh[at + 4], stream, memoryview(fresh)[at + 9 : end])
+            at = end
+        self._received += fresh[at:]
+        self.writable()
+        return complete
+
+    def _took(self, kind: int, flags: int, stream: int, payload: memoryview) -> bool:
+        """One frame; True when it ended the call."""
+        if kind == DATA:
+            self._body += payload
+            self._consumed += len(payload)
+            if self._consumed > 2**28:
+                self._queue(frame(WINDOW_UPDATE, 0, 0, self._consumed.to_bytes(4, "big")))
+                self._consumed = 0
+            if flags & END_STREAM:
+                raise WrongAnswer("an answer without trailers")
+        elif kind == HEADERS:
+            if flags & PADDED or not flags & END_HEADERS:
+                raise WrongAnswer("a header block in a form that this client does not know")
+            self._blocks.check(bytes(payload[5:] if flags & PRIORITY else payload))
+            if flags & END_STREAM:
+                self._finish()
+                return True
+        elif kind == SETTINGS and not flags & ACK:
+            self._configure(payload)
+        elif kind == PING and not flags & ACK:
+            self._queue(frame(PING, ACK, 0, bytes(payload)))
+        elif kind == WINDOW_UPDATE:
+            increment = int.from_bytes(payload, "big")
+            if stream == 0:
+                self._connection_window += increment
+            elif stream == self._stream:
+                self._stream_window += increment
+            self._frame_message()
+        elif kind in (RESET, GOAWAY):
+            raise WrongAnswer(f"frame of type {kind}: {bytes(payload)!r}")
+        return False
+
+    def _finish(self) -> None:
+        """Checks the answer of the call that ended."""
+        if len(self._body) < 5 or self._body[0] or int.from_bytes(self._body[1:5], "big") != len(self._body) - 5:
+            raise WrongAnswer(f"not one gRPC message: {bytes(self._body[:20])!r}")
+        with memoryview(self._body) as whole, whole[5:] as message:
+            self._answers.check(b"", message)
+
+    def _configure(self, payload: memoryview) -> None:
+        """The server's settings."""
+        for number, value in struct.iter_unpack(">HI", payload):
+            if number == 4:
+                self._stream_window += value - self._initial_window
+                self._initial_window = value
+            elif number == 5:
+                self._frame_bytes_max = value
+        self._queue(frame(SETTINGS, ACK, 0))
+        self._frame_message()
+
+    def _frame_message(self) -> None:
+        """Puts as much of the message into frames as both windows allow."""
+        while self._unsent:
+            count = min(len(self._unsent), self._frame_bytes_max, self._connection_window, self._stream_window)
+            if count <= 0:
+                return
+            flags = END_STREAM if count == len(self._unsent) else 0
+            self._queue(frame_head(count, DATA, flags, self._stream))
+            self._waiting.append(self._unsent[:count])
+            self._unsent = self._unsent[count:]
+            self._connection_window -= count
+            self._stream_window -= count
+
+    def _queue(self, data: bytes) -> None:
+        """Something to send."""
+        self._waiting.append(memoryview(data))

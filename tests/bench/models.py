@@ -1,0 +1,163 @@
+"""Writes the benchmark's model repository: small and heavy ONNX models, identities and add/sub as Python models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+THREADS = """parameters { key: "intra_op_thread_count" value: { string_value: "1" } }
+parameters { key: "inter_op_thread_count" value: { string_value: "1" } }
+"""
+ON_CPU = "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
+PYTHON_ADDSUB = """import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            left = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+            right = pb_utils.get_input_tensor_by_name(request, "INPUT1").as_numpy()
+            outputs = [pb_utils.Tensor("OUTPUT0", left + right), pb_utils.Tensor("OUTPUT1", left - right)]
+            responses.append(pb_utils.InferenceResponse(outputs))
+        return responses
+"""
+PYTHON_IDENTITY = """import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        inputs = [pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", array)]) for array in inputs]
+"""
+PYTHON_MODELS = ("simple", "identity_fp32", "identity_bytes")
+ONNX_MODELS = ("onnx_addsub", "onnx_mlp", "onnx_conv")
+
+
+def write_models(root: Path, names: tuple[str, ...] = PYTHON_MODELS + ONNX_MODELS) -> None:
+    """Writes the named models under `root`; what is there already is overwritten."""
+    random = np.random.default_rng(0)
+    pairs = (
+        [(f"INPUT{index}", "INT32", "16") for index in (0, 1)],
+        [(f"OUTPUT{index}", "INT32", "16") for index in (0, 1)],
+    )
+    if "simple" in names:
+        write_config(root, "simple", "python", 8, *pairs)
+        write_python(root, "simple", PYTHON_ADDSUB)
+    for name, datatype in (("identity_fp32", "FP32"), ("identity_bytes", "STRING")):
+        if name in names:
+            tensors = [("INPUT0", datatype, "-1")], [("OUTPUT0", datatype, "-1")]
+            write_config(root, name, "python", 64, *tensors, "dynamic_batching { }\n")
+            write_python(root, name, PYTHON_IDENTITY)
+    if "onnx_addsub" in names:
+        write_config(root, "onnx_addsub", "onnxruntime", 8, *pairs, THREADS)
+        write_onnx(root, "onnx_addsub", addsub_graph())
+    if "onnx_mlp" in names:
+        batching = "dynamic_batching { preferred_batch_size: [ 8, 16, 32 ] }\n" + THREADS
+        write_config(root, "onnx_mlp", "onnxruntime", 64, [("x", "FP32", "256")], [("y", "FP32", "256")], batching)
+        write_onnx(root, "onnx_mlp", mlp_graph(random))
+    if "onnx_conv" in names:
+        tensors = [("input", "FP32", "3, 224, 224")], [("output", "FP32", "1000")]
+        write_config(root, "onnx_conv", "onnxruntime", 8, *tensors, "dynamic_batching { }\n" + THREADS)
+        write_onnx(root, "onnx_conv", conv_graph(random))
+
+
+def write_config(
+    root: Path,
+    name: str,
+    backend: str,
+    batch_size_max: int,
+    inputs: list[tuple[str, str, str]],
+    outputs: list[tuple[str, str, str]],
+    more: str = "",
+) -> None:
+    """config.pbtxt; tensors as (name, datatype, dims)."""
+
+    def described(tensors: list[tuple[str, str, str]]) -> str:
+        return ", ".join(f'{{ name: "{n}" data_type: TYPE_{t} dims: [ {d} ] }}' for n, t, d in tensors)
+
+    (root / name / "1").mkdir(parents=True, exist_ok=True)
+    (root / name / "config.pbtxt").write_text(
+        f'name: "{name}"\nbackend: "{backend}"\nmax_batch_size: {batch_size_max}\n'
+        f"input [ {described(inputs)} ]\noutput [ {described(outputs)} ]\n{ON_CPU}{more}"
+    )
+
+
+def write_python(root: Path, name: str, text: str) -> None:
+    """model.py."""
+    (root / name / "1" / "model.py").write_text(text)
+
+
+def write_onnx(root: Path, name: str, graph: onnx.GraphProto) -> None:
+    """model.onnx, checked."""
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(root / name / "1" / "model.onnx"))
+
+
+def addsub_graph() -> onnx.GraphProto:
+    """Sum and difference of two INT32 rows of 16."""
+
+    def tensors(names: tuple[str, ...]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", 16]) for name in names]
+
+    sources = ["INPUT0", "INPUT1"]
+    nodes = [helper.make_node("Add", sources, ["OUTPUT0"]), helper.make_node("Sub", sources, ["OUTPUT1"])]
+    return helper.make_graph(nodes, "addsub", tensors(("INPUT0", "INPUT1")), tensors(("OUTPUT0", "OUTPUT1")))
+
+
+def mlp_graph(random: np.random.Generator) -> onnx.GraphProto:
+    """Two dense layers of 256."""
+    weights = [constant(f"w{n}", random.standard_normal((256, 256)) / 16) for n in (1, 2)]
+    biases = [constant(f"b{n}", np.zeros(256)) for n in (1, 2)]
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["dense"]),
+        helper.make_node("Relu", ["dense"], ["positive"]),
+        helper.make_node("Gemm", ["positive", "w2", "b2"], ["y"]),
+    ]
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 256])] for name in ("x", "y")]
+    return helper.make_graph(nodes, "mlp", *ends, weights + biases)
+
+
+def conv_graph(random: np.random.Generator) -> onnx.GraphProto:
+    """A residual network of eight blocks, about half a GFLOP an image."""
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def convolution(source: str, channels: tuple[int, int], size: int, stride: int, name: str) -> str:
+        wide_in, wide_out = channels
+        scale = np.sqrt(2 / (wide_in * size * size))
+        constants.append(constant(f"{name}.w", random.standard_normal((wide_out, wide_in, size, size)) * scale))
+        shape = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [size // 2] * 4}
+        nodes.append(helper.make_node("Conv", [source, f"{name}.w"], [name], **shape))
+        return name
+
+    def step(kind: str, sources: list[str], name: str, **attributes: int) -> str:
+        nodes.append(helper.make_node(kind, sources, [name], **attributes))
+        return name
+
+    current, wide = step("Relu", [convolution("input", (3, 16), 7, 4, "stem")], "stem.relu"), 16
+    for stage, (channels, first_stride) in enumerate([(24, 1), (48, 2), (96, 2), (192, 2)]):
+        for block in range(2):
+            name, stride = f"s{stage}b{block}", first_stride if block == 0 else 1
+            inner = step("Relu", [convolution(current, (wide, channels), 3, stride, f"{name}.a")], f"{name}.a.relu")
+            inner = convolution(inner, (channels, channels), 3, 1, f"{name}.b")
+            if wide != channels:
+                current = convolution(current, (wide, channels), 1, stride, f"{name}.side")
+            current = step("Relu", [step("Add", [inner, current], f"{name}.sum")], f"{name}.out")
+            wide = channels
+    flat = step("Flatten", [step("GlobalAveragePool", [current], "pooled")], "flat", axis=1)
+    constants += [constant("head.w", random.standard_normal((wide, 1000)) / 14), constant("head.b", np.zeros(1000))]
+    step("Gemm", [flat, "head.w", "head.b"], "output")
+    ends = [("input", ["batch", 3, 224, 224]), ("output", ["batch", 1000])]
+    return helper.make_graph(
+        nodes, "conv", *([helper.make_tensor_value_info(n, TensorProto.FLOAT, s)] for n, s in ends), constants
+    )
+
+
+def constant(name: str, values: np.ndarray) -> onnx.TensorProto:
+    """A weight of the model, as FP32."""
+    return numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
