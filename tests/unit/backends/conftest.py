@@ -39,7 +39,7 @@ class Bench:
         inputs = {}
         for name, value in arrays.items():
             tensor = value if isinstance(value, Tensor) else Tensor.of(name, value)
-            inputs[name] = Tensor(name, tensor.datatype, tensor.shape, memory=tensor.memory())
+            inputs[name] = Tensor(name, tensor.datatype, tensor.shape, memory=bytes(tensor.memory()))
         made = Job(InferenceRequest("m", inputs, **request), lambda job: None)
         made.model = SimpleNamespace(version_text="1")
         first = next(iter(inputs.values()), None)

@@ -1,0 +1,197 @@
+"""One `TritonPythonModel` object and the rules for what its methods may do.
+
+Everything that a model raises stays here: it becomes the fault of the batch, or of loading, and a traceback in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ...schema.config_json import config_to_json
+from ...schema.fault import Internal, ModelFailure, Unsupported
+from .failure import failure_text
+from .imports import ModelImports
+from .request import ReceivedRequest
+from .response import InferenceResponse, unanswered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...engine.backend import Batch, InstanceContext, ModelContext
+    from ...schema.wire.generated.inference import ModelConfig
+
+_log = logging.getLogger("despina.backends.python")
+
+
+class UserModel:
+    """The class `TritonPythonModel` of one model file, loaded into a module space of its own."""
+
+    def __init__(self, context: ModelContext, file: Path) -> None:
+        """Raises Internal, with the model's own exception as text, where the file cannot be executed."""
+        self.roots = (str(context.version_path), str(context.model_path))
+        self.imports = ModelImports(context.version_path, context.model_path)
+        try:
+            with self.failing_as_internal(f"model '{context.name}': loading {file} failed"):
+                module = self.imports.load(file)
+            found = getattr(module, "TritonPythonModel", None)
+            if found is None:
+                raise Internal(
+                    f"AttributeError: module '{context.version}.{file.stem}' has no attribute 'TritonPythonModel'"
+                )
+        except BaseException:
+            self.imports.close()
+            raise
+        self.model_class: Any = found
+
+    def failing_as_internal(self, what: str) -> _FailingAsInternal:
+        return _FailingAsInternal(self.roots, what)
+
+
+class _FailingAsInternal:
+    """Renames what a model raises while it loads, SystemExit included, and logs the traceback."""
+
+    def __init__(self, roots: tuple[str, ...], what: str) -> None:
+        self._roots = roots
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and not _is_ours(error):
+            _log.error("%s", self._what, exc_info=error)
+            raise Internal(failure_text(error, self._roots)) from error
+
+
+class PythonInstance:
+    """Calls `execute` with one request object per job. Calls never overlap."""
+
+    def __init__(
+        self, context: ModelContext, config: ModelConfig, file: Path, instance: InstanceContext, *, movable: bool
+    ) -> None:
+        """Loads the file and initializes the model. Raises Internal with what it raised."""
+        self.name = instance.name
+        self.movable = movable
+        self._decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
+        self._model_name = config.name
+        self._output_names = [output.name for output in config.output]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._user = UserModel(context, file)
+        try:
+            with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):
+                self._model = self._user.model_class()
+                if not hasattr(self._model, "execute"):
+                    raise Internal(f"Python model {file} does not implement `execute` method.")
+                if hasattr(self._model, "initialize"):
+                    self._model.initialize(_arguments(context, config, instance))
+            self._execute = self._model.execute
+        except BaseException:
+            self._user.imports.close()
+            raise
+
+    def execute(self, batch: Batch) -> None:
+        jobs = batch.jobs
+        if self._decoupled:
+            for job in jobs:
+                job.fail(
+                    Unsupported(f"model '{self._model_name}' is decoupled: streaming responses are not supported yet")
+                )
+            return
+        output_names = self._output_names
+        requests = [ReceivedRequest(job, output_names) for job in jobs]
+        try:
+            responses = self._execute(requests)
+            if inspect.iscoroutine(responses):
+                responses = self._run(responses)
+            self._answer(requests, responses)
+        except ModelFailure:
+            raise
+        except BaseException as error:  # a model may raise anything, SystemExit too; none of it may end the server
+            if _is_ours(error):
+                raise
+            _log.error("model instance '%s': execute failed", self.name, exc_info=error)
+            raise self._failure(failure_text(error, self._user.roots)) from error
+        finally:
+            for request in requests:
+                request.released = True
+
+    def close(self) -> None:
+        """Calls `finalize`, whose errors are only logged."""
+        try:
+            finalize = getattr(self._model, "finalize", None)
+            if finalize is not None:
+                result = finalize()
+                if inspect.iscoroutine(result):
+                    self._run(result)
+        except BaseException as error:  # as in execute
+            if _is_ours(error):
+                raise
+            _log.error("model instance '%s': finalize failed", self.name, exc_info=error)
+        finally:
+            if self._loop is not None:
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+                self._loop.close()
+                self._loop = None
+            self._model = self._execute = None
+            self._user.imports.close()
+
+    def _answer(self, requests: list[ReceivedRequest], responses: object) -> None:
+        """Checks the whole list before the first answer, so that a violation spoils all of the batch or nothing."""
+        if responses is not None:
+            if not isinstance(responses, list):
+                raise self._failure(f"Expected a list in the execute return, found type '{type(responses)}'.")
+            if len(responses) != len(requests):
+                raise self._failure(
+                    "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
+                    f"InferenceRequest(s) size is:{len(requests)}, and InferenceResponse(s) size is:{len(responses)}\n"
+                )
+            for response in responses:
+                if response is not None and not isinstance(response, InferenceResponse):
+                    raise self._failure(
+                        "Expected an 'InferenceResponse' object in the execute function return list, found type "
+                        f"'{type(response)}'."
+                    )
+        else:
+            responses = [None] * len(requests)
+        output_names = self._output_names
+        for request, response in zip(requests, responses, strict=True):
+            job = request.job
+            if job.response is not None or job.fault is not None:
+                continue  # answered through its sender, and the first answer stands
+            if response is None:
+                job.fail(unanswered(self.name))
+            else:
+                response.answer(request, output_names)
+
+    def _failure(self, text: str) -> ModelFailure:
+        return ModelFailure(f"Failed to process the request(s) for model '{self.name}', message: {text}")
+
+    def _run(self, coroutine: Any) -> Any:
+        """Runs a coroutine of the model to its end, on an asyncio loop that only this instance uses."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(coroutine)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """True for Internal that this module raised, and for a Ctrl-C that was meant for the server, not the model."""
+    if type(error) is Internal:
+        return True
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def _arguments(context: ModelContext, config: ModelConfig, instance: InstanceContext) -> dict[str, str]:
+    """What `initialize` receives: strings all."""
+    return {
+        "model_config": config_to_json(config).decode(),
+        "model_instance_kind": instance.kind,
+        "model_instance_name": instance.name,
+        "model_instance_device_id": str(instance.device_id),
+        "model_repository": str(context.model_path),
+        "model_version": str(context.version),
+        "model_name": context.name,
+    }

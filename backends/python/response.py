@@ -1,0 +1,132 @@
+"""`pb_utils.InferenceResponse` and the sender that answers a request before `execute` returns."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ...schema.fault import ModelFailure
+from .error import TritonError, TritonModelException
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ...engine.job import Job
+    from .request import ReceivedRequest
+
+RESPONSE_COMPLETE_FINAL = 1
+
+
+class InferenceResponse:
+    """What a model answers to one request: tensors, or an error, which then wins."""
+
+    __slots__ = ("_error", "_outputs", "_parameters")
+
+    def __init__(
+        self,
+        output_tensors: Sequence[Tensor] = (),
+        error: TritonError | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> None:
+        outputs = list(output_tensors)
+        for tensor in outputs:
+            if not isinstance(tensor, Tensor):
+                if tensor is None:
+                    raise TritonModelException("Output tensor for inference response should not be empty.")
+                raise TypeError(f"InferenceResponse(): expected output_tensors to hold Tensors, found {type(tensor)}")
+        if error is not None and not isinstance(error, TritonError):
+            raise TypeError(f"InferenceResponse(): expected error to be a TritonError, found {type(error)}")
+        if parameters is not None:
+            check_parameters(parameters)
+        self._outputs = outputs
+        self._error = error
+        self._parameters = parameters
+
+    def output_tensors(self) -> list[Tensor]:
+        return self._outputs
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def error(self) -> TritonError | None:
+        return self._error
+
+    def parameters(self) -> str:
+        """As JSON."""
+        return json.dumps(self._parameters or {})
+
+    def answer(self, request: ReceivedRequest, outputs: Collection[str]) -> None:
+        """Answers the request's job with those of its requested outputs that are here; `outputs` are the model's."""
+        job: Job = request.job
+        if self._error is not None:
+            job.fail(self._error.fault())
+            return
+        wanted = job.request.outputs or outputs
+        received = request.received
+        job.respond(
+            [tensor.answer(received.values()) for tensor in self._outputs if tensor._name in wanted], self._parameters
+        )
+
+
+class InferenceResponseSender:
+    """Answers one request from inside `execute`. One response and one final flag, together or one after the other."""
+
+    __slots__ = ("_closed", "_output_names", "_request", "_sent")
+
+    def __init__(self, request: ReceivedRequest, output_names: Collection[str]) -> None:
+        self._request = request
+        self._output_names = output_names
+        self._sent = False
+        self._closed = False
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        """Raises TritonModelException where the order of responses and flags is not allowed."""
+        if flags not in (0, RESPONSE_COMPLETE_FINAL):
+            raise TritonModelException("Unable to send response. Unsupported flag provided.")
+        if flags == 0 and response is None:
+            raise TritonModelException(
+                "Inference Response object must be provided when the response flags is set to zero."
+            )
+        if self._closed:
+            raise TritonModelException("Unable to send response. Response sender has been closed.")
+        if response is None and not self._sent:
+            raise TritonModelException(
+                "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
+            )
+        if response is not None and self._sent:
+            raise TritonModelException(
+                "Unable to send response. Non-decoupled model cannot send more than one response."
+            )
+        if response is not None:
+            if not isinstance(response, InferenceResponse):
+                raise TypeError(f"send(): expected an InferenceResponse, found {type(response)}")
+            self._sent = True
+            if self._request.released:
+                raise TritonModelException(
+                    "Unable to send response. Sending after execute has returned is not supported yet."
+                )
+            response.answer(self._request, self._output_names)
+        self._closed = flags == RESPONSE_COMPLETE_FINAL
+
+    def is_cancelled(self) -> bool:
+        return self._request.is_cancelled()
+
+
+def check_parameters(parameters: object) -> None:
+    """Raises TritonModelException unless it is a dict of str to bool, int or str."""
+    if not isinstance(parameters, dict):
+        raise TritonModelException(f"Expect parameters to have type dict, found type {type(parameters)}")
+    for key, value in parameters.items():
+        if not isinstance(key, str):
+            raise TritonModelException(f"Expect parameters keys to have type str, found type {type(key)}")
+        if not isinstance(value, (bool, int, str)):
+            raise TritonModelException(f"Expect parameters values to have type bool/int/str, found type {type(value)}")
+
+
+def unanswered(instance_name: str) -> ModelFailure:
+    """For a request that the model let go without a response."""
+    return ModelFailure(
+        f"Failed to process the request(s) for model '{instance_name}', message: the execute function returned without "
+        "a response to this request"
+    )
