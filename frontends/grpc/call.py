@@ -3,9 +3,10 @@
 A call is handed to its `Method` when its first message is complete. From then on it ends in exactly one way:
 
     finish(...) ──unsent bytes leave──▶ sent_all ──▶ gone       the handler's way
+    refuse(...) ──▶ the same                                    the client broke the call's own rules
     abandon() ──▶ gone                                          the peer reset it, or the connection is lost
 
-`on_abandoned`, if set, is called once in the second case. After either, replies to it do nothing.
+`on_abandoned`, if set, is called once in the last two cases. After any, replies to it do nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 _RESOURCE_EXHAUSTED, _INTERNAL, _INVALID_ARGUMENT = 8, 13, 3
 _WHOLE_BYTES_MAX = 65_536
-_MESSAGE_TEXT_MAX = 8192
-"""Status texts are cut here (in characters), so that trailers fit into one small frame."""
+_INITIAL_PREFIX = headers_frame(0, block.INITIAL, end=False)[:5]
+_ENDING_PREFIX = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
+"""The frame heads up to the stream id."""
+_PROGRESS_BYTES = 16_384
+"""What counts as progress of a message that is not complete."""
 
 
 class Method(Protocol):
@@ -66,6 +70,7 @@ class Call:
         "on_output",
         "receive_window",
         "received_at",
+        "received_bytes",
         "started",
         "trailers",
         "uncredited",
@@ -98,7 +103,9 @@ class Call:
         self.is_waiting = False
         self.head_sent = False
         self.received_at = connection.now
-        """When bytes came last."""
+        """When the last progress was made,"""
+        self.received_bytes = 0
+        """and how many bytes came since."""
         self.receive_window = connection.settings.stream_window_bytes
         self.uncredited = 0
         """Received bytes for which the window was not reopened yet: those of messages not taken."""
@@ -112,6 +119,16 @@ class Call:
         """Messages behind one that is being decompressed in a worker, with their flags."""
 
     # Receiving.
+
+    def count(self, size: int) -> bool:
+        """`size` DATA bytes came. False when they are more than the stream's window."""
+        self.receive_window -= size
+        self.uncredited += size
+        self.received_bytes += size
+        if self.received_bytes >= _PROGRESS_BYTES or self.started:
+            self.received_bytes = 0
+            self.received_at = self.connection.now
+        return self.receive_window >= 0
 
     def feed_frame(self, data: bytes, at: int, stop: int, end: bool) -> None:
         """Takes the DATA bytes data[at:stop]. Quick where they are the call's one message, as they mostly are."""
@@ -160,11 +177,11 @@ class Call:
                 self._begin(length, flag)
         if end and not self.done:
             if self._assembly is not None or self._prefix:
-                self.finish(_INTERNAL, "Incomplete message")
+                self.refuse(_INTERNAL, "Incomplete message")
             elif self.on_input is not None:
                 self.on_input()
             elif not self.started and self._inflating is None:
-                self.finish(_INTERNAL, "Unable to parse request")
+                self.refuse(_INTERNAL, "Unable to parse request")
 
     @property
     def is_mid_message(self) -> bool:
@@ -196,12 +213,12 @@ class Call:
             # Pages of an empty array are not touched, so a lying length costs address space only.
             self._assembly = np.empty(length, np.uint8).data
         except MemoryError:
-            self.finish(_RESOURCE_EXHAUSTED, f"No memory for a message of {length} bytes")
+            self.refuse(_RESOURCE_EXHAUSTED, f"No memory for a message of {length} bytes")
 
     def _is_too_large(self, length: int) -> bool:
         limit = self.connection.settings.receive_bytes_max
         if length > limit:
-            self.finish(_RESOURCE_EXHAUSTED, f"Received message larger than max ({length} vs. {limit})")
+            self.refuse(_RESOURCE_EXHAUSTED, f"Received message larger than max ({length} vs. {limit})")
             return True
         return False
 
@@ -234,7 +251,7 @@ class Call:
         """Decompresses a small message at once, a large one in a worker. True when it is among `messages` now."""
         encoding = self.head.encoding
         if flag != 1 or encoding == "identity":
-            self.finish(_INTERNAL, f"Compressed flag {flag} with message encoding '{encoding}'")
+            self.refuse(_INTERNAL, f"Compressed flag {flag} with message encoding '{encoding}'")
             return False
         limit = self.connection.settings.receive_bytes_max
         try:
@@ -246,7 +263,7 @@ class Call:
             self.connection.start_task(self._inflate_elsewhere, memoryview(message), encoding, limit)
             return False
         except BadCompression as error:
-            self.finish(_INTERNAL, str(error))
+            self.refuse(_INTERNAL, str(error))
             return False
         return True
 
@@ -254,9 +271,9 @@ class Call:
         try:
             inflated = await self.connection.in_worker(inflate, message, encoding, limit)
         except TooLarge:
-            self.finish(_RESOURCE_EXHAUSTED, f"Received message larger than max ({limit} bytes after decompression)")
+            self.refuse(_RESOURCE_EXHAUSTED, f"Received message larger than max ({limit} bytes after decompression)")
         except BadCompression as error:
-            self.finish(_INTERNAL, str(error))
+            self.refuse(_INTERNAL, str(error))
         if self.done:
             return
         behind, self._inflating = self._inflating, None
@@ -293,7 +310,7 @@ class Call:
         """Replies one of several messages. Never blocks: what cannot leave waits in `unsent`."""
         if self.done or self._is_unsendable(size):
             return
-        head = b"" if self.head_sent else headers_frame(self.id, block.INITIAL, end=False)
+        head = b"" if self.head_sent else _INITIAL_PREFIX + self.id.to_bytes(4, "big") + block.INITIAL
         self.head_sent = True
         self.connection.outlet.put_message(self, head, buffers, size, b"")
         self.connection.flush_soon()
@@ -302,8 +319,9 @@ class Call:
         """Replies the only message and ends the call well."""
         if self.done or self._is_unsendable(size):
             return
-        self.trailers = self._ending(headers_frame(self.id, block.TRAILERS_OK, end=True))
-        head = headers_frame(self.id, block.INITIAL, end=False)
+        stream_id = self.id.to_bytes(4, "big")
+        self.trailers = self._ending(_ENDING_PREFIX + stream_id + block.TRAILERS_OK)
+        head = _INITIAL_PREFIX + stream_id + block.INITIAL
         self.head_sent = True
         self.connection.outlet.put_message(self, head, buffers, size, self.trailers)
         self.connection.flush_soon()
@@ -312,7 +330,7 @@ class Call:
         """Ends the call. Messages already sent leave first, unless the status is an error."""
         if self.done or self.trailers:
             return
-        ending = block.trailers(status, text[:_MESSAGE_TEXT_MAX]) if status else block.TRAILERS_OK
+        ending = block.trailers(status, text) if status else block.TRAILERS_OK
         if not self.head_sent:
             ending = block.INITIAL + ending
         self.trailers = self._ending(headers_frame(self.id, ending, end=True))
@@ -323,6 +341,16 @@ class Call:
             self.connection.outlet.put(self.trailers)
             self.sent_all()
         self.connection.flush_soon()
+
+    def refuse(self, status: int, text: str) -> None:
+        """Ends the call because of what the client sent or did not send; its handler is told to stop."""
+        if self.done:
+            return
+        on_abandoned, self.on_abandoned = self.on_abandoned, None
+        self._assembly = None
+        self.finish(status, text)
+        if on_abandoned is not None:
+            on_abandoned()
 
     def _ending(self, trailers: bytes) -> bytes:
         """The peer is told to stop sending if it has not."""

@@ -10,6 +10,7 @@ A broken call is the call's affair (call.py) and ends with a status.
 
 from __future__ import annotations
 
+import logging
 import socket
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .server import GrpcServer
+
+_logger = logging.getLogger("despina.grpc")
 
 _READ_BYTES = 65_536
 _DIRECT_BYTES_MIN = 32_768
@@ -136,20 +139,23 @@ class Connection:
             self.close()
         except Http2Error as error:
             self.fail(error)
+        except Exception:
+            _logger.exception("a connection is given up")
+            self.close()
         self.corked = False
         self.flush()
 
     def flush(self) -> None:
         """Sends what the kernel takes; asks the listener to call again when it takes more. Never raises."""
         self.dirty = False
-        if self.state is State.CLOSED:
+        if self.state is not State.OPEN:
             return
         try:
             flushed = self.outlet.flush()
         except OSError:
             self.close()
             return
-        if flushed and self.draining and not self.calls and self.state is State.OPEN:
+        if flushed and self.draining and not self.calls:
             self._linger()
             return
         backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
@@ -245,7 +251,6 @@ class Connection:
                     raise ConnectionResetError
                 self._count_data(count, call)
                 self._data_left -= count
-                call.received_at = self.now
                 call.advance(count)
                 if not self._data_left and not self._pad_left:
                     self._end_data(call)
@@ -329,7 +334,6 @@ class Connection:
         if at == stop and not end:
             self._idle_frames.take(self.now, "too many empty DATA frames")
         if call is not None:
-            call.received_at = self.now
             call.feed_frame(data, at, stop, end)
 
     def _begin_data(self, data: bytes, at: int, length: int, flags: int, stream_id: int) -> bool:
@@ -360,7 +364,6 @@ class Connection:
             self._data_left -= count
             self._count_data(count, call)
             if call is not None and not call.done:
-                call.received_at = self.now
                 call.feed(memoryview(data)[at : at + count], False)
             at += count
         if not self._data_left:
@@ -395,11 +398,8 @@ class Connection:
         if self._uncredited >= _CONNECTION_CREDIT_BYTES:
             self.outlet.put(window_update(0, self._uncredited))
             self._uncredited = 0
-        if call is not None:
-            call.receive_window -= count
-            call.uncredited += count
-            if call.receive_window < 0:
-                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
+        if call is not None and not call.count(count):
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
 
     # HEADERS.
 

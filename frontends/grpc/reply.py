@@ -8,6 +8,9 @@ from grpclib.metadata import encode_grpc_message
 
 OK = 0
 
+_TEXT_MAX = 7_000
+"""Clients take 8 KiB of metadata."""
+
 
 def _integer(value: int, prefix_bits: int, pattern: int) -> bytes:
     """HPACK's integer with a prefix of `prefix_bits` under `pattern`."""
@@ -37,8 +40,16 @@ TRAILERS_OK = literal("grpc-status", "0")
 
 @lru_cache(maxsize=256)
 def trailers(status: int, message: str) -> bytes:
+    """The end of a call. The text is cut to what clients take and what fits into the smallest frame."""
     block = literal("grpc-status", str(status))
-    return block + literal("grpc-message", encode_grpc_message(message)) if message else block
+    if not message:
+        return block
+    text = encode_grpc_message(message[:_TEXT_MAX])
+    if len(text) > _TEXT_MAX:
+        text = text[:_TEXT_MAX]
+        escape = text.rfind("%", _TEXT_MAX - 2)
+        text = text if escape < 0 else text[:escape]
+    return block + literal("grpc-message", text)
 
 
 def refusal(status: int, message: str = "", *, http_status: int = 200, accept_encoding: bool = False) -> bytes:

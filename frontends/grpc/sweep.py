@@ -71,11 +71,9 @@ def _sweep_calls(connection: Connection, now: float) -> None:
         if call.started and not call.is_mid_message:
             continue
         if call.deadline and now >= call.deadline:
-            call.finish(_DEADLINE_EXCEEDED, "Deadline Exceeded")
+            call.refuse(_DEADLINE_EXCEEDED, "Deadline Exceeded")
         elif now - call.received_at > stall_s and not call.ended:
-            call.finish(_CANCELLED, f"The request's bytes stopped coming for {stall_s:g} s")
-            if call.on_abandoned is not None:
-                call.on_abandoned()
+            call.refuse(_CANCELLED, f"The request's bytes stopped coming for {stall_s:g} s")
 
 
 def _keep_alive(connection: Connection, now: float) -> None:
