@@ -55,6 +55,8 @@ class Head:
 
 def parse_head(raw: bytes, *, header_count_max: int, body_bytes_max: int) -> Head:
     """Reads `raw`, which ends with the empty line. Raises Refusal."""
+    if not 65 <= raw[0] <= 90:  # llhttp would skip stray line ends
+        raise Refusal(400, "malformed request: a method in capitals is expected")
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
