@@ -22,10 +22,10 @@ test: .venv/test.stamp  ## Run every test, the style checks among them; pytest's
 bench: .venv/test.stamp  ## Measure CPU and throughput, answers checked; options in ARGS="..."
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine for a minute each; options in ARGS="..."
-	$(BIN)/python fuzz/run.py $(ARGS)
+fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine, each for SECONDS (default 60); a seed in ARGS="--seed N"
+	@set -e; for target in fuzz/fuzz_*.py; do echo "$$target"; $(BIN)/python $$target --seconds $(or $(SECONDS),60) $(ARGS); done
 
-soak: .venv/test.stamp  ## Run the simulation over many seeds; how many in SEEDS=... (default 200)
+soak: .venv/test.stamp  ## Run the simulation over many seeds: SEEDS of them (default 200)
 	DESPINA_SIMULATION_SEEDS=$(or $(SEEDS),200) $(BIN)/python -m pytest -q tests/simulation $(ARGS)
 
 clean:  ## Remove .venv and every cache
