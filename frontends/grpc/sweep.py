@@ -19,12 +19,12 @@ def sweep_connection(connection: Connection, now: float) -> None:
         if now >= connection.linger_until:
             connection.close()
         return
-    if not connection.greeted and now - connection.opened_at > settings.handshake_timeout_s:
+    if not connection.reader.greeted and now - connection.opened_at > settings.handshake_timeout_s:
         connection.close()
         return
     if (
-        connection.part_since
-        and now - max(connection.part_since, _last_data(connection)) > settings.handshake_timeout_s
+        connection.reader.part_since
+        and now - max(connection.reader.part_since, _last_data(connection)) > settings.handshake_timeout_s
     ):
         connection.close()
         return
@@ -43,7 +43,7 @@ def sweep_connection(connection: Connection, now: float) -> None:
 
 def _last_data(connection: Connection) -> float:
     """A DATA frame that is taken piece by piece is as old as its newest piece; its call has its own rule."""
-    return connection.received_at if connection.is_mid_data else 0.0
+    return connection.received_at if connection.reader.is_mid_data else 0.0
 
 
 def _is_write_stalled(connection: Connection, now: float) -> bool:

@@ -1,0 +1,257 @@
+"""Bytes from the socket to frames: cut anywhere, DATA taken piece by piece, header blocks put together.
+
+Knows where frames begin and end, and nothing of streams. Large messages are read from the socket straight into place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .constants import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEAD_BYTES,
+    HEADERS,
+    PADDED,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WITH_PRIORITY,
+    ErrorCode,
+    Http2Error,
+    unpack_frame_head,
+)
+
+if TYPE_CHECKING:
+    from .call import Call
+    from .connection import Connection
+
+_READ_BYTES = 65_536
+_DIRECT_BYTES_MIN = 32_768
+"""From here on, the rest of a frame is read from the socket straight into the message."""
+_PIECES_MAX = 64
+"""CONTINUATION frames of one header block."""
+
+
+class FrameReader:
+    """The receiving side of one connection."""
+
+    __slots__ = (
+        "_block",
+        "_block_flags",
+        "_block_id",
+        "_connection",
+        "_data_ends",
+        "_data_id",
+        "_data_left",
+        "_pad_left",
+        "_rest",
+        "greeted",
+        "part_since",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.greeted = False
+        """The peer's preface and SETTINGS have come."""
+        self.part_since = 0.0
+        """When the frame began that is not complete yet; 0 for none."""
+        self._rest = b""
+        """The start of an incomplete frame."""
+        self._data_left = 0
+        """Payload bytes still to come of a DATA frame that is taken piece by piece,"""
+        self._pad_left = 0
+        """padding bytes after them,"""
+        self._data_id = 0
+        self._data_ends = False
+        """its stream, and whether it is that stream's last."""
+        self._block: list[bytes] | None = None
+        """A header block that CONTINUATION frames complete, in pieces."""
+        self._block_id = 0
+        self._block_flags = 0
+
+    @property
+    def is_mid_data(self) -> bool:
+        """A DATA frame is being taken piece by piece."""
+        return bool(self._data_left or self._pad_left)
+
+    def read(self) -> None:
+        """Reads once and acts on every complete frame. Raises BlockingIOError, OSError for a peer that is gone, and
+        Http2Error for one that broke a rule."""
+        connection = self._connection
+        if self._data_left >= _DIRECT_BYTES_MIN:
+            call = connection.calls.get(self._data_id)
+            space = call.free_space if call is not None else None
+            if call is not None and space is not None and len(space) >= _DIRECT_BYTES_MIN:
+                count = connection.sock.recv_into(space[: self._data_left])
+                if not count:
+                    raise ConnectionResetError
+                connection.count_data(count, call)
+                self._data_left -= count
+                call.advance(count)
+                if not self._data_left and not self._pad_left:
+                    self._end_data(call)
+                return
+        data = connection.sock.recv(_READ_BYTES)
+        if not data:
+            raise ConnectionResetError
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        self._parse(data)
+        if not self._rest and not self.is_mid_data:
+            self.part_since = 0.0
+        elif not self.part_since:
+            self.part_since = connection.now
+
+    def _parse(self, data: bytes) -> None:
+        connection = self._connection
+        at, size = 0, len(data)
+        if not self.greeted:
+            at = self._greet(data)
+            if not at:
+                return
+        if self._data_left or self._pad_left:
+            at = self._continue_data(data, at)
+        while size - at >= FRAME_HEAD_BYTES:
+            word, flags, stream_id = unpack_frame_head(data, at)
+            kind = word & 0xFF
+            length = word >> 8
+            stream_id &= 0x7FFFFFFF
+            if length > connection.settings.frame_bytes_max:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "frame larger than announced")
+            if self._block is not None and (kind != CONTINUATION or stream_id != self._block_id):
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected CONTINUATION")
+            payload = at + FRAME_HEAD_BYTES
+            stop = payload + length
+            if stop > size:
+                if kind == DATA and self._begin_data(data, payload, length, flags, stream_id):
+                    return
+                if kind != DATA and length > connection.settings.header_list_bytes_max + 256:
+                    raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "frame too large for its kind")
+                break
+            if kind == DATA:
+                self._on_data(data, payload, stop, flags, stream_id)
+            elif kind == HEADERS:
+                self._on_headers(data, payload, stop, flags, stream_id)
+            elif kind == CONTINUATION:
+                self._on_continuation(data[payload:stop], flags)
+            elif kind == RST_STREAM:
+                connection.on_reset(length, stream_id)
+            else:
+                if connection.control.receive(kind, flags, stream_id, data[payload:stop]):
+                    connection.idle_frames.take(connection.now, "too many frames that carry nothing")
+            at = stop
+            if not connection.is_open:
+                return
+        self._rest = data[at:]
+
+    def _greet(self, data: bytes) -> int:
+        """The index behind the preface, or 0 when it is not complete."""
+        if not PREFACE.startswith(data[: len(PREFACE)]):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 preface")
+        if len(data) < len(PREFACE) + FRAME_HEAD_BYTES:
+            self._rest = data
+            return 0
+        if data[len(PREFACE) + 3] != SETTINGS or data[len(PREFACE) + 4] & ACK:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        self.greeted = True
+        return len(PREFACE)
+
+    # DATA.
+
+    def _on_data(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> None:
+        call = self._connection.call_for_data(stream_id)
+        end = bool(flags & END_STREAM)
+        self._connection.count_data(stop - at, call)
+        if flags & PADDED:
+            if at == stop or data[at] > stop - at - 1:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+            stop -= data[at]
+            at += 1
+        if at == stop and not end:
+            self._connection.idle_frames.take(self._connection.now, "too many empty DATA frames")
+        if call is not None:
+            call.feed_frame(data, at, stop, end)
+
+    def _begin_data(self, data: bytes, at: int, length: int, flags: int, stream_id: int) -> bool:
+        """Takes what is there of an incomplete DATA frame. False when even its padding's length is not there."""
+        padding = 0
+        if flags & PADDED:
+            if at >= len(data):
+                return False
+            padding = data[at]
+            if padding > length - 1:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+            at += 1
+            length -= 1
+        call = self._connection.call_for_data(stream_id)
+        self._connection.count_data(int(bool(flags & PADDED)), call)
+        self._data_left = length - padding
+        self._pad_left = padding
+        self._data_id = stream_id
+        self._data_ends = bool(flags & END_STREAM)
+        self._continue_data(data, at)
+        return True
+
+    def _continue_data(self, data: bytes, at: int) -> int:
+        """Goes on with a DATA frame that is taken piece by piece; the index behind what was taken."""
+        call = self._connection.calls.get(self._data_id)
+        count = min(self._data_left, len(data) - at)
+        if count:
+            self._data_left -= count
+            self._connection.count_data(count, call)
+            if call is not None and not call.done:
+                call.feed(memoryview(data)[at : at + count], False)
+            at += count
+        if not self._data_left:
+            padding = min(self._pad_left, len(data) - at)
+            self._pad_left -= padding
+            self._connection.count_data(padding, call)
+            at += padding
+            if not self._pad_left:
+                self._end_data(self._connection.calls.get(self._data_id))
+        return at
+
+    def _end_data(self, call: Call | None) -> None:
+        if self._data_ends and call is not None:
+            call.feed(b"", True)
+
+    # HEADERS.
+
+    def _on_headers(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> None:
+        if flags & (PADDED | WITH_PRIORITY):
+            padding = 0
+            if flags & PADDED:
+                padding = data[at] if at < stop else 0
+                at += 1
+            if flags & WITH_PRIORITY:
+                at += 5
+            stop -= padding
+            if at > stop:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
+        if not stream_id & 1:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that is not the client's")
+        block = data[at:stop]
+        if flags & END_HEADERS:
+            self._connection.on_block(block, flags, stream_id)
+        else:
+            self._block = [block]
+            self._block_id = stream_id
+            self._block_flags = flags
+
+    def _on_continuation(self, piece: bytes, flags: int) -> None:
+        block = self._block
+        if block is None:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        if not piece and not flags & END_HEADERS:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "empty CONTINUATION")
+        block.append(piece)
+        if len(block) > _PIECES_MAX or sum(map(len, block)) > self._connection.settings.header_list_bytes_max:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+        if flags & END_HEADERS:
+            self._block = None
+            self._connection.on_block(b"".join(block), self._block_flags, self._block_id)
