@@ -130,6 +130,7 @@ class _AsgiRequest(HttpRequest):
         """The client has left: the handler is told, and its reply goes nowhere."""
         if not self._is_over:
             self._is_over = True
+            self.is_gone = True
             self.is_answered.set()
             if self.on_gone is not None:
                 self.on_gone()

@@ -525,6 +525,7 @@ class _Request(HttpRequest):
     def abandon(self) -> None:
         """The client has left: the handler is told, and its reply goes nowhere."""
         self._connection = None
+        self.is_gone = True
         on_gone = self.on_gone
         self.on_gone = None
         if on_gone is not None:

@@ -17,6 +17,8 @@ from .routes import Match, Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import trio
+
     from ...engine.engine import Engine
     from .settings import HttpSettings
 
@@ -24,12 +26,12 @@ _MODEL = "/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = "/v2/repository(?:/(?P<repository>[^/]+))?"
 
 
-def routes_of(engine: Engine, settings: HttpSettings) -> list[Route]:
-    """The table of P's HTTP routes over `engine`, first match first."""
+def routes_of(engine: Engine, settings: HttpSettings, nursery: trio.Nursery) -> list[Route]:
+    """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread."""
     doors = _Handlers(engine)
     later = _not_built
     return [
-        Route(f"{_MODEL}/infer", "inference", _post(InferHandler(engine, settings)), content_type=TEXT),
+        Route(f"{_MODEL}/infer", "inference", _post(InferHandler(engine, settings, nursery)), content_type=TEXT),
         Route("/v2/health/live", "health", _get(doors.live), content_type=TEXT),
         Route("/v2/health/ready", "health", _get(doors.ready), content_type=TEXT),
         Route("/v2", "metadata", _get(doors.server_metadata)),
@@ -150,7 +152,7 @@ def _parameters_of(request: HttpRequest) -> dict[str, Any]:
 
 
 def _refuse_repository(match: Match) -> None:
-    if match.parts["repository"]:
+    if match.repository:
         raise Unsupported("'repository_name' specification is not supported")
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...schema.fault import Fault, InvalidArgument, Unsupported
+import trio
+
+from ...schema.fault import Fault, Internal, Unsupported
 from ...schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
 from ...schema.kserve_http_reply import encode_error, encode_infer
-from .request import BINARY, JSON, TEXT, HttpRequest
+from .inflate import ENCODINGS, Inflation
+from .request import BINARY, JSON, TEXT, Buffer, HttpRequest
 from .routes import Match, reply_fault, reply_problem
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
     from ...engine.job import Job
     from ...engine.model import ModelVersion
+    from ...schema.infer_head import ReplyFormat
     from .settings import HttpSettings
-
-logger = logging.getLogger("despina.http")
 
 
 class InferHandler:
@@ -27,35 +28,55 @@ class InferHandler:
     header length (text/plain so far), the JSON head with its tensors, the engine's own checks (application/json).
     """
 
-    def __init__(self, engine: Engine, settings: HttpSettings) -> None:
+    def __init__(self, engine: Engine, settings: HttpSettings, nursery: trio.Nursery) -> None:
         self._engine = engine
         self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
+        self._nursery = nursery
+        """Of the bodies that are inflated in a thread."""
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
-        content_type = TEXT
+        model = self._engine.model(match.model, match.version())
+        if model.decoupled:
+            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+        encoding = request.headers.get(b"content-encoding")
+        if encoding and encoding != b"identity":
+            self._inflate(request, match, model, encoding)
+        else:
+            self._submit(request, match, model, request.body)
+
+    def _submit(self, request: HttpRequest, match: Match, model: ModelVersion, body: Buffer) -> None:
+        length_text = request.headers.get(b"inference-header-content-length")
+        length = None if length_text is None else parse_header_length(length_text.decode("latin-1"), len(body))
         try:
-            name = match.model
-            version = match.version()
-            model = self._engine.model(name, version)
-            if model.decoupled:
-                raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
-            headers = request.headers
-            body = request.body
-            encoding = headers.get(b"content-encoding")
-            if encoding and encoding != b"identity":
-                _refuse_encoding(request)
-                return
-            length_text = headers.get(b"inference-header-content-length")
-            length = None if length_text is None else parse_header_length(length_text.decode("latin-1"), len(body))
-            content_type = JSON
-            inference, reply = decode_infer(body, length, name, version, self._limits)
+            inference, reply = decode_infer(body, length, match.model, match.version(), self._limits)
             pending = _Pending(request, model, reply)
             job = model.submit(inference, pending.finish)
         except Fault as fault:
-            reply_fault(request, fault, content_type)
+            reply_fault(request, fault, JSON)
             return
         if not pending.is_finished:
             request.on_gone = job.cancel
+
+    def _inflate(self, request: HttpRequest, match: Match, model: ModelVersion, encoding: bytes) -> None:
+        if encoding not in ENCODINGS:
+            fields = ((b"Accept-Encoding", b"gzip, deflate"),)
+            request.reply(501, TEXT, [encode_error("Unsupported compression type")], fields)
+            return
+        inflation = Inflation(request.body, self._limits.json_byte_size_max)
+        body = inflation.start()
+        if body is not None:
+            self._submit(request, match, model, body)
+        else:
+            self._nursery.start_soon(self._inflate_aside, request, match, inflation)
+
+    async def _inflate_aside(self, request: HttpRequest, match: Match, inflation: Inflation) -> None:
+        """The same in a thread. The model is looked up again, for it may have changed meanwhile."""
+        try:
+            body = await trio.to_thread.run_sync(inflation.finish)
+            if not request.is_gone:
+                self._submit(request, match, self._engine.model(match.model, match.version()), body)
+        except Exception as problem:
+            reply_problem(request, problem, TEXT)
 
 
 class _Pending:
@@ -63,7 +84,7 @@ class _Pending:
 
     __slots__ = ("_model", "_reply", "_request", "is_finished")
 
-    def __init__(self, request: HttpRequest, model: ModelVersion, reply: Any) -> None:
+    def __init__(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat) -> None:
         self._request = request
         self._model = model
         self._reply = reply
@@ -73,22 +94,18 @@ class _Pending:
         """The engine's `on_done`: on the trio thread, once, must not raise."""
         self.is_finished = True
         request = self._request
+        response = job.response
+        if job.fault is not None or response is None:
+            reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
+            return
+        model = self._model
         try:
-            response = job.response
-            if job.fault is not None or response is None:
-                reply_fault(request, job.fault or InvalidArgument("the request was not answered"), TEXT)
-                return
-            head, buffers, has_binary = encode_infer(
-                response, self._reply, self._model.labels, self._model.config.max_batch_size
-            )
-            if has_binary:
-                length = b"%d" % len(head)
-                request.reply(200, BINARY, [head, *buffers], ((b"Inference-Header-Content-Length", length),))
-            else:
-                request.reply(200, JSON, [head])
+            head, buffers, has_binary = encode_infer(response, self._reply, model.labels, model.config.max_batch_size)
         except Exception as problem:
             reply_problem(request, problem, JSON)
-
-
-def _refuse_encoding(request: HttpRequest) -> None:
-    request.reply(501, TEXT, [encode_error("Unsupported compression type")], ((b"Accept-Encoding", b"gzip, deflate"),))
+            return
+        if has_binary:
+            fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
+            request.reply(200, BINARY, [head, *buffers], fields)
+        else:
+            request.reply(200, JSON, [head])

@@ -24,13 +24,15 @@ class HttpRequest:
     left, so keep views, not addresses.
     """
 
-    __slots__ = ("body", "headers", "method", "on_gone", "path")
+    __slots__ = ("body", "headers", "is_gone", "method", "on_gone", "path")
 
     def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
         self.method = method
         self.path = path
         self.headers = headers
         self.body = body
+        self.is_gone = False
+        """True once the client has left without its reply."""
         self.on_gone: Callable[[], None] | None = None
         """Set by a handler that can stop early; called at most once, when the client has left before the reply."""
 

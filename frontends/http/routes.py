@@ -54,23 +54,27 @@ class Match:
     """A route and what its path said."""
 
     route: Route
-    parts: Mapping[str, str]
+    model: str = ""
+    repository: str = ""
+    _version: int | None = LATEST
+    _version_text: str = ""
 
-    @property
-    def model(self) -> str:
-        return self.parts["model"]
+    @classmethod
+    def of(cls, route: Route, parts: Mapping[str, bytes | None]) -> Match:
+        """`parts` are the pattern's named groups."""
+        text = _text(parts.get("version"))
+        version = LATEST if not text else int(text) if len(text) <= 19 and int(text) < 2**63 else None
+        return cls(route, _text(parts.get("model")), _text(parts.get("repository")), version, text)
 
     def version(self) -> int:
         """LATEST if the path names none. Raises InvalidArgument for a number beyond int64."""
-        text = self.parts["version"]
-        if not text:
-            return LATEST
-        if len(text) > 19 or int(text) >= 2**63:
+        version = self._version
+        if version is None:
             raise InvalidArgument(
-                f"failed to get model version from specified version string '{text}' (details: stol), "
+                f"failed to get model version from specified version string '{self._version_text}' (details: stol), "
                 "version should be an integral value > 0"
             )
-        return int(text)
+        return version
 
 
 @attrs.frozen(eq=False)
@@ -126,8 +130,7 @@ class Router:
         for pattern, route in self._routes:
             found = pattern.match(path)
             if found is not None:
-                parts = {name: (text or b"").decode("utf-8", "replace") for name, text in found.groupdict().items()}
-                match = Match(route, parts)
+                match = Match.of(route, found.groupdict())
                 if len(path) <= _PATH_BYTES_MAX:
                     if len(self._matches) >= _MATCHES_MAX:
                         self._matches.clear()
@@ -142,6 +145,10 @@ class Router:
         name = key[0].decode("latin-1")
         reply_fault(request, Restricted(f"This API is restricted, expecting header '{name}'"), TEXT)
         return False
+
+
+def _text(part: bytes | None) -> str:
+    return (part or b"").decode("utf-8", "replace")
 
 
 async def _run_slow(

@@ -33,7 +33,7 @@ async def serve_http(
     once and cancels what their requests wait for.
     """
     async with trio.open_nursery() as nursery:
-        router = Router(routes_of(engine, settings), settings, nursery)
+        router = Router(routes_of(engine, settings, nursery), settings, nursery)
         hypercorn = HypercornDoor(AsgiApplication(router.handle, settings), settings)
         if settings.server == "hypercorn":
             await nursery.start(hypercorn.run, sockets)

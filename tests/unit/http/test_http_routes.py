@@ -1,6 +1,8 @@
 """What each route answers, in the protocol's words, statuses and member order."""
 
+import gzip
 import logging
+import zlib
 from base64 import b64encode
 
 import orjson
@@ -250,6 +252,51 @@ async def test_unknown_encodings(door):
     reply = await door.ask(post("/v2/models/addsub/infer", b"{}", b"Content-Encoding: br\r\n"))
     assert (reply.status, reply.body) == (501, b'{"error":"Unsupported compression type"}')
     assert reply.headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"identity", b""])
+@pytest.mark.parametrize("size", [4, 10_000_000])
+async def test_compressed_requests(door, encoding, size):
+    """Raw bodies of any size, in either format under either name."""
+    plain = b"abcd" * (size // 4)
+    path, fields = "/v2/models/identity/infer", b"Inference-Header-Content-Length: 0\r\n"
+    fields += b"Content-Encoding: " + encoding + b"\r\n"
+    compressed = [gzip.compress(plain, 1), zlib.compress(plain, 1)] if encoding in (b"gzip", b"deflate") else [plain]
+    for body in compressed:
+        client = await door.connect()
+        await client.send(post(path, body, fields))
+        reply = await client.reply()
+        assert reply.status == 200
+        assert reply.body.endswith(plain)
+
+
+async def test_compressed_requests_that_are_damaged(open_door):
+    """Nothing, garbage, half a stream, and bombs small and large: 400, each with its reason."""
+    door = await open_door(json_bytes_max=1_000_000)
+    for body, text in [
+        (b"", "nothing to be decompressed"),
+        (b"garbage", "unable to decompress the request body"),
+        (gzip.compress(b"abcd" * 1000)[:-20], "unable to decompress the request body: it ends too early"),
+        (gzip.compress(bytes(1_000_001)), "Decompressed data size exceeds the maximum allowed value of 1000000 bytes"),
+        (zlib.compress(bytes(100_000_000)), "Decompressed data size exceeds the maximum allowed value of 1000000"),
+    ]:
+        reply = await door.ask(post("/v2/models/identity/infer", body, b"Content-Encoding: gzip\r\n"))
+        assert (reply.status, reply.headers["content-type"]) == (400, "text/plain")
+        assert text in reply.body.decode()
+
+
+async def test_a_client_that_leaves_while_its_body_is_inflated(door):
+    """Nothing is submitted for it."""
+    body = gzip.compress(bytes(60_000_000), 1)
+    client = await door.connect()
+    fields = b"Content-Encoding: gzip\r\nInference-Header-Content-Length: 0\r\n"
+    model = door.engine.models["identity"]
+    model.refusal = AssertionError("submitted")
+    await client.send(post("/v2/models/identity/infer", body, fields))
+    client.reset()
+    await door.until(lambda: not door.listener.connections)
+    model.refusal = None
+    assert (await door.ask(get("/v2"))).status == 200
 
 
 async def test_a_handler_that_breaks_is_a_500_without_a_traceback(door, infer_bytes, caplog):
