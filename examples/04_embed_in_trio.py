@@ -24,7 +24,7 @@ async def main() -> None:
         (statistics,) = engine.statistics("addsub")
         print(f"{statistics.inference_count} inferences in {statistics.execution_count} executions")
 
-        content = np.array([[Path(__file__).read_bytes()]], np.object_)
+        content = np.array([[await trio.Path(__file__).read_bytes()]], np.object_)
         result = await engine.infer("file_type", {"CONTENT": content})
         print("this file is", result["LABEL"][0, 0].decode())
 

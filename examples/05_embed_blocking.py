@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import despina.blocking
+import despina
 import numpy as np
 
 MODELS = Path(__file__).resolve().parent / "models"

@@ -44,11 +44,11 @@ class TritonPythonModel:
     def classified(self, contents):
         """A (label, score) for each content; only what has something to look at goes through the model."""
         found = [self.short(content) for content in contents]
-        open_ones = [index for index, answer in enumerate(found) if answer is None]
-        if open_ones:
-            features = np.array([self.features(contents[index]) for index in open_ones], np.int32)
+        undecided = [index for index, answer in enumerate(found) if answer is None]
+        if undecided:
+            features = np.array([self.features(contents[index]) for index in undecided], np.int32)
             (scores,) = self.session.run(["target_label"], {"bytes": features})
-            for index, row in zip(open_ones, scores, strict=True):
+            for index, row in zip(undecided, scores, strict=True):
                 found[index] = self.named(row)
         return found
 

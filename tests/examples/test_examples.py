@@ -1,0 +1,95 @@
+"""The examples, run as a reader would run them, against a server started on the example models."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.servers import running_despina
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The example repository with its large files in place. Skips where they can be neither found nor fetched."""
+    done = subprocess.run([sys.executable, EXAMPLES / "fetch_models.py"], text=True, stderr=subprocess.PIPE)
+    if done.returncode:
+        pytest.skip(f"the example models cannot be fetched: {done.stderr.strip()[-300:]}")
+    return EXAMPLES / "models"
+
+
+@pytest.fixture(scope="session")
+def server(models, tmp_path_factory):
+    """A server over the example repository."""
+    with running_despina(models, tmp_path_factory.mktemp("examples")) as running:
+        yield running
+
+
+def printed(*command: str | Path) -> str:
+    """What a program prints; failing it fails the test with its complaint."""
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_fetching_again_does_nothing(models):
+    """Goal: the script may run before every start. Method: run it where all is in place; it stays silent and quick."""
+    assert printed(sys.executable, EXAMPLES / "fetch_models.py") == ""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_curl(server):
+    """Goal: the shell example shows readiness, sums and labels."""
+    text = printed("sh", EXAMPLES / "01_curl.sh", f"127.0.0.1:{server.http_port}")
+    assert text.splitlines()[1] == "200"
+    assert '"data":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]' in text
+    assert "HTTP/1.1 200" in text
+    assert "shell" in text
+    assert '"data":["sql"]' in text
+
+
+def test_http_client(server):
+    """Goal: Triton's HTTP client gets right sums and the right kinds of files."""
+    text = printed(sys.executable, EXAMPLES / "02_tritonclient_http.py", f"127.0.0.1:{server.http_port}")
+    assert "ready: True" in text
+    assert "[ 1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16]" in text
+    assert "file type: python" in text
+    assert "file type: pdf" in text
+
+
+def test_grpc_client(server):
+    """Goal: Triton's gRPC client works for one call and for a stream, in order."""
+    text = printed(sys.executable, EXAMPLES / "03_tritonclient_grpc.py", f"127.0.0.1:{server.grpc_port}")
+    assert "models: ['addsub', 'file_type', 'magika', 'silero_vad']" in text
+    assert "this file: python" in text
+    assert text.endswith("stream answer 0: 0\nstream answer 1: 2\nstream answer 2: 4\n")
+
+
+@pytest.mark.usefixtures("models")
+def test_engine_in_trio():
+    """Goal: the engine works inside a trio program, without a server."""
+    text = printed(sys.executable, EXAMPLES / "04_embed_in_trio.py")
+    assert "100 inferences in" in text
+    assert "this file is python" in text
+
+
+@pytest.mark.usefixtures("models")
+def test_engine_for_threads():
+    """Goal: the blocking form works from several threads."""
+    assert (
+        printed(sys.executable, EXAMPLES / "05_embed_blocking.py") == f"15 + 15 n: {[15 + 15 * n for n in range(8)]}\n"
+    )
+
+
+def test_voice_activity(server):
+    """Goal: silence and a tone are no speech, a sung vowel is; the state travels between the calls."""
+    text = printed(sys.executable, EXAMPLES / "06_voice_activity.py", f"127.0.0.1:{server.http_port}")
+    highest = {line.split()[0]: float(line.split()[2]) for line in text.splitlines()}
+    assert highest["silence"] < 0.1
+    assert highest["tone"] < 0.1
+    assert highest["vowel"] > 0.8
