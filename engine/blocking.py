@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from .engine import open_engine as open_async_engine
+from .engine import single
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -127,7 +128,7 @@ def open_engine(
     handle = opened.get()
     if not isinstance(handle, BlockingEngine):
         thread.join()
-        raise _single(handle)
+        raise single(handle)
     try:
         yield handle
     finally:
@@ -135,11 +136,4 @@ def open_engine(
             handle._token.run_sync_soon(closing[0])
         thread.join()
     if ended:
-        raise _single(ended[0])
-
-
-def _single(error: BaseException) -> BaseException:
-    """The error inside nurseries' groups, when there is just one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        raise single(ended[0])

@@ -95,11 +95,11 @@ class Engine:
             task_status.started()
 
     async def stop(self) -> None:
-        """Refuses new work, finishes what is in flight, unloads everything. Safe to call twice.
+        """Refuses new work, finishes what is in flight, unloads everything. Called again it waits with the first.
 
         Raises Internal when `exit_timeout_secs` were not enough.
         """
-        if self.state is ServerState.READY:
+        if self.state in (ServerState.READY, ServerState.EXITING):
             self.state = ServerState.EXITING
             await self._actor.stop()
 
@@ -341,12 +341,24 @@ async def open_engine(
     paths = [model_repository] if isinstance(model_repository, str | PathLike) else model_repository
     settings = EngineSettings(model_repository=[str(path) for path in paths], **options)
     engine = Engine(settings, backends)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        try:
-            yield engine
-        finally:
-            with trio.CancelScope(shield=True):
-                # Bounded by exit_timeout_secs: what is in flight belongs to callers who still wait for it.
-                await engine.stop()
-            nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            try:
+                yield engine
+            finally:
+                with trio.CancelScope(shield=True):
+                    # Bounded by exit_timeout_secs: what is in flight belongs to callers who still wait for it.
+                    await engine.stop()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # That there is a nursery in here is no business of the block's: its errors leave as they were raised.
+        raise single(group) from None
+
+
+def single(error: BaseException) -> BaseException:
+    """The error inside nurseries' groups, when there is just one; else the groups as they are."""
+    inner = error
+    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+        inner = inner.exceptions[0]
+    return error if isinstance(inner, BaseExceptionGroup) else inner

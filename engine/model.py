@@ -33,7 +33,7 @@ from ..schema.fault import DeadlineExceeded, Fault, QueueTimeout, ShuttingDown, 
 from ..schema.wire.generated.inference import ModelQueuePolicy
 from ..schema.wire.generated.inference import ModelQueuePolicyTimeoutAction as TimeoutAction
 from .admission import Admission
-from .instance import TaskInstance, ThreadInstance
+from .instance import TaskInstance, ThreadInstance, as_fault
 from .job import Job, JobState
 from .mailbox import Mailbox
 from .policy.batching import BatchRule
@@ -401,7 +401,11 @@ class ModelVersion:
 
     def _instance(self, context: InstanceContext) -> Instance:
         if getattr(self._backend_model, "asynchronous", False):
-            return TaskInstance(self, self._backend_model.open_instance(context), context)  # type: ignore[arg-type]
+            try:
+                executor = self._backend_model.open_instance(context)
+            except SystemExit as error:  # a user model's; here it would end the engine
+                raise as_fault(error) from error
+            return TaskInstance(self, executor, context)  # type: ignore[arg-type]
         return ThreadInstance(self, self._backend_model, context)
 
     def _close(self) -> None:

@@ -13,6 +13,7 @@ one model are serial, about different models parallel. A command goes on when wh
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import attrs
@@ -104,8 +105,12 @@ class Repository:
         await self._ask(Poll(""))
 
     async def start(self) -> None:
-        """Loads the start-up set. Raises Internal when one of its models does not serve afterwards."""
+        """Loads the start-up set. Raises Internal when one of its models does not serve afterwards, ValueError for a
+        repository that is no directory."""
         settings = self._settings
+        for path in settings.model_repository:
+            if not await trio.to_thread.run_sync(os.path.isdir, path):
+                raise ValueError(f"repository path is not a valid directory: {path}")
         names: list[str]
         if settings.model_control_mode == "explicit":
             names = list(settings.load_model)
