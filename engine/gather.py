@@ -71,6 +71,16 @@ class InputGatherer:
         self.batching = config.max_batch_size > 0
         self.slots = tuple(_input_slot(item) for item in config.input)
 
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: tuple[Slot, ...]) -> None:
+        self._slots = slots
+        self.names = [slot.name for slot in slots]
+        self.plain = all(slot.reshape is None for slot in slots)
+
     def gather(self, jobs: Sequence[Job], rows: int) -> dict[str, np.ndarray]:
         """Name to array for every input that the first job has; the scheduler never mixes input sets in one batch.
 
@@ -79,6 +89,14 @@ class InputGatherer:
         """
         arrays: dict[str, np.ndarray] = {}
         first = jobs[0].request.inputs
+        if self.plain and len(jobs) == 1:
+            for name in self.names:
+                tensor = first.get(name)
+                if tensor is not None:
+                    array = tensor.numpy()
+                    # A body's tail may start anywhere; kernels assume aligned elements.
+                    arrays[name] = array if array.flags.aligned else array.copy()
+            return arrays
         for slot in self.slots:
             tensor = first.get(slot.name)
             if tensor is None:
@@ -124,8 +142,13 @@ def join_rows(tensors: Sequence[Tensor], kind: DataType, rows: int) -> np.ndarra
         items = np.concatenate([tensor.numpy().ravel() for tensor in tensors])
         return _reshaped(items, shape, tensors[0].name)
     if math.prod(shape) * kind.byte_size < JOIN_BYTES_MAX:
-        flat = np.frombuffer(b"".join([tensor.memory() for tensor in tensors]), kind.dtype)
-        return _reshaped(flat, shape, tensors[0].name)
+        joined = b"".join([tensor.memory() for tensor in tensors])
+        size = math.prod(shape) * kind.byte_size
+        if len(joined) != size:
+            raise InvalidArgument(
+                f"input '{tensors[0].name}': shape {list(shape)} needs {size} bytes, got {len(joined)}"
+            )
+        return np.frombuffer(joined, kind.dtype).reshape(shape)
     array = np.empty(shape, kind.dtype)
     start = 0
     for tensor in tensors:
@@ -150,6 +173,7 @@ class OutputScatterer:
         self.batching = config.max_batch_size > 0
         self.slots = {item.name: _output_slot(item) for item in config.output}
         self.names = list(self.slots)
+        self.plain = all(slot.reshape is None for slot in self.slots.values())
         self._wanted: dict[tuple[str, ...], list[str]] = {}
 
     def wanted(self, jobs: Sequence[Job]) -> list[str]:
@@ -178,12 +202,20 @@ class OutputScatterer:
                         f"model '{self.model_name}', output '{name}': expected {rows} rows for a batch of {rows}, "
                         f"got shape {list(array.shape)}"
                     )
+        if self.plain and len(jobs) == 1:
+            jobs[0].respond(
+                [Tensor(name, slots[name].kind.name, array.shape, None, array) for name, array in arrays.items()]
+            )
+            return
         start = 0
         alone = len(jobs) == 1
         for job in jobs:
             stop = start + job.batch_size
             outputs: list[Tensor] = []
-            for name in job.request.outputs or self.names:
+            requested = job.request.outputs
+            for name in arrays:
+                if requested and name not in requested:
+                    continue
                 array = arrays[name] if alone else arrays[name][start:stop]
                 slot = slots[name]
                 if slot.reshape is not None:

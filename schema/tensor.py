@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 
+COPY_BYTES_MAX = 4096
+
+
 class Tensor:
     """Name, datatype, shape, and the elements in one of two forms, each made from the other on first use.
 
@@ -67,7 +70,9 @@ class Tensor:
             elif array.size == 0:
                 memory = b""
             else:
-                memory = np.ascontiguousarray(array).data.cast("B") if array.ndim else array.tobytes()
+                # A small copy costs less than the view, and is joined into the reply anyhow.
+                small = array.nbytes <= COPY_BYTES_MAX
+                memory = array.tobytes() if small else np.ascontiguousarray(array).data.cast("B")
             self._memory = memory
         return memory
 
@@ -78,29 +83,38 @@ class Tensor:
             memory = self._memory
             assert memory is not None, "a tensor has at least one form"
             kind = BY_NAME.get(self.datatype)
-            if kind is None:
-                raise InvalidArgument(f"tensor '{self.name}': unknown datatype '{self.datatype}'")
-            if kind.byte_size == 0:
-                items = decode_bytes(memory, self.name)
-                array = np.empty(len(items), dtype=object)
-                array[:] = items
-            elif len(memory) % kind.byte_size:
-                raise InvalidArgument(
-                    f"tensor '{self.name}': {len(memory)} bytes are no whole number of {self.datatype} elements"
-                )
+            shape = self.shape
+            if kind is not None and kind.byte_size and len(memory) == math.prod(shape) * kind.byte_size:
+                try:
+                    self._array = array = np.ndarray(shape, kind.dtype, memory)
+                except (ValueError, OverflowError):
+                    # Two negative dimensions, or no elements and others beyond what an array may have.
+                    raise InvalidArgument(f"tensor '{self.name}': no array has the shape {list(shape)}") from None
             else:
-                array = np.frombuffer(memory, kind.dtype)
-            expected = math.prod(self.shape)
-            if array.size != expected or min(self.shape, default=0) < 0:
-                raise InvalidArgument(
-                    f"tensor '{self.name}': shape {list(self.shape)} needs {expected} elements, got {array.size}"
-                )
-            try:
-                self._array = array = array.reshape(self.shape)
-            except (ValueError, OverflowError):
-                # No elements, but dimensions beyond what an array may have.
-                raise InvalidArgument(f"tensor '{self.name}': no array has the shape {list(self.shape)}") from None
+                self._array = array = self._array_of_bytes(memory)
         return array
+
+    def _array_of_bytes(self, memory: Buffer) -> np.ndarray:
+        """The array form of BYTES; for all else, the fault that the bytes do not fit."""
+        kind = BY_NAME.get(self.datatype)
+        if kind is None:
+            raise InvalidArgument(f"tensor '{self.name}': unknown datatype '{self.datatype}'")
+        if kind.byte_size and len(memory) % kind.byte_size:
+            raise InvalidArgument(
+                f"tensor '{self.name}': {len(memory)} bytes are no whole number of {self.datatype} elements"
+            )
+        items = decode_bytes(memory, self.name) if kind.byte_size == 0 else range(len(memory) // kind.byte_size)
+        expected = math.prod(self.shape)
+        if len(items) != expected or min(self.shape, default=0) < 0:
+            raise InvalidArgument(
+                f"tensor '{self.name}': shape {list(self.shape)} needs {expected} elements, got {len(items)}"
+            )
+        array = np.empty(expected, dtype=object)
+        array[:] = items
+        try:
+            return array.reshape(self.shape)
+        except (ValueError, OverflowError):
+            raise InvalidArgument(f"tensor '{self.name}': no array has the shape {list(self.shape)}") from None
 
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"

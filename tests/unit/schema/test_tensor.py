@@ -32,11 +32,11 @@ def test_fixed_size_round_trip(row, data):
 
 
 def test_no_copy_where_a_view_will_do():
-    """The wire form of a contiguous array, and the array over received bytes, share their memory."""
-    array = np.arange(6, dtype="<i4").reshape(2, 3)
+    """The wire form of a large contiguous array, and the array over received bytes, share their memory."""
+    array = np.arange(6000, dtype="<i4").reshape(2, 3000)
     assert np.shares_memory(np.frombuffer(Tensor.of("x", array).memory(), "<i4"), array)
     received = memoryview(bytearray(array.tobytes()))
-    assert np.shares_memory(Tensor("x", "INT32", [2, 3], received).numpy(), np.frombuffer(received, "<i4"))
+    assert np.shares_memory(Tensor("x", "INT32", [2, 3000], received).numpy(), np.frombuffer(received, "<i4"))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_dtypes_that_the_protocol_lacks():
         ("FP32", [2], bytes(4), r"tensor 'x': shape \[2\] needs 2 elements, got 1"),
         ("FP32", [], b"", r"tensor 'x': shape \[\] needs 1 elements, got 0"),
         ("FP32", [1], bytes(5), "tensor 'x': 5 bytes are no whole number of FP32 elements"),
-        ("FP32", [-1, -1], bytes(4), "needs 1 elements, got 1"),
+        ("FP32", [-1, -1], bytes(4), "no array has the shape"),
         ("FP32", [-1], bytes(4), "needs -1 elements, got 1"),
         ("FP32", [2**40, 2**40], bytes(4), "needs 1208925819614629174706176 elements, got 1"),
         ("FP32", [2**70, 0], b"", "no array has the shape"),
