@@ -1,0 +1,182 @@
+"""Small batches of fixed shapes through buffers that are bound once: the cheapest way into ONNX Runtime.
+
+An ordinary call converts each array to an ORT value and each result back, which is most of the cost of a small model.
+Here each batch size has a plan: arrays for its inputs and outputs, bound when the size is first seen. A call copies
+wire bytes in, runs, and copies wire bytes out, so answers never alias the buffers. Worth it below some tens of KiB
+only: a whole execute of add/sub INT32[16] costs 7 µs instead of 12 for one request, 27 instead of 35 for eight.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from ...schema.datatype import BY_NUMBER
+from ...schema.tensor import Tensor
+
+if TYPE_CHECKING:
+    from ...engine.backend import Batch
+    from ...engine.job import Job
+    from ...schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
+    from .signature import ModelTensor, Signature
+
+_log = logging.getLogger("despina.backends.onnxruntime")
+
+PLAN_BYTES_MAX = 32 * 1024
+"""All inputs and outputs of one batch size. Larger batches are faster without the extra copy."""
+
+PLANS_MAX = 64
+"""Batch sizes with a plan, for each instance."""
+
+
+@attrs.frozen
+class FixedTensor:
+    """An input or output whose size is known but for the number of rows."""
+
+    name: str
+    datatype: str
+    dtype: np.dtype[np.generic]
+    dims: tuple[int, ...]
+    """As the client sees them, without the batch dimension."""
+    model_dims: tuple[int, ...]
+    """As the model does; the same number of elements."""
+    row_bytes: int
+
+
+@attrs.frozen
+class _Plan:
+    binding: Any
+    inputs: tuple[memoryview, ...]
+    outputs: tuple[memoryview, ...]
+    keep: tuple[np.ndarray, ...]
+    """The arrays behind the views and addresses."""
+
+
+class BoundRunner:
+    """Answers batches through plans. Not thread-safe: one for each instance."""
+
+    def __init__(
+        self, session: Any, inputs: tuple[FixedTensor, ...], outputs: tuple[FixedTensor, ...], *, batching: bool
+    ) -> None:
+        self._session = session
+        inner = getattr(session, "_sess", None)
+        self._run_inner = getattr(inner, "run_with_iobinding", None)
+        self._inputs = inputs
+        self._outputs = outputs
+        self._batching = batching
+        self._row_bytes = sum(tensor.row_bytes for tensor in (*inputs, *outputs))
+        self._plans: dict[int, _Plan] = {}
+
+    @classmethod
+    def of(cls, session: Any, config: ModelConfig, signature: Signature) -> BoundRunner | None:
+        """A runner, or None where some size is open, some tensor holds strings, or one row is too large already."""
+        batching = config.max_batch_size > 0
+        known = {**signature.initializers, **signature.inputs}
+        inputs = [_fixed(item, known[item.name], batching) for item in config.input]
+        outputs = [_fixed(item, signature.outputs[item.name], batching) for item in config.output]
+        if None in inputs or None in outputs or any(item.optional for item in config.input):
+            return None
+        runner = cls(
+            session,
+            tuple(tensor for tensor in inputs if tensor is not None),
+            tuple(tensor for tensor in outputs if tensor is not None),
+            batching=batching,
+        )
+        return runner if runner._row_bytes <= PLAN_BYTES_MAX else None
+
+    def execute(self, batch: Batch, jobs: list[Job]) -> bool:
+        """Answers all jobs with all outputs and returns True; False, with nothing done, where the batch has no plan.
+
+        Raises what ONNX Runtime raises, before any job is answered.
+        """
+        rows = batch.size if self._batching else 1
+        plan = self._plans.get(rows)
+        if plan is None:
+            if rows < 1 or rows * self._row_bytes > PLAN_BYTES_MAX or len(self._plans) >= PLANS_MAX:
+                return False
+            plan = self._plans[rows] = self._bind(rows)
+        if not self._fill(plan, jobs):
+            return False
+        batch.inputs_ready_ns = time.monotonic_ns()
+        if self._run_inner is not None:
+            self._run_inner(plan.binding._iobinding, None)
+        else:
+            self._session.run_with_iobinding(plan.binding)
+        batch.outputs_started_ns = time.monotonic_ns()
+        if len(jobs) == 1:
+            lead = (rows,) if self._batching else ()
+            jobs[0].respond(
+                [
+                    Tensor(fixed.name, fixed.datatype, lead + fixed.dims, view.tobytes())
+                    for fixed, view in zip(self._outputs, plan.outputs, strict=True)
+                ]
+            )
+            return True
+        results = [
+            (fixed.name, fixed.datatype, fixed.dims, fixed.row_bytes, view.tobytes())
+            for fixed, view in zip(self._outputs, plan.outputs, strict=True)
+        ]
+        start = 0
+        for job in jobs:
+            count = job.batch_size
+            stop = start + count
+            job.respond(
+                [
+                    Tensor(name, datatype, (count, *dims), data[start * size : stop * size])
+                    for name, datatype, dims, size, data in results
+                ]
+            )
+            start = stop
+        return True
+
+    def _fill(self, plan: _Plan, jobs: list[Job]) -> bool:
+        """Copies the jobs' bytes in; False where some job's do not have just the size that its rows need."""
+        if len(jobs) == 1:
+            inputs = jobs[0].request.inputs
+            for fixed, view in zip(self._inputs, plan.inputs, strict=True):
+                memory = inputs[fixed.name].memory()
+                if len(memory) != len(view):
+                    return False
+                view[:] = memory
+            return True
+        for fixed, view in zip(self._inputs, plan.inputs, strict=True):
+            name = fixed.name
+            size = fixed.row_bytes
+            parts = [job.request.inputs[name].memory() for job in jobs]
+            for part, job in zip(parts, jobs, strict=True):
+                if len(part) != job.batch_size * size:
+                    return False
+            joined = b"".join(parts)
+            if len(joined) != len(view):
+                return False
+            view[:] = joined
+        return True
+
+    def _bind(self, rows: int) -> _Plan:
+        lead = (rows,) if self._batching else ()
+        binding = self._session.io_binding()
+        arrays: list[np.ndarray] = []
+        views: list[list[memoryview]] = [[], []]
+        for side, tensors in enumerate((self._inputs, self._outputs)):
+            bind = binding.bind_output if side else binding.bind_input
+            for fixed in tensors:
+                shape = lead + fixed.model_dims
+                array = np.zeros(math.prod(shape), fixed.dtype)
+                bind(fixed.name, "cpu", 0, fixed.dtype.type, shape, array.ctypes.data)
+                arrays.append(array)
+                views[side].append(memoryview(array).cast("B"))  # type: ignore[arg-type]  # numpy arrays are buffers
+        return _Plan(binding, tuple(views[0]), tuple(views[1]), tuple(arrays))
+
+
+def _fixed(item: ModelInput | ModelOutput, tensor: ModelTensor, batching: bool) -> FixedTensor | None:
+    kind = BY_NUMBER[int(item.data_type)]
+    dims = tuple(item.dims)
+    model_dims = tensor.shape[1:] if batching else tensor.shape
+    if kind.byte_size == 0 or -1 in dims or -1 in model_dims or math.prod(dims) != math.prod(model_dims):
+        return None
+    return FixedTensor(item.name, kind.name, kind.dtype, dims, model_dims, math.prod(dims) * kind.byte_size)
