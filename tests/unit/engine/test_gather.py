@@ -105,8 +105,13 @@ def test_wrong_sizes_name_the_input():
     gatherer = InputGatherer(config())
     with pytest.raises(InvalidArgument, match=r"'IN': shape \[1, 4\] needs 4 elements, got 1"):
         gatherer.gather([short], 1)
-    with pytest.raises(InvalidArgument, match=r"'IN': shape \[2, 4\] needs 8 elements, got 5"):
+    with pytest.raises(InvalidArgument, match=r"'IN': shape \[2, 4\] needs 32 bytes, got 20"):
         gatherer.gather([sound, short], 2)
+    ragged = job(Tensor("IN", "INT32", [1, 4], memory=b"123"))
+    with pytest.raises(InvalidArgument, match="'IN'"):
+        gatherer.gather([ragged], 1)
+    with pytest.raises(InvalidArgument, match="needs 32 bytes, got 19"):
+        gatherer.gather([sound, ragged], 2)
     wide = [job(wire(np.zeros((1, n), "<i4"))) for n in (40_000, 39_999)]
     with pytest.raises(InvalidArgument, match="does not fit a batch"):
         gatherer.gather(wide, 2)
