@@ -6,16 +6,13 @@ import json
 from typing import Any
 
 # Durations and clock times differ from run to run; their counts do not.
-CLOCKED = {"ns", "last_inference", "load_ns"}
+CLOCKED = {"ns", "last_inference"}
 
 
 def settled(answer: Any, repository: str) -> Any:
     """`answer` without what two runs of one server would not share, ready to be recorded or compared."""
     if isinstance(answer, dict):
-        return {
-            key: "<clock>" if key in CLOCKED and not isinstance(value, dict) else settled(value, repository)
-            for key, value in answer.items()
-        }
+        return {key: settled(value, repository) for key, value in answer.items() if key not in CLOCKED}
     if isinstance(answer, list):
         return [settled(item, repository) for item in answer]
     if isinstance(answer, str):

@@ -345,10 +345,12 @@ def transport_probes() -> Iterator[GrpcProbe]:
 
 
 def statistics_probes() -> Iterator[GrpcProbe]:
-    """Counts after a known history."""
-    for model in ["simple", "versioned", "misbehave", "optional"]:
+    """Counts after a known history, without durations: `text` has two good requests and one refused."""
+    element = struct.pack("<I", 1) + b"a"
+    for rows in (1, 2):
+        yield infer(f"counted {rows}", request("text", [tensor("INPUT0", [rows, 1], "BYTES")], [element * rows]))
+    yield infer("counted nowhere", request("text", [tensor("INPUT0", [1, 2], "BYTES")], [element * 2]))
+    for model in ("text", "versioned", "misbehave", "optional"):
         yield GrpcProbe(f"statistics {model}", "ModelStatistics", pb.ModelStatisticsRequest(name=model))
-    yield GrpcProbe(
-        "statistics of a version", "ModelStatistics", pb.ModelStatisticsRequest(name="versioned", version="3")
-    )
-    yield GrpcProbe("statistics of all", "ModelStatistics", pb.ModelStatisticsRequest())
+    one = pb.ModelStatisticsRequest(name="versioned", version="3")
+    yield GrpcProbe("statistics of a version", "ModelStatistics", one)

@@ -652,11 +652,13 @@ def transport_probes() -> Iterator[HttpProbe]:
 
 
 def statistics_probes() -> Iterator[HttpProbe]:
-    """Counts after a known history, durations left out."""
-    for model in ["simple", "optional", "versioned", "misbehave", "slow", "identity_bytes"]:
+    """Counts after a known history, without durations: `text` has three good requests and one refused."""
+    for name, rows in (("first", 1), ("second", 2), ("third", 1)):
+        yield infer(f"counted {name}", "text", {"inputs": [tensor("INPUT0", [rows, 1], "BYTES", ["a"] * rows)]})
+    yield infer("counted nowhere", "text", {"inputs": [tensor("INPUT0", [1, 2], "BYTES", ["a", "b"])]})
+    for model in ("text", "optional", "versioned", "misbehave", "slow"):
         yield HttpProbe(f"statistics {model}", path=f"/v2/models/{model}/stats")
     yield HttpProbe("statistics of a version", path="/v2/models/versioned/versions/3/stats")
-    yield HttpProbe("statistics of all", path="/v2/models/stats")
     yield HttpProbe("statistics by POST", "POST", "/v2/models/stats", b"")
 
 
