@@ -63,6 +63,7 @@ class Loader:
             raise as_fault(error) from error
         try:
             config = configuration.complete(config, opened.config, backend, self._gpus, settings)
+            opened.config = config  # what instances see, and user models are told, is the settled one
             files = {output.name: output.label_filename for output in config.output if output.label_filename}
             return ModelVersion(
                 name=source.name,
