@@ -5,7 +5,7 @@
 
 Rules
 1. Everything that changes the state of a connection lives here; how bytes leave is `Outlet`'s business.
-2. One request at a time is with the handlers; what the client sends ahead waits in `_input`, up to a bound, and then
+2. One request at a time is with the handlers; what the client sends ahead waits in `_intake`, up to a bound, and then
    in the kernel. So answers leave in the order of the requests.
 3. The end of the client's stream is not its leaving. A client may close its sending side and wait for the answer; one
    that closed the whole socket looks the same until something is sent to it. So when a stream ends while a request is
@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_error
 from .chunked import ChunkedBody
-from .head import CHUNKED, Head, Refusal, parse_head
+from .head import CHUNKED, Head, Refusal
+from .http1_request import Http1Request
+from .intake import Intake
 from .outlet import Outlet
-from .request import JSON, TEXT, Buffer, Field, HttpRequest
+from .request import JSON, Buffer, Field
 from .status import head_of_reply
 
 if TYPE_CHECKING:
@@ -46,8 +48,6 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 RECEIVE_BYTES: Final = 64 * 1024
 _TURN_BYTES_MAX: Final = 4 * 1024 * 1024
 """Body bytes received of one connection before the others have their turn."""
-_MEMO_BYTES_MAX: Final = 2048
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -55,19 +55,16 @@ class Connection:
     """Created by the listener for an accepted, non-blocking socket."""
 
     __slots__ = (
-        "_at",
         "_body",
         "_buffer",
         "_chunks",
         "_got",
         "_head",
-        "_input",
+        "_intake",
         "_listener",
-        "_memo",
         "_outlet",
         "_peer_ended",
         "_request",
-        "_scanned",
         "events",
         "fd",
         "since",
@@ -84,15 +81,9 @@ class Connection:
         """What epoll was told to watch."""
         self.since = listener.now
         """When the wait began that the present state's timeout limits."""
-        self._input = b""
-        """Received and not consumed, from `_at` on."""
-        self._at = 0
-        self._scanned = 0
-        """Where in `_input` the search for the end of the head goes on."""
-        self._memo: Head | None = None
-        """The last head, for the next request that has the same one."""
+        self._intake = Intake(listener.settings)
         self._head: Head | None = None
-        self._request: _Request | None = None
+        self._request: Http1Request | None = None
         self._buffer: np.ndarray | None = None
         """The pool's array below `_body`."""
         self._body: memoryview | None = None
@@ -132,14 +123,9 @@ class Connection:
         if not data:
             self._on_peer_end()
         elif state == HEAD:
-            if self._at < len(self._input):
-                self._input = self._input[self._at :] + data
-                self._scanned -= self._at
-            else:
-                self._input = data
-                self._scanned = 0
+            if not self._ahead():
                 self.since = self._listener.now
-            self._at = 0
+            self._intake.append(data)
             self._take_request()
             if self.state == ANSWER:
                 self._watch_input()
@@ -147,8 +133,7 @@ class Connection:
             self.since = self._listener.now
             self._feed_chunks(data, 0)
         elif state == ANSWER:
-            self._input = self._input[self._at :] + data
-            self._at = self._scanned = 0
+            self._intake.append(data)
             self._watch_input()
         # LINGER: thrown away
 
@@ -182,7 +167,7 @@ class Connection:
         if self.state == ANSWER:
             self._peer_ended = True
             self._probe()
-        elif self.state == HEAD and self._at < len(self._input):
+        elif self.state == HEAD and self._ahead():
             self._peer_ended = True  # what it sent before is answered first
             self._watch(self.events & WRITE)
             self._listener.resume_soon(self)
@@ -204,22 +189,31 @@ class Connection:
         if self.state in (HEAD, ANSWER):
             if self._peer_ended:
                 wanted = 0
-            elif len(self._input) - self._at > self._listener.settings.pipelined_bytes_max:
+            elif self._ahead() > self._listener.settings.pipelined_bytes_max:
                 wanted = PEER_END
             else:
                 wanted = READ
             self._watch((self.events & WRITE) | wanted)
 
+    def _ahead(self) -> int:
+        """Bytes received and not consumed."""
+        return len(self._intake.data) - self._intake.at
+
     # From bytes to requests.
 
     def resume(self) -> None:
         """Called by the listener after a reply, when more requests had been received ahead."""
-        if self.state == HEAD and self._at < len(self._input):
+        if self.state == HEAD and self._ahead():
             self._take_request()
 
     def _take_request(self) -> None:
+        listener = self._listener
+        intake = self._intake
         try:
-            head, body_at = self._find_head()
+            if self._head is None and listener.takes_http2 and intake.is_http2():
+                listener.hand_over(self, intake.data[intake.at :])
+                return
+            head = intake.next_head()
             if head is None:
                 if self._peer_ended:
                     self._finish(unread=False)
@@ -228,93 +222,47 @@ class Connection:
                 return
             self._head = head
             if head.length == CHUNKED:
-                self._start_chunks(head, body_at)
+                self._start_chunks(head)
             else:
-                self._start_body(head, body_at)
+                self._start_body(head)
         except Refusal as refusal:
             self.refuse(refusal.status, refusal.message)
 
-    def _find_head(self) -> tuple[Head | None, int]:
-        """The next request's head and where its body begins; None while the head is not whole. Raises Refusal."""
-        data = self._input
-        at = self._at
-        memo = self._memo
-        if memo is not None and data.startswith(memo.raw, at):
-            return memo, at + len(memo.raw)
-        while data.startswith(b"\r\n", at):  # HTTP asks servers to skip empty lines before a request
-            at += 2
-        self._at = at
-        settings = self._listener.settings
-        end = data.find(b"\r\n\r\n", max(at, self._scanned - 3))
-        if end < 0:
-            self._check_unfinished_head()
-            self._scanned = len(data)
-            return None, 0
-        end += 4
-        if end - at > settings.head_bytes_max:
-            raise Refusal(431, f"request head exceeds {settings.head_bytes_max} bytes")
-        raw = data[at:end]
-        if raw == _PREFACE and self._listener.takes_http2:
-            self._listener.hand_over(self, data[at:])
-            return None, 0
-        head = parse_head(raw, header_count_max=settings.header_count_max, body_bytes_max=settings.body_bytes_max)
-        if len(raw) <= _MEMO_BYTES_MAX:
-            self._memo = head
-        return head, end
-
-    def _check_unfinished_head(self) -> None:
-        """Refuses at once what can become no head, rather than wait for the timeout."""
-        data = self._input
-        at = self._at
-        limit = self._listener.settings.head_bytes_max
-        if len(data) - at > limit:
-            raise Refusal(431, f"request head exceeds {limit} bytes")
-        if at < len(data) and not (65 <= data[at] <= 90 or (data[at] == 13 and at + 1 == len(data))):
-            raise Refusal(400, "malformed request: a method in capitals is expected")
-        start = max(at, self._scanned)
-        if data.find(b"\0", start) >= 0:
-            raise Refusal(400, "malformed request: NUL in the head")
-        while (line_end := data.find(b"\n", start)) >= 0:
-            if line_end == at or data[line_end - 1] != 13:
-                raise Refusal(400, "malformed request: line does not end with CRLF")
-            start = line_end + 1
-
-    def _start_body(self, head: Head, at: int) -> None:
-        data = self._input
+    def _start_body(self, head: Head) -> None:
+        intake = self._intake
+        data = intake.data
+        at = intake.at
         size = head.length
         have = len(data) - at
         if have >= size:
             if have == size:
                 body = memoryview(data)[at:] if size else b""
-                self._input = b""
-                self._at = 0
+                intake.clear()
             else:
                 body = memoryview(data)[at : at + size]
-                self._at = at + size
-            self._scanned = 0
+                intake.at = at + size
             self._hand_over(body)
             return
         self._buffer = array = self._listener.buffers.take(size)
         self._body = body = array.data[:size]
         body[:have] = memoryview(data)[at:]
         self._got = have
-        self._input = b""
-        self._at = self._scanned = 0
+        intake.clear()
         self.since = self._listener.now
         self.state = BODY
         if head.expects_continue:
             self._send([_CONTINUE])
 
-    def _start_chunks(self, head: Head, at: int) -> None:
+    def _start_chunks(self, head: Head) -> None:
         settings = self._listener.settings
         self._chunks = ChunkedBody(
             bytes_max=settings.body_bytes_max,
             count_max=settings.chunk_count_max,
             overhead_max=settings.head_bytes_max,
         )
-        data = self._input
-        self._input = b""
-        self._at = self._scanned = 0
+        data = self._intake.data
+        at = self._intake.at
+        self._intake.clear()
         self.since = self._listener.now
         self.state = CHUNKS
         if head.expects_continue and at == len(data):
@@ -333,14 +281,14 @@ class Connection:
         if end >= 0:
             self._chunks = None
             if end < len(data):
-                self._input = data[end:]
+                self._intake.append(data[end:])
             self._hand_over(memoryview(chunks.body))
 
     def _hand_over(self, body: Buffer) -> None:
         head = self._head
         assert head is not None, "a request has a head"
         self.state = ANSWER
-        self._request = request = _Request(self, head, body)
+        self._request = request = Http1Request(self, head, body)
         self._listener.handle(request)
 
     # From replies to bytes.
@@ -365,8 +313,8 @@ class Connection:
         if self.state == CLOSED:
             return
         if not keep:
-            self._finish(unread=self._at < len(self._input))
-        elif self._at < len(self._input):
+            self._finish(unread=bool(self._ahead()))
+        elif self._ahead():
             listener.resume_soon(self)
         elif self._peer_ended:
             self._finish(unread=False)
@@ -385,8 +333,7 @@ class Connection:
     def _finish(self, *, unread: bool) -> None:
         """No more replies follow. Closing a socket with unread bytes resets it, and the reply with it: so linger."""
         self.since = self._listener.now
-        self._input = b""
-        self._at = 0
+        self._intake.clear()
         if not unread and not self._outlet.pending:
             self.close()
             return
@@ -432,7 +379,7 @@ class Connection:
 
     def is_idle(self) -> bool:
         """True between requests: nothing received, nothing owed."""
-        return self.state == HEAD and self._at >= len(self._input) and not self._outlet.pending
+        return self.state == HEAD and not self._ahead() and not self._outlet.pending
 
     def on_drain(self) -> None:
         """The server stops: takes the request that may have arrived by now, or ends an idle connection at once."""
@@ -450,7 +397,7 @@ class Connection:
             if waited > settings.write_stall_timeout:
                 self.abort()
         elif state == HEAD:
-            if self._at < len(self._input):
+            if self._ahead():
                 if waited > settings.head_timeout:
                     self.refuse(408, f"request head not received within {settings.head_timeout:g} seconds")
             elif waited > settings.idle_timeout:
@@ -489,8 +436,7 @@ class Connection:
         return self.sock
 
     def _drop_input(self) -> None:
-        self._input = b""
-        self._at = 0
+        self._intake.clear()
         self._chunks = None
         self._body = None
         if self._buffer is not None:
@@ -501,32 +447,3 @@ class Connection:
         if events != self.events and self.state != CLOSED:
             self.events = events
             self._listener.watch(self.fd, events)
-
-
-class _Request(HttpRequest):
-    """A request that came over a Connection."""
-
-    __slots__ = ("_connection", "_head")
-
-    def __init__(self, connection: Connection, head: Head, body: Buffer) -> None:
-        super().__init__(head.method, head.path, head.headers, body)
-        self._connection: Connection | None = connection
-        self._head = head
-
-    def reply(
-        self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
-    ) -> None:
-        connection = self._connection
-        if connection is not None:
-            self._connection = None
-            self.on_gone = None
-            connection.answer(self._head, status, content_type, buffers, fields)
-
-    def abandon(self) -> None:
-        """The client has left: the handler is told, and its reply goes nowhere."""
-        self._connection = None
-        self.is_gone = True
-        on_gone = self.on_gone
-        self.on_gone = None
-        if on_gone is not None:
-            on_gone()

@@ -1,0 +1,42 @@
+"""A request that came over one of our own connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .request import TEXT, Buffer, Field, HttpRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .connection import Connection
+    from .head import Head
+
+
+class Http1Request(HttpRequest):
+    """Takes its reply, once, to the Connection that it came from, while that is there."""
+
+    __slots__ = ("_connection", "_head")
+
+    def __init__(self, connection: Connection, head: Head, body: Buffer) -> None:
+        super().__init__(head.method, head.path, head.headers, body)
+        self._connection: Connection | None = connection
+        self._head = head
+
+    def reply(
+        self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
+    ) -> None:
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            self.on_gone = None
+            connection.answer(self._head, status, content_type, buffers, fields)
+
+    def abandon(self) -> None:
+        """The client has left: the handler is told, and its reply goes nowhere."""
+        self._connection = None
+        self.is_gone = True
+        on_gone = self.on_gone
+        self.on_gone = None
+        if on_gone is not None:
+            on_gone()
