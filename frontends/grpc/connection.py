@@ -74,6 +74,8 @@ class Connection:
         self.corked = True
         """Flushing waits for the end of the current pass."""
         self.dirty = False
+        self._is_blocked = False
+        """The kernel took no more: the listener watches for room."""
         self.linger_until = 0.0
         self.stall_since = 0.0
         """Since when something waits for the peer without a pause; 0 for not,"""
@@ -131,8 +133,10 @@ class Connection:
         if flushed and self.draining and not self.calls:
             self._linger()
             return
-        backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
-        self.server.watch(self, readable=not backlog, writable=not flushed)
+        if not flushed or self._is_blocked:
+            self._is_blocked = not flushed
+            backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
+            self.server.watch(self, readable=not backlog, writable=not flushed)
 
     def flush_soon(self) -> None:
         """Something was queued. Replies made together by one batch leave together."""

@@ -280,6 +280,30 @@ async def test_stream_in_flight_bound(open_door) -> None:
     assert data.count(b"triton_final_response") == 10
 
 
+async def test_stream_with_a_message_too_large(open_door) -> None:
+    """A message beyond the limit ends its stream with a status and cancels what the stream had in flight."""
+    door = await open_door(receive_bytes_max=1000)
+    client = await door.connect()
+    await client.send(client.frame(client.HEADERS, 4, 1, client.block(STREAM)))
+    await client.send(client.frame(client.DATA, 0, 1, client.message(request("held"))))
+    held = door.engine.models["held"]
+    await held.submitted.wait()
+    await client.send(client.frame(client.DATA, 0, 1, b"\0" + _U32(1001)))
+    assert (await client.answer(1))[1]["grpc-status"] == "8"
+    await until(lambda: held.held[0].cancelled)
+    await assert_served(door)
+
+
+async def test_long_error_text(door) -> None:
+    """A status text beyond what clients take is cut, and does not break the connection."""
+    client = await door.connect()
+    message = service_pb2.ModelInferRequest(model_name="é" * 20_000).SerializeToString()
+    await client.send(client.call(1, INFER, message))
+    trailers = (await client.answer(1))[1]
+    assert trailers["grpc-status"] == "5"
+    assert 6_000 < len(trailers["grpc-message"]) <= 7_000
+
+
 # Rules.
 
 _U32 = struct.Struct(">I").pack
