@@ -91,8 +91,10 @@ class FrameReader:
                     raise ConnectionResetError
                 connection.count_data(count, call)
                 self._data_left -= count
+                self._note_end(call)
                 call.advance(count)
-                if not self._data_left and not self._pad_left:
+                if not self.is_mid_data:
+                    self.part_since = 0.0
                     self._end_data(call)
                 return
         data = connection.sock.recv(_READ_BYTES)
@@ -205,6 +207,7 @@ class FrameReader:
             self._data_left -= count
             self._connection.count_data(count, call)
             if call is not None and not call.done:
+                self._note_end(call)
                 call.feed(memoryview(data)[at : at + count], False)
             at += count
         if not self._data_left:
@@ -215,6 +218,11 @@ class FrameReader:
             if not self._pad_left:
                 self._end_data(self._connection.calls.get(self._data_id))
         return at
+
+    def _note_end(self, call: Call) -> None:
+        """Before the last bytes are handed on: whoever answers them at once must know that no more will come."""
+        if self._data_ends and not self._data_left:
+            call.ended = True
 
     def _end_data(self, call: Call | None) -> None:
         if self._data_ends and call is not None:

@@ -206,6 +206,8 @@ class RawClient:
         self.encoder = hpack.Encoder()
         self.decoder = hpack.Decoder()
         self._buffer = b""
+        self.resets: list[int] = []
+        """Streams that were reset."""
 
     @staticmethod
     def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
@@ -243,6 +245,8 @@ class RawClient:
                 end = 9 + (word >> 8)
                 if len(self._buffer) >= end:
                     payload, self._buffer = self._buffer[9:end], self._buffer[end:]
+                    if word & 255 == self.RST:
+                        self.resets.append(stream_id)
                     return word & 255, flags, stream_id, payload
             try:
                 data = await self.stream.receive_some(65536)

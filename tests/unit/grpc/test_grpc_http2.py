@@ -73,6 +73,28 @@ async def test_message_over_many_frames(door, piece) -> None:
     assert trailers["grpc-status"] == "0"
 
 
+@pytest.mark.parametrize("padding", [0, 200])
+async def test_large_unary_call_is_not_reset(door, padding) -> None:
+    """A request in one large frame, cut by the transport, is known to be whole when it is answered: no RST_STREAM."""
+    client = await door.connect()
+    big = 10**7
+    await client.send(client.frame(client.WINDOW_UPDATE, 0, 0, _U32(big)))
+    payload = client.message(request(size=300_000))
+    if padding:
+        payload = bytes((padding,)) + payload + bytes(padding)
+    wire = client.frame(client.DATA, 9 if padding else 1, 1, payload)
+    await client.send(client.frame(client.HEADERS, 4, 1, client.block(INFER)) + wire[:1000])
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    await client.send(wire[1000:-100])
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    await client.send(wire[-100:] + client.frame(client.WINDOW_UPDATE, 0, 1, _U32(big)))
+    _, trailers = await client.answer(1)
+    assert trailers["grpc-status"] == "0"
+    await client.send(client.call(3, LIVE))
+    await client.answer(3)  # fails on a reset of any stream
+    assert not client.resets
+
+
 async def test_continuation_padding_and_priority(door) -> None:
     """A header block may come in pieces, with padding and priority."""
     client = await door.connect()
@@ -442,6 +464,23 @@ async def test_silent_newcomer(open_door) -> None:
         while await client.next_frame() is not None:
             pass
     await assert_served(door)
+
+
+async def test_idle_after_a_large_message(open_door) -> None:
+    """A connection whose last frame was large and is complete may be idle as long as it likes."""
+    door = await open_door(handshake_timeout_s=0.1)
+    client = await door.connect()
+    await client.send(client.frame(client.WINDOW_UPDATE, 0, 0, _U32(10**7)))
+    message = client.message(request(size=500_000))
+    wire = client.frame(client.HEADERS, 4, 1, client.block(INFER)) + client.frame(client.DATA, 1, 1, message)
+    for part in (wire[:1000], wire[1000:200_000], wire[200_000:]):
+        await client.send(part)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    await client.send(client.frame(client.WINDOW_UPDATE, 0, 1, _U32(10**7)))
+    await client.answer(1)
+    await trio.sleep(1.2)  # two inspections
+    await client.send(client.call(3, LIVE))
+    await client.answer(3)
 
 
 async def test_slow_reader_and_shut_window(open_door) -> None:
