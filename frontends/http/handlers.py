@@ -129,6 +129,7 @@ class _Handlers:
             elif name.startswith("file:"):
                 files[name.removeprefix("file:")] = _file_content(name, as_string(value))
             else:
+                as_string(value)
                 raise Internal("unexpected error on creating Triton parameter")
         await self._engine.load(match.model, config=config, files=files or None)
         request.reply(200, JSON)
@@ -147,8 +148,10 @@ def _object_of(request: HttpRequest) -> dict[str, Any]:
 
 
 def _parameters_of(request: HttpRequest) -> dict[str, Any]:
-    parameters = _object_of(request).get("parameters")
-    return {} if parameters is None else as_object(parameters)
+    parameters = _object_of(request).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise MalformedRequest("attempt to get members for non-object")
+    return parameters
 
 
 def _refuse_repository(match: Match) -> None:

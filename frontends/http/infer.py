@@ -102,7 +102,7 @@ class _Pending:
         try:
             head, buffers, has_binary = encode_infer(response, self._reply, model.labels, model.config.max_batch_size)
         except Exception as problem:
-            reply_problem(request, problem, JSON)
+            reply_problem(request, problem, TEXT)
             return
         if has_binary:
             fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
