@@ -170,7 +170,7 @@ async def test_load_and_unload(door):
         ('{"config":{}}', 500, "attempt to access JSON non-string as string"),
         ('{"other":"x"}', 500, "unexpected error on creating Triton parameter"),
         ('{"file:x":"***"}', 500, "load parameter 'file:x' is not base64"),
-        ('"x"', 500, "attempt to access JSON non-object as object"),
+        ('"x"', 500, "attempt to get members for non-object"),
     ]:
         reply = await door.ask(post(load, b'{"parameters":%b}' % parameters.encode()))
         assert reply.status == status
