@@ -1,12 +1,15 @@
-"""What is compared of two answers: everything but times, paths and the server's own version."""
+"""What is compared of two answers: everything but durations, places and foreign lines of tracebacks."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 # Durations and clock times differ from run to run; their counts do not.
 CLOCKED = {"ns", "last_inference"}
+# Lines of a traceback that are not the user's: the interpreter's own, and installed packages'.
+FOREIGN_FRAMES = re.compile(r"\n  (?:<frozen |\S*/site-packages/)[^\n]*")
 
 
 def settled(answer: Any, repository: str) -> Any:
@@ -16,7 +19,7 @@ def settled(answer: Any, repository: str) -> Any:
     if isinstance(answer, list):
         return [settled(item, repository) for item in answer]
     if isinstance(answer, str):
-        return answer.replace(repository, "<repository>")
+        return FOREIGN_FRAMES.sub("", answer.replace(repository, "<repository>"))
     return answer
 
 
