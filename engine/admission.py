@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ..schema.datatype import BY_NUMBER
+from ..schema.datatype import BY_NAME, BY_NUMBER
 from ..schema.fault import InvalidArgument
 from ..schema.inference import InferenceRequest
 from ..schema.tensor import Tensor, encode_bytes
@@ -118,8 +118,9 @@ class Admission:
         for name, tensor in inputs.items():
             rule = rules[name]
             if tensor.datatype != rule.datatype:
+                known = tensor.datatype if tensor.datatype in BY_NAME else "<invalid>"
                 raise InvalidArgument(
-                    f"{request.log_prefix()}inference input '{name}' data-type is '{tensor.datatype}', but model "
+                    f"{request.log_prefix()}inference input '{name}' data-type is '{known}', but model "
                     f"'{self.model_name}' expects '{rule.datatype}'"
                 )
             shape = tensor.shape
@@ -190,15 +191,15 @@ class Admission:
         at, end, count = 0, len(view), 0
         about = f"for inference input '{rule.name}' for model '{self.model_name}'"
         while at < end:
-            if count >= expected:
-                raise InvalidArgument(
-                    f"{request.log_prefix()}unexpected number of string elements {count + 1} {about}, "
-                    f"expecting {expected}"
-                )
             if end - at < 4:
                 raise InvalidArgument(
                     f"{request.log_prefix()}incomplete string length indicator {about}, expecting 4 bytes but only "
                     f"{end - at} bytes available. Please make sure the string length indicator is in one buffer."
+                )
+            if count >= expected:
+                raise InvalidArgument(
+                    f"{request.log_prefix()}unexpected number of string elements {count + 1} {about}, "
+                    f"expecting {expected}"
                 )
             size = int.from_bytes(view[at : at + 4], "little")
             at += 4
@@ -236,7 +237,7 @@ class Admission:
                 "variable-sized dimension"
             )
         if not rule.element_bytes:
-            if math.prod(dims) != 1 and dims != [-1]:
+            if math.prod(dims) != 1:
                 raise InvalidArgument(
                     f"{prefix}For BYTE datatype raw input '{rule.name}', the model must have input shape [1]"
                 )

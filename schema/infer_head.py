@@ -183,7 +183,7 @@ def _read_input(
     name = _string_member(fields, "name")
     datatype = _string_member(fields, "datatype")
     shape = as_array(fields.get("shape") or member(fields, "shape", _PARSE_SHAPE), _PARSE_SHAPE)
-    element_count = 1
+    element_count = 1 if shape else 0  # no dimensions, no elements: the engine says what is missing
     for size in shape:
         if type(size) is not int or size < 0:
             raise wrong_type("unsigned-integer", _PARSE_SHAPE)

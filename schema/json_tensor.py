@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from .fault import Fault
 
 _PARSE_DATA = "Unable to parse 'data': "
-_SHAPE_TOO_SMALL = f"{_PARSE_DATA}Shape does not match true shape of 'data' field"
-_SHAPE_TOO_BIG = "Failed to parse 'data' field: shape does not match true shape"
+_WRONG_COUNT = f"{_PARSE_DATA}Shape does not match true shape of 'data' field"
 _INTEGER_WORD = {"u": "unsigned-integer", "i": "signed-integer"}
 
 
@@ -51,10 +50,8 @@ def encode_json_data(name: str, datatype: str, element_count: int, data: Any, by
         elements = elements[:element_count]
         kinds = set(map(type, elements))
     wire = _encode_numbers(elements, kinds, kind.dtype)
-    if surplus:
-        raise MalformedRequest(_SHAPE_TOO_SMALL)
-    if len(elements) < element_count:
-        raise MalformedRequest(_SHAPE_TOO_BIG)
+    if surplus or len(elements) < element_count:
+        raise MalformedRequest(_WRONG_COUNT)
     return wire
 
 

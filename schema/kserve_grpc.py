@@ -73,7 +73,7 @@ def read_request(message: ModelInferRequest, version: int = LATEST) -> Inference
         else:
             raise InvalidArgument(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
         if name in request.inputs:
-            raise InvalidArgument(f"input '{name}' already exists in request")
+            raise InvalidArgument(f"{request.log_prefix()}input '{name}' already exists in request")
         request.inputs[name] = Tensor(name, entry.datatype, tuple(entry.shape), memory)
     if message.outputs:
         request.outputs = [_read_output(entry) for entry in message.outputs]

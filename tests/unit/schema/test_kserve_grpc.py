@@ -153,7 +153,7 @@ MEMORY_TEXT = "parameter for tensor 'i'"
         ),
         (
             {"inputs": [tensor(), tensor()], "raw_input_contents": [b"1", b"2"]},
-            "input 'i' already exists in request",
+            "[request id: <id_unknown>] input 'i' already exists in request",
         ),
     ],
 )

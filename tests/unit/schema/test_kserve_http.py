@@ -24,7 +24,7 @@ ONE_SOURCE = (
     "'shared_memory_region' in 'parameters'. But "
 )
 TOO_SMALL = "Unable to parse 'data': Shape does not match true shape of 'data' field"
-TOO_BIG = "Failed to parse 'data' field: shape does not match true shape"
+TOO_BIG = "Unable to parse 'data': Shape does not match true shape of 'data' field"
 NOT_UNSIGNED = "attempt to access JSON non-unsigned-integer as unsigned-integer"
 NOT_BOOLEAN = "attempt to access JSON non-boolean as boolean"
 NOT_STRING = "attempt to access JSON non-string as string"
