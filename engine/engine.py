@@ -343,14 +343,24 @@ async def open_engine(
     engine = Engine(settings, backends)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
+            running = trio.CancelScope()
+
+            async def run(task_status: trio.TaskStatus[None]) -> None:
+                with running:
+                    await engine.run(task_status)
+
+            await nursery.start(run)
+            # Cancelling the block must not cut off what is in flight for others: the engine ends by `stop` only.
+            running.shield = True
             try:
                 yield engine
             finally:
-                with trio.CancelScope(shield=True):
-                    # Bounded by exit_timeout_secs: what is in flight belongs to callers who still wait for it.
-                    await engine.stop()
-                nursery.cancel_scope.cancel()
+                try:
+                    with trio.CancelScope(shield=True):
+                        # Bounded by exit_timeout_secs: what is in flight belongs to callers who still wait for it.
+                        await engine.stop()
+                finally:
+                    running.cancel()
     except BaseExceptionGroup as group:
         # That there is a nursery in here is no business of the block's: its errors leave as they were raised.
         raise single(group) from None

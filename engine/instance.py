@@ -179,7 +179,7 @@ class ThreadInstance:
         executor = self._backend_model.open_instance(self.context)
         self._executor = executor
         self.movable = executor.movable and self.context.kind != "GPU"
-        self.model.warm_up(self.context, executor)
+        self.model.warm_up(executor)
 
     def _serve(self, post: Callable[..., object]) -> None:
         model = self.model
@@ -250,10 +250,12 @@ class TaskInstance:
         self._parked: trio.lowlevel.Task | None = None
 
     async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serves until cancelled. A batch in execution is then given up and its callers are told."""
+        """Warms up, reports started, serves until cancelled. A batch in execution is then given up and its callers are
+        told. Raises what warming up raised."""
         model = self.model
-        task_status.started()
         try:
+            await model.warm_up_async(self._executor)
+            task_status.started()
             while True:
                 batch, late, wake_at = model.mailbox.take(self, model.placement.cost_s)
                 if late:

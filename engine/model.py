@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from ..schema.inference import InferenceRequest
     from ..schema.wire.generated.inference import ModelConfig
-    from .backend import BackendInstance, BackendModel, Batch, InstanceContext
+    from .backend import AsyncInstance, BackendInstance, BackendModel, Batch, InstanceContext
     from .instance import Instance
     from .settings import EngineSettings
     from .warmup import Warmup
@@ -170,9 +170,13 @@ class ModelVersion:
         self._stop.set()
         await self._closed.wait()
 
-    def warm_up(self, context: InstanceContext, executor: BackendInstance) -> None:
+    def warm_up(self, executor: BackendInstance) -> None:
         """Runs the configured warm-up samples on an executor just opened, on its own thread. Raises InvalidArgument."""
-        self._warmup.run(self, context, executor)
+        self._warmup.run(self, executor)
+
+    async def warm_up_async(self, executor: AsyncInstance) -> None:
+        """The same on an executor that is awaited."""
+        await self._warmup.run_async(self, executor)
 
     # --- Requests
 

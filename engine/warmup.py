@@ -16,10 +16,11 @@ from .instance import answer_all
 from .job import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ..schema.wire.generated.inference import ModelConfig, ModelWarmup, ModelWarmupInput
-    from .backend import BackendInstance, InstanceContext
+    from .backend import AsyncInstance, BackendInstance
     from .model import ModelVersion
 
 
@@ -33,8 +34,27 @@ class Warmup:
             if sample.batch_size
         ]
 
-    def run(self, model: ModelVersion, context: InstanceContext, executor: BackendInstance) -> None:
+    def run(self, model: ModelVersion, executor: BackendInstance) -> None:
         """Executes every sample on `executor`, on the calling thread. Raises InvalidArgument if one fails."""
+        for name, batch in self._batches(model):
+            error: BaseException | None = None
+            try:
+                executor.execute(batch)
+            except (Exception, SystemExit) as caught:
+                error = caught
+            _check(name, batch, error)
+
+    async def run_async(self, model: ModelVersion, executor: AsyncInstance) -> None:
+        """The same for an executor that is awaited."""
+        for name, batch in self._batches(model):
+            error: BaseException | None = None
+            try:
+                await executor.execute_async(batch)
+            except (Exception, SystemExit) as caught:
+                error = caught
+            _check(name, batch, error)
+
+    def _batches(self, model: ModelVersion) -> Iterator[tuple[str, Batch]]:
         for name, batch_size, count, inputs in self._samples:
             for _ in range(count):
                 jobs = []
@@ -42,16 +62,14 @@ class Warmup:
                     job = Job(InferenceRequest(model.name, dict(inputs)), None)
                     job.model = model
                     jobs.append(job)
-                batch = Batch(jobs, len(jobs), "warmup")
-                error: BaseException | None = None
-                try:
-                    executor.execute(batch)
-                except (Exception, SystemExit) as caught:
-                    error = caught
-                answer_all(batch, error)
-                faults = [job.fault.message for job in jobs if job.fault is not None]
-                if faults:
-                    raise InvalidArgument(f"failed to run warmup sample '{name}': {'; '.join(faults)}; ")
+                yield name, Batch(jobs, len(jobs), "warmup")
+
+
+def _check(name: str, batch: Batch, error: BaseException | None) -> None:
+    answer_all(batch, error)
+    faults = [job.fault.message for job in batch.jobs if job.fault is not None]
+    if faults:
+        raise InvalidArgument(f"failed to run warmup sample '{name}': {'; '.join(faults)}; ")
 
 
 def _inputs(sample: ModelWarmup, config: ModelConfig, model_path: Path) -> dict[str, Tensor]:

@@ -70,6 +70,8 @@ class FakeBackend:
         self.open_errors: dict[tuple[str, int], BaseException] = {}
         """(model, version) -> what opening it raises."""
         self.instance_error: BaseException | None = None
+        self.instances_before_error = 0
+        """How many instances are opened before `instance_error` is raised for the next."""
         self.close_error: BaseException | None = None
         self.open_gates: dict[str, threading.Event] = {}
         """Model -> what opening it waits for, on the loading thread."""
@@ -122,8 +124,9 @@ class FakeModel:
         self.asynchronous = backend.asynchronous
 
     def open_instance(self, instance: InstanceContext) -> FakeTask | FakeThread:
-        if self.backend.instance_error is not None:
-            raise self.backend.instance_error
+        backend = self.backend
+        if backend.instance_error is not None and backend.instances_open >= backend.instances_before_error:
+            raise backend.instance_error
         self.backend.instances_open += 1
         return FakeTask(self.backend, instance) if self.asynchronous else FakeThread(self.backend, instance)
 

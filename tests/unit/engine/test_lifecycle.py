@@ -284,6 +284,19 @@ async def test_a_failed_load_says_why(repository, opened, backend, error, reason
     assert len(backend.opened) == len(backend.closed)
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_an_instance_that_fails_takes_its_siblings_along(repository, backend, opened, asynchronous):
+    """Goal: when the third of four instances does not open, those that did are closed, and the model with them."""
+    backend.asynchronous = asynchronous
+    write_model(repository, "m", instances=4)
+    backend.instance_error, backend.instances_before_error = RuntimeError("no more memory"), 2
+    async with opened(**EXPLICIT) as engine:
+        with pytest.raises(InvalidArgument, match="RuntimeError: no more memory"):
+            await engine.load("m")
+        assert backend.instances_open == 0
+        assert backend.opened == backend.closed == [("m", 1)]
+
+
 async def test_retries(virtual_time, repository, backend, opened):
     """Goal: model_load_retry_count repeats a failing open that often."""
     write_model(repository, "m")
