@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         targets = [Target("Despina", "127.0.0.1", ours.http_port, ours.grpc_port, ours.pid)]
         targets += [opponent(index, text) for index, text in enumerate(options.against)]
         for protocol in options.protocols:
-            floor = stack.enter_context(running_floor(ours.http_port)) if protocol == "http" else None
+            floor = stack.enter_context(running_floor(ours.http_port))
             print_protocol(protocol, cases, targets, floor, options)
 
 
@@ -116,7 +116,7 @@ def running_floor(upstream_port: int) -> Iterator[Target]:
 
 
 def print_protocol(
-    protocol: str, cases: Sequence[Case], targets: Sequence[Target], floor: Target | None, options: argparse.Namespace
+    protocol: str, cases: Sequence[Case], targets: Sequence[Target], floor: Target, options: argparse.Namespace
 ) -> None:
     """One table: a row for each case and concurrency, columns for each server."""
     print(f"\n### {protocol.upper()}: CPU µs a request (requests a second)\n")
@@ -125,7 +125,7 @@ def print_protocol(
     print("|---|---|" + "---|" * (len(names) + 2))
     for case in cases:
         for concurrency in options.concurrency:
-            wanted = [*targets, *([floor] if floor is not None and case.name == FLOOR_CASE else [])]
+            wanted = [*targets, *([floor] if case.name == FLOOR_CASE else [])]
             found = measured_in_turns(protocol, case, wanted, concurrency, options.seconds, options.turns)
             cells = [shown(found[target.name]) for target in targets]
             unit = found.get("floor")
@@ -137,11 +137,12 @@ def print_protocol(
 def measured_in_turns(
     protocol: str, case: Case, targets: Sequence[Target], concurrency: int, seconds: float, turns: int
 ) -> dict[str, Measured]:
-    """Every target's figures; they take turns so that noise hits all of them."""
+    """Every target's figures; they take turns so that noise hits all of them. The floor always speaks HTTP."""
     runs: dict[str, list[Measured]] = {target.name: [] for target in targets}
     for _ in range(turns):
         for target in targets:
-            callers = CALLERS[protocol](case, target.host, target.port(protocol), concurrency)
+            spoken = "http" if target.name == "floor" else protocol
+            callers = CALLERS[spoken](case, target.host, target.port(spoken), concurrency)
             runs[target.name].append(drive(callers, seconds / turns, min(0.3, seconds / 4), target.pid))
     return {name: merged(parts) for name, parts in runs.items()}
 
