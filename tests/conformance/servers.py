@@ -60,8 +60,12 @@ def running_reference(models: Path, folder: Path, options: Sequence[str] = ()) -
     ports = free_ports(3)
     command = ["bash", str(script), str(repository), *map(str, ports), *options]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with running(command, folder, repository, ports, environment) as server:
-        yield server
+    try:
+        with running(command, folder, repository, ports, environment) as server:
+            yield server
+    finally:  # a server that had to be killed leaves its models' shared memory, which the script names after the port
+        for left in Path("/dev/shm").glob(f"reference{ports[0]}*"):
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
