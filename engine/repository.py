@@ -403,7 +403,8 @@ class Repository:
         """Waits for what is in flight, closes, and says so in the index unless a new load has taken the place."""
         await model.drain(self._grace())
         version = self._registry.entry(name).version(model.version)
-        if version.state is State.UNLOADING:
+        others = [other for other in self._running if (other.name, other.version) == (name, model.version)]
+        if version.state is State.UNLOADING and others in ([], [model]):
             version.move(State.UNAVAILABLE, UNLOADED)
         log.info("successfully unloaded '%s' version %d", name, model.version)
 

@@ -401,6 +401,24 @@ async def test_a_load_during_an_unload_takes_its_place(virtual_time, repository,
         assert (len(backend.opened), len(backend.closed)) == (2, 1)
 
 
+async def test_unloading_lasts_until_the_last_of_them_is_gone(virtual_time, repository, backend, opened):
+    """Goal: two generations on their way out at once: the index says UNLOADING until both are closed."""
+    write_model(repository, "m")
+    backend.execute = gate = Gate()
+    async with opened(**EXPLICIT) as engine, trio.open_nursery() as nursery:
+        for _ in range(2):
+            await engine.load("m")
+            nursery.start_soon(engine.infer_request, request())
+            await settle()
+            await engine.unload("m")
+        gate.release()
+        await settle()
+        assert (len(backend.closed), states(engine)) == (1, [("m", "1", "UNLOADING", "")])
+        gate.release()
+        await settle()
+        assert (len(backend.closed), states(engine)) == (2, [("m", "1", "UNAVAILABLE", "unloaded")])
+
+
 async def test_loads_of_one_model_are_serial_and_of_two_parallel(repository, backend, opened):
     """Goal: real threads: the second load of a model waits for the first; another model's does not."""
     write_model(repository, "a")
