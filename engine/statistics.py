@@ -81,8 +81,19 @@ class ModelStats:
         self.execution_count += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
         now = time.monotonic_ns()
+        jobs = batch.jobs
+        if len(jobs) == 1 and jobs[0].fault is None:
+            job = jobs[0]
+            self.inference_count += job.batch_size
+            self.success_count += 1
+            self.success_ns += now - job.received_ns
+            self.queue_ns += started - job.received_ns
+            self.input_ns += input_ns
+            self.infer_ns += infer_ns
+            self.output_ns += output_ns
+            return
         succeeded = 0
-        for job in batch.jobs:
+        for job in jobs:
             if job.fault is not None:
                 self.failed(job, "CANCELED" if isinstance(job.fault, DeadlineExceeded) else "BACKEND", now)
                 continue

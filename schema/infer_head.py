@@ -36,9 +36,12 @@ class SharedMemoryRange(NamedTuple):
 
 
 class ReplyFormat:
-    """What the request said about its answer. A value, shared between requests that look alike: never write to it."""
+    """What the request said about its answer. A value, shared between requests that look alike: never write to it.
 
-    __slots__ = ("binary", "binary_default", "classification")
+    Only the encoder does: `familiar` is what it remembers of the last answer in this format.
+    """
+
+    __slots__ = ("binary", "binary_default", "classification", "familiar")
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class ReplyFormat:
         """For each listed output, whether it is binary."""
         self.classification: Mapping[str, int] = classification or {}
         """For each output to be ranked, how many classes to tell, at least 1."""
+        self.familiar: object = None
 
     def __repr__(self) -> str:
         return f"ReplyFormat({self.binary_default}, {dict(self.binary)}, {dict(self.classification)})"

@@ -51,6 +51,8 @@ def parse_header_length(text: str, body_size: int) -> int:
 
     Both refer to the body after decompression.
     """
+    if text.isascii() and text.isdigit() and len(text) < 10 and (length := int(text)) <= body_size:
+        return length
     if _INTEGER.fullmatch(text) is None:
         raise InvalidArgument(f"Unable to parse Inference-Header-Content-Length, got: {text}")
     # More digits than this are out of range, and converting very many is slow.

@@ -37,10 +37,7 @@ class Outlet:
             self.pending.extend(buffers)
             return
         if len(buffers) > 1:
-            size = 0
-            for buffer in buffers:
-                size += len(buffer)
-            if size > JOIN_BYTES_MAX:
+            if sum(map(len, buffers)) > JOIN_BYTES_MAX:
                 self.pending.extend(buffers)
                 self.flush()
                 return
