@@ -107,7 +107,8 @@ class Admission:
             if found is None or (rows and found[0] != rows):
                 return False
             rows, size = found
-            if tensor.has_memory() and len(tensor.memory()) != size:
+            wire = tensor.wire
+            if wire is not None and len(wire) != size:
                 return False
         job.batch_size = rows or 1
         return True
@@ -159,7 +160,7 @@ class Admission:
             shape = tensor.shape
             if rows < 0 or not rule.fixed or (tuple(shape[1:]) if batched else tuple(shape)) != rule.dims:
                 self._check_shape(request, tensor, rule)
-            if tensor.has_memory():
+            if tensor.wire is not None:
                 if rule.fixed and rule.element_bytes:
                     expected = rule.row_bytes * rows if batched else rule.row_bytes
                     if len(tensor.memory()) != expected:

@@ -58,6 +58,10 @@ class Mailbox:
         self.clock = clock
         self.idle: list[Instance] = []
         self.batching = rule.rows_max > 1
+        self.eager = self.batching and rule.delay_s == 0 and len(self.levels) == 1
+        """Batches are formed from what waits, in order of arrival."""
+        self.deadlines = False
+        """A job that waits may have a deadline of its caller's."""
         self.ordered: deque[Job] | None = None
         """With preserve_ordering: the jobs taken and not yet delivered, in the order they were taken."""
 
@@ -68,6 +72,8 @@ class Mailbox:
             if (level.size_max and level.live >= level.size_max) or self.live >= self.size_max:
                 job.state = JobState.REJECTED  # its timers may be running already; they must find it over
                 raise QueueFull(f"{job.request.log_prefix()}Exceeds maximum queue size")
+            if job.deadline:
+                self.deadlines = True
             level.jobs.append(job)
             level.live += 1
             self.live += 1
@@ -131,6 +137,11 @@ class Mailbox:
         """
         late: list[Job] = []
         with self.lock:
+            if self.eager and not self.tombstones and not self.deadlines and not self.levels[0].delayed:
+                batch = self._take_front()
+                if batch is None:
+                    self.idle.append(instance)
+                return batch, late, 0.0
             now = self.clock()
             if not self.batching:
                 job = self._pop(now + cost_s, late)
@@ -141,6 +152,7 @@ class Mailbox:
                 return Batch([job], job.batch_size, "single"), late, 0.0
             first = next(self._waiting(), None)
             if first is None:
+                self.deadlines = False
                 self.idle.append(instance)
                 return None, late, 0.0
             oldest = self._oldest(first)
@@ -174,6 +186,22 @@ class Mailbox:
             return Batch(jobs, rows, verdict.reason), late, 0.0
 
     # Below: the lock is held.
+
+    def _take_front(self) -> Batch | None:
+        """What `form` and `_pop` come to where nobody has left, is late, urgent or delayed, and nothing waits."""
+        level = self.levels[0]
+        verdict = form(level.jobs, self.rule, 0.0)
+        if verdict.count == 0:
+            return None
+        popleft = level.jobs.popleft
+        jobs = [popleft() for _ in range(verdict.count)]
+        for job in jobs:
+            job.state = JobState.EXECUTING
+        level.live -= verdict.count
+        self.live -= verdict.count
+        if self.ordered is not None:
+            self.ordered.extend(jobs)
+        return Batch(jobs, verdict.rows, verdict.reason)
 
     def _waiting(self) -> Iterator[Job]:
         for level in self.levels:

@@ -38,7 +38,7 @@ def main() -> int:
             try:
                 accepted += run_one(config, request)
             except BaseException:
-                inputs = [(*_facts(tensor), tensor.has_memory()) for tensor in request.inputs.values()]
+                inputs = [(*_facts(tensor), tensor.wire is not None) for tensor in request.inputs.values()]
                 print(f"seed {seed}, after {count}: {config}\nraw {request.raw}, inputs {inputs}", file=sys.stderr)
                 raise
             count += 1

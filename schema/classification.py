@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .fault import Fault, Internal, InvalidArgument
+from .inference import InferenceResponse
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ELEMENTS_MAX = 1_000_000
 """Larger outputs are refused: ranking them would hold up every other request."""
@@ -42,6 +43,25 @@ def classify(tensor: Tensor, class_count: int, max_batch_size: int, labels: Sequ
         ranked[place] = [_tell(item[index], int(index), labels) for index in _highest(item, kept)]
     shape = (item_count, kept) if batched else (kept,)
     return Tensor(tensor.name, "BYTES", shape, array=ranked.reshape(shape))
+
+
+def classify_response(
+    response: InferenceResponse,
+    class_counts: Mapping[str, int],
+    max_batch_size: int,
+    labels: Mapping[str, Sequence[str]],
+) -> InferenceResponse:
+    """`response` with each output that `class_counts` names put in its ranked form. The original stays as it is:
+    others may hold it too. Raises what `classify` raises."""
+    outputs = [
+        classify(tensor, class_counts[tensor.name], max_batch_size, labels.get(tensor.name, ()))
+        if tensor.name in class_counts
+        else tensor
+        for tensor in response.outputs
+    ]
+    return InferenceResponse(
+        response.model_name, response.model_version, outputs, id=response.id, parameters=response.parameters
+    )
 
 
 def _highest(item: np.ndarray, count: int) -> np.ndarray:

@@ -80,6 +80,16 @@ def read_request(message: ModelInferRequest, version: int = LATEST) -> Inference
     return request
 
 
+def read_class_counts(message: ModelInferRequest) -> dict[str, int] | None:
+    """How many classes to tell of each output that is to be ranked; None for none. For messages that `read_request`
+    has taken. Of two entries with one name the first counts."""
+    counts: dict[str, int] = {}
+    for entry in message.outputs:
+        if entry.parameters and (wanted := entry.parameters.get("classification")) is not None:
+            counts.setdefault(entry.name, wanted.int64_param or 0)
+    return counts or None
+
+
 def _wrong_type(what: str, expected: str) -> InvalidArgument:
     return InvalidArgument(f"invalid value type for {what}, expected {expected}")
 
@@ -172,7 +182,6 @@ def _read_output(entry: ModelInferRequestInferRequestedOutputTensor) -> str:
                 raise InvalidArgument("invalid value for 'classification' parameter, expected >= 0")
             if shared:
                 raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
-            raise Unsupported("classification of outputs is not supported")
         if shared:
             raise Unsupported("shared memory is not supported")
     return entry.name

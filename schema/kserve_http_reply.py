@@ -122,7 +122,9 @@ class _Familiar:
         for tensor, (name, datatype, shape, size) in zip(outputs, self._outputs, strict=True):
             if tensor.shape != shape or tensor.name != name or tensor.datatype != datatype:
                 return None
-            memory = tensor.memory()
+            memory = tensor.wire
+            if memory is None:
+                memory = tensor.memory()
             if len(memory) != size:
                 return None
             buffers.append(memory)

@@ -25,9 +25,11 @@ class Tensor:
     `memory()` is the wire form: row-major, little-endian, no padding; BYTES elements each follow their uint32 length.
     `numpy()` is the array form: shape and dtype as in the datatype table, BYTES as an object array of `bytes`.
     Neither copies where a view will do, so treat both as read-only. Not thread-safe; one owner at a time.
+    `wire` and `array` are the forms that are there already, None for one not made yet. Bytes that came over the wire
+    are unchecked until `numpy()` has made its array.
     """
 
-    __slots__ = ("_array", "_memory", "datatype", "name", "shape")
+    __slots__ = ("array", "datatype", "name", "shape", "wire")
 
     def __init__(
         self,
@@ -40,8 +42,8 @@ class Tensor:
         self.name = name
         self.datatype = datatype
         self.shape = shape
-        self._memory = memory
-        self._array = array
+        self.wire = memory
+        self.array = array
 
     @classmethod
     def of(cls, name: str, array: np.ndarray, datatype: str | None = None) -> Tensor:
@@ -55,15 +57,11 @@ class Tensor:
             array = array.astype(BY_NAME[kind].dtype)
         return cls(name, kind, array.shape, array=array)
 
-    def has_memory(self) -> bool:
-        """True when the wire form is there without making it: then it is what came over the wire, and unchecked."""
-        return self._memory is not None
-
     def memory(self) -> Buffer:
         """The wire form. A flat buffer whose `len` is its size in bytes."""
-        memory = self._memory
+        memory = self.wire
         if memory is None:
-            array = self._array
+            array = self.array
             assert array is not None, "a tensor has at least one form"
             if self.datatype == "BYTES":
                 memory = encode_bytes(array.ravel())
@@ -73,25 +71,25 @@ class Tensor:
                 # A small copy costs less than the view, and is joined into the reply anyhow.
                 small = array.nbytes <= COPY_BYTES_MAX
                 memory = array.tobytes() if small else np.ascontiguousarray(array).data.cast("B")
-            self._memory = memory
+            self.wire = memory
         return memory
 
     def numpy(self) -> np.ndarray:
         """The array form. Raises InvalidArgument when the bytes are not just the elements that the shape promises."""
-        array = self._array
+        array = self.array
         if array is None:
-            memory = self._memory
+            memory = self.wire
             assert memory is not None, "a tensor has at least one form"
             kind = BY_NAME.get(self.datatype)
             shape = self.shape
             if kind is not None and kind.byte_size and len(memory) == math.prod(shape) * kind.byte_size:
                 try:
-                    self._array = array = np.ndarray(shape, kind.dtype, memory)
+                    self.array = array = np.ndarray(shape, kind.dtype, memory)
                 except (ValueError, OverflowError):
                     # Two negative dimensions, or no elements and others beyond what an array may have.
                     raise InvalidArgument(f"tensor '{self.name}': no array has the shape {list(shape)}") from None
             else:
-                self._array = array = self._array_of_bytes(memory)
+                self.array = array = self._array_of_bytes(memory)
         return array
 
     def _array_of_bytes(self, memory: Buffer) -> np.ndarray:

@@ -139,7 +139,10 @@ class BoundRunner:
         if len(jobs) == 1:
             inputs = jobs[0].request.inputs
             for fixed, view in zip(self._inputs, plan.inputs, strict=True):
-                memory = inputs[fixed.name].memory()
+                tensor = inputs[fixed.name]
+                memory = tensor.wire
+                if memory is None:
+                    memory = tensor.memory()
                 if len(memory) != len(view):
                     return False
                 view[:] = memory

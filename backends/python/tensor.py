@@ -65,7 +65,7 @@ class Tensor:
                 )
             array = wire.numpy()
             # A writable wire form is the request's own body. An array may be a caller's in this process: never written.
-            if wire._memory is None or not array.flags.behaved:  # behaved: writable and aligned
+            if wire.wire is None or not array.flags.behaved:  # behaved: writable and aligned
                 array = array.copy()
             self._array = array
         return array
@@ -144,7 +144,7 @@ class Tensor:
         for tensor in inputs:
             if tensor._array is array:
                 passed_through = True
-                known += 1 + (tensor._wire is not None and tensor._wire._array is array)
+                known += 1 + (tensor._wire is not None and tensor._wire.array is array)
         if sys.getrefcount(array) > known or not (passed_through or _owns_memory(array)):
             array = array.copy()
         return WireTensor(self._name, datatype, array.shape, None, array)

@@ -244,7 +244,7 @@ def test_arrays_need_no_byte_check():
     rules = admission(A)
     tensor = Tensor.of("A", np.zeros((2, 2), np.int32))
     assert admit(rules, tensor).batch_size == 2
-    assert not tensor.has_memory()
+    assert tensor.wire is None
     assert "data-type" in refusal(rules, Tensor.of("A", np.zeros((2, 2), np.int64)))
 
 
