@@ -9,7 +9,7 @@ Everything here is called on the trio thread that runs the engine; `blocking.py`
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,11 @@ from . import storage
 from .call import Result, request_of
 from .discovery import Backends
 from .health import HealthReport, ServerState
+from .inline import InlineRunner
 from .registry import Registry, State
 from .repository import NOT_EXPLICIT, Repository
 from .settings import EngineSettings
+from .stream import answers_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -69,6 +71,8 @@ class Engine:
         self.settings = settings
         self.backends = Backends(backends)
         self.registry = Registry()
+        self.inline = InlineRunner()
+        """Brackets a door's passes."""
         self.state = ServerState.INITIALIZING
         self._repository: Repository | None = None
 
@@ -81,8 +85,9 @@ class Engine:
         is no directory.
         """
         clock = trio.lowlevel.current_clock().current_time
-        self._repository = Repository(self.settings, self.registry, self.backends, clock)
+        self._repository = Repository(self.settings, self.registry, self.backends, clock, self.inline)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.inline.run)
             await nursery.start(self._repository.run)
             try:
                 await self._repository.start()
@@ -259,8 +264,29 @@ class Engine:
     async def stream(
         self, model_name: str, inputs: Mapping[str, object], **options: Any
     ) -> AsyncGenerator[Result, None]:
-        """All answers of one request, as they come; options as for `infer`. One answer for ordinary models."""
-        yield await self.infer(model_name, inputs, **options)
+        """All answers of one request, as they come; options as for `infer`. One answer for ordinary models.
+
+        A model that makes answers faster than they are taken here waits. Closing the generator, or cancelling, tells
+        the model that nobody listens any more. An error among the answers is raised and ends the stream.
+        """
+        timeout = options.pop("timeout", None)
+        request = request_of(model_name, inputs, **options)
+        deadline = 0.0 if timeout is None else trio.current_time() + timeout
+        async with aclosing(self.stream_request(request, deadline=deadline)) as responses:
+            async for response in responses:
+                yield Result(response)
+
+    async def stream_request(
+        self, request: InferenceRequest, *, deadline: float = 0.0
+    ) -> AsyncGenerator[InferenceResponse, None]:
+        """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
+        model = self.model(request.model_name, request.model_version)
+        if not model.decoupled:
+            yield await self.infer_request(request, deadline=deadline)
+            return
+        async with aclosing(answers_of(model, request, deadline)) as answers:
+            async for response in answers:
+                yield response
 
     async def infer_request(self, request: InferenceRequest, *, deadline: float = 0.0) -> InferenceResponse:
         """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..schema.wire.generated.inference import ModelConfig
     from .backend import BackendModel
     from .discovery import Backends
+    from .inline import InlineRunner
     from .settings import EngineSettings
     from .storage import ModelSource
 
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 class Loader:
     """Opens versions in worker threads, as many at a time as the settings allow."""
 
-    def __init__(self, settings: EngineSettings, backends: Backends, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: EngineSettings, backends: Backends, clock: Callable[[], float], inline: InlineRunner
+    ) -> None:
         self._settings = settings
         self._backends = backends
         self._clock = clock
+        self._inline = inline
         self._limiter = trio.CapacityLimiter(settings.model_load_thread_count)
         self._gpus = find_gpus()
 
@@ -75,6 +79,7 @@ class Loader:
                 settings=settings,
                 clock=self._clock,
                 warmup=Warmup(config, source.path),
+                inline=self._inline,
             )
         except BaseException:
             opened.close()

@@ -2,12 +2,12 @@
 
     ModelVersion.run
      ├─ Instance, some     each takes batches from the mailbox by itself
-     ├─ timers             one task for every deadline and batching delay of the model
-     └─ inline executions  one task; parked unless a movable instance runs on the trio thread
+     └─ timers             one task for every deadline and batching delay of the model
 
 | message                    | from            | effect                                                             |
 |----------------------------|-----------------|--------------------------------------------------------------------|
 | submit(request, on_done)   | doors, callers  | admit, queue, start an idle instance; refusals raise               |
+| submit_stream(request, ..) | doors, callers  | the same for decoupled models, see stream.py                       |
 | job.cancel()               | doors, callers  | a queued job is out at once; an executing one's result is dropped  |
 | finish(batch)              | instances       | count, then deliver                                                |
 | give_up(jobs)              | instances       | jobs that cannot meet their deadlines any more                     |
@@ -22,12 +22,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
-from trio.lowlevel import Abort
 
 from ..schema.fault import DeadlineExceeded, Fault, QueueTimeout, ShuttingDown, Unavailable
 from ..schema.wire.generated.inference import ModelQueuePolicy
@@ -39,6 +39,7 @@ from .mailbox import Mailbox
 from .policy.batching import BatchRule
 from .policy.placement import Placement
 from .statistics import ModelStats
+from .stream import Answer, StreamJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ..schema.inference import InferenceRequest
     from ..schema.wire.generated.inference import ModelConfig
     from .backend import AsyncInstance, BackendInstance, BackendModel, Batch, InstanceContext
+    from .inline import InlineRunner
     from .instance import Instance
     from .settings import EngineSettings
     from .warmup import Warmup
@@ -74,6 +76,7 @@ class ModelVersion:
         settings: EngineSettings,
         clock: Callable[[], float],
         warmup: Warmup,
+        inline: InlineRunner,
     ) -> None:
         self.name = name
         self.version = version
@@ -93,6 +96,12 @@ class ModelVersion:
         self.accepting = False
         self.inflight = 0
         """Jobs accepted and not yet over: queued, executing, or executing for a caller that has left."""
+        self.streams: set[StreamJob] = set()
+        """Those of them that are streams."""
+        self.home_thread = 0
+        """Where everything here runs, but for executors."""
+        self.post: Callable[..., object] = _nowhere
+        """Runs a call there soon. From any thread; raises trio.RunFinishedError when all is over."""
         self._backend_model = backend_model
         self._contexts = instances
         self._instances: list[Instance] = []
@@ -116,9 +125,8 @@ class ModelVersion:
         """The next look at a waiting batch, 0 for none. One is enough: whoever looks asks for the one after."""
         self._direct = False
         """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
-        self._inline_ready: list[ThreadInstance] = []
+        self._inline = inline
         self._inline_running = False
-        self._inline_task: trio.lowlevel.Task | None = None
 
     @property
     def pending(self) -> int:
@@ -133,6 +141,8 @@ class ModelVersion:
         Raises (in a group) what opening an instance raised. Nothing is left behind in any case.
         """
         close_timeout_s = self._settings.exit_timeout_secs
+        self.post = trio.lowlevel.current_trio_token().run_sync_soon
+        self.home_thread = threading.get_ident()
         try:
             async with trio.open_nursery() as nursery:
                 async with trio.open_nursery() as opening:
@@ -147,7 +157,6 @@ class ModelVersion:
                     and all(instance.movable for instance in self._instances)
                 )
                 nursery.start_soon(self._run_timers)
-                nursery.start_soon(self._run_inline)
                 self.accepting = True
                 task_status.started()
                 try:
@@ -155,6 +164,7 @@ class ModelVersion:
                 finally:
                     self.accepting = False
                     self._refuse_queued()
+                    self._shut_streams()
                 nursery.cancel_scope.cancel()
         finally:
             self.accepting = False
@@ -220,6 +230,28 @@ class ModelVersion:
             self.start(instance)
         return job
 
+    def submit_stream(
+        self, request: InferenceRequest, on_answer: Callable[[StreamJob, Answer], None], deadline: float = 0.0
+    ) -> StreamJob:
+        """As `submit`, for decoupled models: `on_answer(job, answer)` follows any number of times, see StreamJob."""
+        if not self.accepting:
+            raise ShuttingDown(
+                f"{request.log_prefix()}Server is stopping, scheduler for model has stopped accepting new inference "
+                "requests"
+            )
+        assert self.decoupled, "other models answer once"
+        job = StreamJob(request, on_answer, self, self._settings.stream_responses_max)
+        self.admission.admit(job)
+        job.received_ns = time.monotonic_ns()
+        if self._policies or deadline:
+            self._stamp(job, deadline)
+        instance = self.mailbox.put(job)
+        self.inflight += 1
+        self.streams.add(job)
+        if instance is not None:
+            self.start(instance)
+        return job
+
     def abandon(self, job: Job) -> None:
         """The caller leaves. See Job.cancel."""
         job.on_done = None
@@ -254,21 +286,32 @@ class ModelVersion:
         assert isinstance(instance, ThreadInstance)
         if self.mailbox.batching or self._inline_running:
             # After everybody who is runnable now: their requests may share the batch.
-            self._inline_soon(instance)
-            return
+            self._inline.soon(instance)
+        elif self.execute_inline(instance):
+            self._inline.soon(instance)
+
+    def execute_inline(self, instance: ThreadInstance) -> bool:
+        """Executes what waits, here on the trio thread. True when a slice was used up and more may wait."""
         self._inline_running = True
         more = instance.execute_inline()
         self._inline_running = False
-        if more:
-            self._inline_soon(instance)
+        return more
 
     def finish(self, batch: Batch) -> None:
         """Counts an executed batch and delivers its answers."""
+        if self.decoupled:
+            self._finish_streams(batch)
+            return
         self.statistics.executed(batch)
         self._done(batch)
 
     def disown(self, batch: Batch, fault: Fault) -> None:
         """Answers the jobs of a batch whose executor will not come back."""
+        if self.decoupled:
+            for job in batch.jobs:
+                job.settle(fault)
+            self._finish_streams(batch)
+            return
         for job in batch.jobs:
             job.fault = job.fault or fault
             self.statistics.failed(job, "BACKEND", time.monotonic_ns())
@@ -286,6 +329,23 @@ class ModelVersion:
             self._at(when, None)
 
     # --- Ends of jobs
+
+    def stream_over(self, job: StreamJob, batch: Batch) -> None:
+        """For the job: its final answer is delivered and its execution is over."""
+        self.streams.discard(job)
+        self.statistics.streamed(job, batch)
+        self._out(1)
+
+    def _finish_streams(self, batch: Batch) -> None:
+        self.statistics.executed_streams(batch)
+        for job in batch.jobs:
+            assert isinstance(job, StreamJob)
+            job.finish(batch)
+
+    def _shut_streams(self) -> None:
+        """The model ends: releases senders that wait for their callers."""
+        for job in list(self.streams):
+            job.shut(ShuttingDown("the model was unloaded before it had finished answering"))
 
     def _done(self, batch: Batch) -> None:
         """Delivers the answers of a batch, or what may go out now where answers keep the order of requests."""
@@ -371,6 +431,8 @@ class ModelVersion:
         if job.deadline and job.deadline <= now:
             if self.mailbox.leave(job, JobState.REJECTED):
                 self._reject(job, DeadlineExceeded("Deadline Exceeded"))
+            elif job.state is JobState.EXECUTING and isinstance(job, StreamJob):
+                job.expire()
             elif job.state is JobState.EXECUTING:
                 # The caller is told now; the batch goes on, and counts the job when it is done.
                 job.fault = DeadlineExceeded("Deadline Exceeded")
@@ -381,36 +443,6 @@ class ModelVersion:
                 self.mailbox.delay(job)
             elif self.mailbox.leave(job, JobState.REJECTED):
                 self._reject(job, QueueTimeout("Request timeout expired"))
-
-    # --- Inline executions
-
-    def _inline_soon(self, instance: ThreadInstance) -> None:
-        self._inline_ready.append(instance)
-        if self._inline_task is not None:
-            task, self._inline_task = self._inline_task, None
-            trio.lowlevel.reschedule(task)
-
-    async def _run_inline(self) -> None:
-        def abort(_: object) -> Abort:
-            self._inline_task = None
-            return Abort.SUCCEEDED
-
-        ready = self._inline_ready
-        try:
-            while True:
-                if not ready:
-                    self._inline_task = trio.lowlevel.current_task()
-                    await trio.lowlevel.wait_task_rescheduled(abort)
-                instance = ready.pop(0)
-                self._inline_running = True
-                more = instance.execute_inline()
-                self._inline_running = False
-                if more:
-                    ready.append(instance)
-                    await trio.lowlevel.checkpoint()
-        finally:
-            for instance in ready:
-                instance.start()
 
     # --- Construction and closing
 
@@ -428,6 +460,10 @@ class ModelVersion:
             self._backend_model.close()
         except Exception:
             log.exception("closing model '%s' failed", self.name)
+
+
+def _nowhere(*_: object) -> None:
+    raise trio.RunFinishedError("the model does not run")
 
 
 def _placement(config: ModelConfig) -> Placement:
@@ -467,6 +503,8 @@ def _mailbox(config: ModelConfig, settings: EngineSettings, clock: Callable[[], 
         )
     sizes = [policy.max_queue_size for policy in _policies(config)] or [0]
     mailbox = Mailbox(rule, sizes, settings.queue_size_max, clock)
-    if batching is not None and batching.preserve_ordering:
+    decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
+    # Streams would have to be held back whole, with their senders waiting for each other.
+    if batching is not None and batching.preserve_ordering and not decoupled:
         mailbox.ordered = deque()
     return mailbox

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..schema.wire.generated.inference import ModelConfig
     from .discovery import Backends
+    from .inline import InlineRunner
     from .model import ModelVersion
     from .registry import ModelEntry, Registry
     from .settings import EngineSettings
@@ -73,11 +74,16 @@ class Repository:
     """See the module's table. `run` is the actor; `load`, `unload` and `poll` send it commands and await the answer."""
 
     def __init__(
-        self, settings: EngineSettings, registry: Registry, backends: Backends, clock: Callable[[], float]
+        self,
+        settings: EngineSettings,
+        registry: Registry,
+        backends: Backends,
+        clock: Callable[[], float],
+        inline: InlineRunner,
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._loader = Loader(settings, backends, clock)
+        self._loader = Loader(settings, backends, clock, inline)
         self._send, self._receive = trio.open_memory_channel[Command](COMMANDS_MAX)
         self._locks: dict[str, tuple[trio.Lock, list[Command]]] = {}
         self._models: trio.Nursery | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..log_settings import LogSettings
 from .server import GrpcServer
 from .service import open_methods
 from .settings import GrpcSettings
@@ -24,11 +25,13 @@ async def serve_grpc(
     settings: GrpcSettings,
     *,
     sockets: list[socket.socket],
+    logs: LogSettings | None = None,
     task_status: trio.TaskStatus[GrpcServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `engine` on listening `sockets`, which it owns and closes, until cancelled or drained.
 
     `task_status.started` gets the server, whose `stop_accepting()` and `drain(deadline)` end it gracefully.
-    Cancellation cuts all connections and cancels their requests.
+    `logs` is what the LogSettings RPC shows and changes. Cancellation cuts all connections and cancels their requests.
     """
-    await GrpcServer(open_methods(engine), settings).run(sockets, task_status=task_status)
+    methods = open_methods(engine, settings, logs or LogSettings())
+    await GrpcServer(methods, settings, engine.inline).run(sockets, task_status=task_status)

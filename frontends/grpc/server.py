@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ...engine.inline import InlineRunner
+from ..restricted import by_path
+from ..tls import TlsDoor
 from .connection import Connection, State
 from .sweep import sweep_connection
 
@@ -35,16 +38,32 @@ _ACCEPT_PAUSE_S = 0.2
 """Out of file descriptors: how long new connections wait in the kernel before the next attempt."""
 _ACCEPTS_PER_PASS = 64
 _EVENTS_PER_PASS = 64
+_HANDSHAKES_MAX = 1024
+"""TLS handshakes under way at one time; further clients are turned away."""
+PROTOCOLS = ("h2",)
+"""What TLS clients may choose from."""
 _CONNECTION_ERRORS = {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EPERM, errno.EINTR}
 
 
 class GrpcServer:
-    """A running listener. Everything on the trio thread."""
+    """A running listener. Everything on the trio thread. Raises BadCertificate for TLS that cannot be."""
 
-    def __init__(self, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], settings: GrpcSettings, inline: InlineRunner | None = None
+    ) -> None:
         self.methods = methods
+        self._inline = inline or InlineRunner()
         self.settings = settings
+        self.restricted = by_path(settings.restricted)
         self.now = 0.0
+        self._tls: TlsDoor | None = None
+        if settings.tls is not None:
+            self._tls = TlsDoor(
+                settings.tls.open_context(PROTOCOLS),
+                self._admit,
+                timeout_s=settings.handshake_timeout_s,
+                count_max=_HANDSHAKES_MAX,
+            )
         self.connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._epoll = select.epoll()
@@ -54,6 +73,8 @@ class GrpcServer:
         self._dirty: deque[Connection] = deque()
         self._flusher: trio.lowlevel.Task | None = None
         """The flush task while it is parked."""
+        self._in_pass = False
+        """Flushing is up to the end of the pass."""
         self._gone = trio.Event()
         """Set, and replaced, when a connection ends."""
         self._nursery: trio.Nursery | None = None
@@ -75,6 +96,8 @@ class GrpcServer:
                 self._nursery = nursery
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._flush)
+                if self._tls is not None:
+                    await nursery.start(self._tls.run)
                 task_status.started(self)
                 await self._listen()
         finally:
@@ -96,6 +119,8 @@ class GrpcServer:
         closed. At `deadline` (trio's clock) the rest is cut off. Idle connections do not delay it."""
         self.stop_accepting()
         self.now = trio.current_time()
+        if self._tls is not None:
+            self._tls.close()
         for connection in list(self.connections.values()):
             connection.go_away()
         with trio.CancelScope(deadline=deadline):
@@ -125,7 +150,7 @@ class GrpcServer:
 
     def flush_later(self, connection: Connection) -> None:
         self._dirty.append(connection)
-        if self._flusher is not None:
+        if self._flusher is not None and not self._in_pass:
             task, self._flusher = self._flusher, None
             trio.lowlevel.reschedule(task)
 
@@ -142,9 +167,13 @@ class GrpcServer:
         poll = self._epoll.poll
         epoll_fd = self._epoll.fileno()
         connections = self.connections
+        inline = self._inline
+        dirty = self._dirty
         while True:
             await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
+            inline.begin_pass()
+            self._in_pass = True
             for fd, events in poll(0, _EVENTS_PER_PASS):
                 connection = connections.get(fd)
                 if connection is None:
@@ -156,6 +185,11 @@ class GrpcServer:
                     connection.flush()
                 if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
                     connection.on_readable()
+            inline.end_pass()
+            self._in_pass = False
+            # What the pass has answered leaves now, together.
+            while dirty:
+                dirty.popleft().flush()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_PASS):
@@ -174,12 +208,20 @@ class GrpcServer:
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, sock)
-            self.connections[connection.fd] = connection
-            self._events[connection.fd] = select.EPOLLIN
-            self._epoll.register(connection.fd, select.EPOLLIN)
-            connection.corked = False
-            connection.flush()
+            if self._tls is not None:
+                self._tls.welcome(sock)
+            else:
+                self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        """From here on the client speaks HTTP/2."""
+        self.now = trio.current_time()
+        connection = Connection(self, sock)
+        self.connections[connection.fd] = connection
+        self._events[connection.fd] = select.EPOLLIN
+        self._epoll.register(connection.fd, select.EPOLLIN)
+        connection.corked = False
+        connection.flush()
 
     async def _flush(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:

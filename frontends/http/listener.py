@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ...engine.inline import InlineRunner
+from ..tls import TlsDoor
 from .body import BufferPool
 from .connection import READ, Connection
 
@@ -43,7 +45,8 @@ class Listener:
     """Serves `handle` on listening sockets. Lives on the trio thread; `run` is its life.
 
     `handle(request)` never raises and never blocks. `hand_over_http2(socket, bytes)` takes a connection that opened
-    with the HTTP/2 preface; None means that there is nobody who could.
+    with the HTTP/2 preface; None means that there is nobody who could. `inline` is the engine's, which shares batches
+    between the requests of a pass.
     """
 
     def __init__(
@@ -52,8 +55,10 @@ class Listener:
         handle: Callable[[HttpRequest], None],
         settings: HttpSettings,
         hand_over_http2: Callable[[socket.socket, bytes], None] | None = None,
+        inline: InlineRunner | None = None,
     ) -> None:
         self.handle = handle
+        self._inline = inline or InlineRunner()
         self.settings = settings
         self.now = trio.current_time()
         """Seconds on trio's clock at the start of this pass."""
@@ -63,6 +68,11 @@ class Listener:
         self.buffers = BufferPool(settings.recycled_bytes_max)
         self.connections: dict[int, Connection] = {}
         self._hand_over_http2 = hand_over_http2
+        self._tls: TlsDoor | None = None
+        if context is not None:
+            self._tls = TlsDoor(
+                context, self._admit, timeout_s=settings.head_timeout, count_max=settings.connection_count_max
+            )
         self._doors = {sock.fileno(): sock for sock in sockets}
         self._is_paused = False
         self._resumes: deque[Connection] = deque()
@@ -83,6 +93,8 @@ class Listener:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tick)
+                if self._tls is not None:
+                    await nursery.start(self._tls.run)
                 await self._serve()
         finally:
             self.stop_accepting()
@@ -96,6 +108,7 @@ class Listener:
         epoll_fd = epoll.fileno()
         connections = self.connections
         resumes = self._resumes
+        inline = self._inline
         while True:
             if resumes:
                 await trio.lowlevel.checkpoint()
@@ -103,6 +116,7 @@ class Listener:
                 await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
             self._is_awake = True
+            inline.begin_pass()
             for fd, events in epoll.poll(0, _EVENTS_MAX):
                 connection = connections.get(fd)
                 if connection is not None:
@@ -113,6 +127,7 @@ class Listener:
                     os.eventfd_read(fd)
             for _ in range(min(len(resumes), _RESUMES_MAX)):
                 resumes.popleft().resume()
+            inline.end_pass()
             self._is_awake = False
 
     async def _tick(self) -> None:
@@ -138,8 +153,8 @@ class Listener:
 
     def _accept(self, door: socket.socket, limit: int = _ACCEPTS_MAX) -> None:
         for _ in range(limit):
-            if len(self.connections) >= self.settings.connection_count_max:
-                self._pause_accepting(f"{len(self.connections)} connections are open")
+            if self._count() >= self.settings.connection_count_max:
+                self._pause_accepting(f"{self._count()} connections are open")
                 return
             try:
                 sock, _ = door.accept()
@@ -155,9 +170,20 @@ class Listener:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.settings.keepalive_probe_after)
-            connection = Connection(self, sock)
-            self.connections[connection.fd] = connection
-            self._epoll.register(connection.fd, READ)
+            if self._tls is not None:
+                self._tls.welcome(sock)
+            else:
+                self._admit(sock)
+
+    def _count(self) -> int:
+        return len(self.connections) + (self._tls.count if self._tls is not None else 0)
+
+    def _admit(self, sock: socket.socket) -> None:
+        """From here on the client speaks HTTP."""
+        self.now = trio.current_time()
+        connection = Connection(self, sock)
+        self.connections[connection.fd] = connection
+        self._epoll.register(connection.fd, READ)
 
     def _pause_accepting(self, reason: str) -> None:
         """Leaves new clients in the backlog: a door that is readable and not accepted from would spin the loop."""
@@ -168,7 +194,7 @@ class Listener:
                 self._epoll.unregister(fd)
 
     def _resume_accepting(self) -> None:
-        if self._is_paused and len(self.connections) < self.settings.connection_count_max:
+        if self._is_paused and self._count() < self.settings.connection_count_max:
             self._is_paused = False
             for fd in self._doors:
                 self._epoll.register(fd, READ)
@@ -189,6 +215,8 @@ class Listener:
         at `deadline`, in seconds on trio's clock. Cancelled, it closes nothing more."""
         self.stop_accepting()
         self.draining = True
+        if self._tls is not None:
+            self._tls.close()
         for connection in list(self.connections.values()):
             connection.on_drain()
         if self.connections:

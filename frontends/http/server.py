@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ..log_settings import LogSettings
 from .asgi import AsgiApplication
 from .handlers import routes_of
 from .hypercorn_door import HypercornDoor
@@ -20,27 +21,34 @@ if TYPE_CHECKING:
     from .settings import HttpSettings
 
 
+PROTOCOLS: Final = ("h2", "http/1.1")
+"""What TLS clients may choose from."""
+
+
 async def serve_http(
     engine: Engine,
     settings: HttpSettings,
     *,
     sockets: Sequence[socket.socket],
+    logs: LogSettings | None = None,
     task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `engine` on `sockets`, which are bound, listening and from now on ours to close.
 
     Starts with the HttpServer as its value and returns when that has drained. Cancelled, it closes every connection at
-    once and cancels what their requests wait for.
+    once and cancels what their requests wait for. Raises BadCertificate before it starts. `logs` is what the logging extension shows and changes.
     """
+    logs = logs or LogSettings()
+    context = None if settings.tls is None else settings.tls.open_context(PROTOCOLS)
     async with trio.open_nursery() as nursery:
-        router = Router(routes_of(engine, settings, nursery), settings, nursery)
-        hypercorn = HypercornDoor(AsgiApplication(router.handle, settings), settings)
+        router = Router(routes_of(engine, settings, logs, nursery), settings, nursery)
+        hypercorn = HypercornDoor(AsgiApplication(router.handle, settings), settings, context)
         if settings.server == "hypercorn":
             await nursery.start(hypercorn.run, sockets)
             listener = None
         else:
             await nursery.start(hypercorn.run, ())
-            listener = Listener(sockets, router.handle, settings, hypercorn.serve)
+            listener = Listener(sockets, router.handle, settings, hypercorn.serve, engine.inline)
             nursery.start_soon(listener.run)
         server = HttpServer(listener, hypercorn)
         task_status.started(server)
