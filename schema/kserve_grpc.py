@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .fault import InvalidArgument, Unsupported
+from .fault import InvalidArgument
 from .inference import LATEST, InferenceRequest, InferenceResponse, Parameter
 from .kserve_grpc_contents import typed_contents
+from .shared_memory import SharedMemoryRange, SharedUse
 from .tensor import Tensor
 from .wire import codec
 from .wire.generated.inference import (
@@ -29,6 +30,7 @@ from .wire.varint import ONE_BYTE, read_varint, varint
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .shared_memory import Regions
     from .tensor import Buffer
     from .wire.generated.inference import ModelInferRequest
 
@@ -39,11 +41,13 @@ _RESERVED = (
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
-def read_request(message: ModelInferRequest, version: int = LATEST) -> InferenceRequest:
+def read_request(
+    message: ModelInferRequest, version: int = LATEST, regions: Regions | None = None
+) -> InferenceRequest:
     """The request that `message` means, for the version that its version string was parsed to.
 
-    Raises InvalidArgument in the protocol's words, and Unsupported for shared memory. Tensors are views of the
-    message's buffers.
+    Raises InvalidArgument in the protocol's words, and NotFound for shared memory that is not in `regions`. Tensors are
+    views of the message's buffers, or lie in shared memory.
     """
     request = InferenceRequest(message.model_name, {}, model_version=version, id=message.id)
     if message.parameters:
@@ -51,15 +55,18 @@ def read_request(message: ModelInferRequest, version: int = LATEST) -> Inference
     model = message.model_name
     raw = message.raw_input_contents
     taken = 0
+    shared = SharedUse(regions)
     for entry in message.inputs:
         name = entry.name
-        if entry.parameters and _wants_shared_memory(entry.parameters, name):
+        if entry.parameters and (place := _read_place(entry.parameters, name)) is not None:
             if entry.contents is not None:
                 raise InvalidArgument(
                     "unexpected 'content' provided when using shared memory for input tensor "
                     f"'{name}' for model '{model}'"
                 )
-            raise Unsupported("shared memory is not supported")
+            _refuse_repeated(request, name)
+            request.inputs[name] = shared.input(name, entry.datatype, tuple(entry.shape), place)
+            continue
         if entry.contents is not None:
             if raw:
                 raise InvalidArgument(
@@ -72,12 +79,18 @@ def read_request(message: ModelInferRequest, version: int = LATEST) -> Inference
             taken += 1
         else:
             raise InvalidArgument(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
-        if name in request.inputs:
-            raise InvalidArgument(f"{request.log_prefix()}input '{name}' already exists in request")
+        _refuse_repeated(request, name)
         request.inputs[name] = Tensor(name, entry.datatype, tuple(entry.shape), memory)
     if message.outputs:
-        request.outputs = [_read_output(entry) for entry in message.outputs]
+        request.outputs = [_read_output(entry, shared) for entry in message.outputs]
+    if shared.inputs or shared.outputs:
+        request.shared = shared
     return request
+
+
+def _refuse_repeated(request: InferenceRequest, name: str) -> None:
+    if name in request.inputs:
+        raise InvalidArgument(f"{request.log_prefix()}input '{name}' already exists in request")
 
 
 def read_class_counts(message: ModelInferRequest) -> dict[str, int] | None:
@@ -148,8 +161,8 @@ def _custom_parameter(value: InferParameter, what: str) -> Parameter:
     raise InvalidArgument(f"invalid value type for {what}, expected int64_param, bool_param, or string_param.")
 
 
-def _wants_shared_memory(parameters: Mapping[str, InferParameter], tensor: str) -> bool:
-    """True when the tensor lives in a registered region. Raises InvalidArgument for half a description."""
+def _read_place(parameters: Mapping[str, InferParameter], tensor: str) -> SharedMemoryRange | None:
+    """Where the tensor lies in shared memory, None if it does not. Raises InvalidArgument for half a description."""
     region, offset, byte_size = (parameters.get(key) for key in _SHARED_MEMORY)
     if region is not None and region.string_param is None:
         raise _wrong_type(f"'shared_memory_region' parameter for tensor '{tensor}'", "string_param.")
@@ -167,23 +180,26 @@ def _wants_shared_memory(parameters: Mapping[str, InferParameter], tensor: str) 
             "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter "
             f"for tensor '{tensor}'"
         )
-    return region is not None
+    if region is None:
+        return None
+    numbers = [0 if value is None else (value.int64_param or 0) % 2**64 for value in (offset, byte_size)]
+    return SharedMemoryRange(region.string_param or "", *numbers)
 
 
-def _read_output(entry: ModelInferRequestInferRequestedOutputTensor) -> str:
+def _read_output(entry: ModelInferRequestInferRequestedOutputTensor, shared: SharedUse) -> str:
     parameters = entry.parameters
     if parameters:
-        shared = _wants_shared_memory(parameters, entry.name)
+        place = _read_place(parameters, entry.name)
         classification = parameters.get("classification")
         if classification is not None:
             if classification.int64_param is None:
                 raise _wrong_type("'classification' parameter", "int64_param")
             if classification.int64_param <= 0:
                 raise InvalidArgument("invalid value for 'classification' parameter, expected >= 0")
-            if shared:
+            if place is not None:
                 raise InvalidArgument("output can't set both 'shared_memory_region' and 'classification'")
-        if shared:
-            raise Unsupported("shared memory is not supported")
+        if place is not None:
+            shared.output(entry.name, place)
     return entry.name
 
 

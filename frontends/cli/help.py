@@ -10,8 +10,8 @@ import attrs
 from ...engine.settings import EngineSettings
 from ..grpc.settings import GrpcSettings
 from ..http.settings import HttpSettings
+from ..log_settings import LogSettings
 from ..metrics.settings import MetricsSettings
-from .log_format import LogSettings
 from .options import GROUPS
 from .settings import DoorSettings
 

@@ -1,7 +1,6 @@
 """Logging as the protocol shows it: `I1122 15:24:30.333312 25465 serve.py:45] "message"`.
 
 INFO and verbose lines go to stdout, WARNING and above to stderr; all of them to one file with `--log-file`.
-Verbose level N of the protocol is the logging level 11 - N: level 1 is DEBUG.
 """
 
 from __future__ import annotations
@@ -11,39 +10,15 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import attrs
 import orjson
 
-LogFormat = Literal["default", "ISO8601"]
+if TYPE_CHECKING:
+    from ..log_settings import LogSettings
 
 TABLE = {"table": True}
 """`extra=` of a record whose text is a table: written as it is, below its header line."""
-
-
-@attrs.define(kw_only=True)
-class LogSettings:
-    """What is logged, and how. Mutable: a running server may be told to log more."""
-
-    verbose: int = 0
-    """0 is nothing more than the three switches say."""
-    info: bool = True
-    warning: bool = True
-    error: bool = True
-    format: LogFormat = "default"
-    file: str = ""
-    """Append to this file; empty for the console."""
-
-    def allows(self, level: int) -> bool:
-        """Whether a record of this level is written now."""
-        if level >= logging.ERROR:
-            return self.error
-        if level >= logging.WARNING:
-            return self.warning
-        if level >= logging.INFO:
-            return self.info
-        return self.verbose >= 11 - level
 
 
 class _Console(logging.Handler):
@@ -108,7 +83,7 @@ def configure_logging(settings: LogSettings) -> None:
         handler.addFilter(lambda record: settings.allows(record.levelno))
         root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger("despina").setLevel(max(1, 11 - settings.verbose) if settings.verbose else logging.INFO)
+    settings.take_effect()
     logging.captureWarnings(True)
 
 

@@ -9,8 +9,8 @@ import attrs
 from ...engine.settings import EngineSettings
 from ..grpc.settings import GrpcSettings
 from ..http.settings import HttpSettings
+from ..log_settings import LogSettings
 from ..metrics.settings import MetricsSettings
-from .log_format import LogSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ...schema.tensor import Buffer
     from .connection import Connection
+    from .deflate import Deflater
     from .head import Head
 
 _RESOURCE_EXHAUSTED, _INTERNAL, _INVALID_ARGUMENT = 8, 13, 3
@@ -33,6 +34,8 @@ _WHOLE_BYTES_MAX = 65_536
 _INITIAL_PREFIX = headers_frame(0, block.INITIAL, end=False)[:5]
 _ENDING_PREFIX = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
+_FLAGS = (b"\0", b"\1")
+"""Of a message's prefix: plain, compressed."""
 _PROGRESS_BYTES = 16_384
 """What counts as progress of a message that is not complete."""
 
@@ -58,6 +61,7 @@ class Call:
         "_prefix",
         "connection",
         "deadline",
+        "deflater",
         "done",
         "ended",
         "head",
@@ -96,6 +100,8 @@ class Call:
         self.on_output: Callable[[], None] | None = None
         """Called when all that was replied has left the call."""
         self.on_abandoned: Callable[[], None] | None = None
+        self.deflater: Deflater | None = None
+        """Compresses the replies; None sends them as they are."""
         self.window = connection.outlet.peer_window_bytes
         self.unsent: deque[memoryview] = deque()
         self.unsent_bytes = 0
@@ -310,26 +316,55 @@ class Call:
         """Replies one of several messages. Never blocks: what cannot leave waits in `unsent`."""
         if self.done or self._is_unsendable(size):
             return
-        head = b"" if self.head_sent else _INITIAL_PREFIX + self.id.to_bytes(4, "big") + block.INITIAL
+        if self.deflater is not None:
+            self.deflater.put(buffers, size, is_only=False)
+            return
+        self.send_encoded(buffers, size)
+
+    def send_encoded(self, buffers: Sequence[Buffer], size: int, *, compressed: bool = False) -> None:
+        """The same for a message that is ready to go out."""
+        head = b"" if self.head_sent else self._initial(compressed)
         self.head_sent = True
-        self.connection.outlet.put_message(self, head, buffers, size, b"")
+        self.connection.outlet.put_message(self, head, buffers, size, b"", _FLAGS[compressed])
         self.connection.flush_soon()
 
     def reply(self, buffers: Sequence[Buffer], size: int) -> None:
         """Replies the only message and ends the call well."""
         if self.done or self._is_unsendable(size):
             return
-        stream_id = self.id.to_bytes(4, "big")
-        self.trailers = self._ending(_ENDING_PREFIX + stream_id + block.TRAILERS_OK)
-        head = _INITIAL_PREFIX + stream_id + block.INITIAL
+        if self.deflater is not None:
+            self.deflater.put(buffers, size, is_only=True)
+            return
+        self.reply_encoded(buffers, size)
+
+    def reply_encoded(self, buffers: Sequence[Buffer], size: int, *, compressed: bool = False) -> None:
+        """The same for a message that is ready to go out."""
+        self.trailers = self._ending(_ENDING_PREFIX + self.id.to_bytes(4, "big") + block.TRAILERS_OK)
         self.head_sent = True
-        self.connection.outlet.put_message(self, head, buffers, size, self.trailers)
+        head = self._initial(compressed)
+        self.connection.outlet.put_message(self, head, buffers, size, self.trailers, _FLAGS[compressed])
         self.connection.flush_soon()
+
+    def _initial(self, compressed: bool) -> bytes:
+        """The frame that begins a reply with messages."""
+        if compressed and self.deflater is not None:
+            return headers_frame(self.id, block.INITIAL_ENCODED[self.deflater.encoding], end=False)
+        return _INITIAL_PREFIX + self.id.to_bytes(4, "big") + block.INITIAL
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of replies that have not left the call, compressed yet or not."""
+        return self.unsent_bytes + (self.deflater.queued_bytes if self.deflater is not None else 0)
 
     def finish(self, status: int = block.OK, text: str = "") -> None:
         """Ends the call. Messages already sent leave first, unless the status is an error."""
         if self.done or self.trailers:
             return
+        if self.deflater is not None and self.deflater.is_busy:
+            if not status:
+                self.deflater.end()
+                return
+            self.deflater.drop()
         ending = block.trailers(status, text) if status else block.TRAILERS_OK
         if not self.head_sent:
             ending = block.INITIAL + ending
@@ -377,6 +412,8 @@ class Call:
         if self.done:
             return
         self.done = True
+        if self.deflater is not None:
+            self.deflater.drop()
         self.unsent.clear()
         self.unsent_bytes = 0
         self._assembly = None

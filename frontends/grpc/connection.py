@@ -16,6 +16,7 @@ import socket
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from ..tls import TlsSocket
 from .call import Call
 from .constants import (
     END_STREAM,
@@ -59,6 +60,7 @@ class Connection:
         self.server = server
         self.settings = settings = server.settings
         self.sock = sock
+        self.tls = sock if isinstance(sock, TlsSocket) else None
         self.fd = sock.fileno()
         self.state = State.OPEN
         self.outlet = Outlet(sock)
@@ -83,7 +85,7 @@ class Connection:
         """and what had been sent by then."""
         self.control = Control(self)
         self.reader = FrameReader(self)
-        self._heads = HeadReader(server.methods, settings.header_list_bytes_max)
+        self._heads = HeadReader(server.methods, settings.header_list_bytes_max, server.restricted)
         self._resets = TokenBucket(settings.resets_burst, settings.resets_per_s, now)
         self.idle_frames = TokenBucket(settings.idle_frames_burst, settings.idle_frames_per_s, now)
         self._uncredited = 0

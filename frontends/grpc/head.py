@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .call import Method
 
 _MEMO_ENTRIES_MAX = 64
-_UNKNOWN, _UNIMPLEMENTED = 2, 12
+_UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
 _CONNECTION_HEADERS = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 
 
@@ -30,7 +30,12 @@ class Head:
 
     __slots__ = ("_headers", "_metadata", "encoding", "malformed", "method", "refusal", "timeout_s")
 
-    def __init__(self, headers: list[tuple[str, str]], methods: Mapping[str, Method]) -> None:
+    def __init__(
+        self,
+        headers: list[tuple[str, str]],
+        methods: Mapping[str, Method],
+        restricted: Mapping[str, tuple[str, str]],
+    ) -> None:
         fields = dict(headers)
         self._headers = headers
         self._metadata: Any = None
@@ -56,6 +61,20 @@ class Head:
         elif self.encoding not in ("identity", "deflate", "gzip"):
             text = f"Compression algorithm '{self.encoding}' is unknown or disabled."
             self.refusal = refusal(_UNIMPLEMENTED, text, accept_encoding=True)
+        elif restricted and (key := restricted.get(fields[":path"])) is not None and (key not in headers):
+            self.refusal = refusal(_UNAVAILABLE, f"This protocol is restricted, expecting header '{key[0]}'")
+
+    def field(self, name: str) -> str:
+        """The value of a header, "" if there is none."""
+        return next((value for key, value in self._headers if key == name), "")
+
+    def forwardable(self) -> list[tuple[str, str]]:
+        """The caller's metadata, without what belongs to the transport."""
+        return [
+            (name, value)
+            for name, value in self._headers
+            if name[:1] != ":" and not name.startswith("grpc-") and name not in ("te", "content-type")
+        ]
 
     @property
     def metadata(self) -> Any:
@@ -89,9 +108,13 @@ def _is_malformed(headers: list[tuple[str, str]], fields: dict[str, str]) -> boo
 class HeadReader:
     """One connection's HPACK decoder and the heads it has decoded."""
 
-    __slots__ = ("_decoder", "_memo", "_methods")
+    __slots__ = ("_decoder", "_memo", "_methods", "_restricted")
 
-    def __init__(self, methods: Mapping[str, Method], list_bytes_max: int) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], list_bytes_max: int, restricted: Mapping[str, tuple[str, str]]
+    ) -> None:
+        """`restricted`: path -> the header, lower case, and the value that calls of it must carry."""
+        self._restricted = restricted
         self._decoder = Decoder(max_header_list_size=list_bytes_max)
         self._methods = methods
         self._memo: dict[bytes, Head] = {}
@@ -109,7 +132,7 @@ class HeadReader:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large") from error
         except (HPACKError, UnicodeDecodeError, IndexError, ValueError) as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from error
-        head = Head([(str(name), str(value)) for name, value in headers], self._methods)
+        head = Head([(str(name), str(value)) for name, value in headers], self._methods, self._restricted)
         changed = len(entries) != count or (entries[0] if entries else None) is not newest
         if changed or (block and block[0] & 0xE0 == 0x20):
             self._memo.clear()

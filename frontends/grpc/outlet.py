@@ -82,8 +82,11 @@ class Outlet:
         self._queue.append(data)
         self.queued_bytes += len(data)
 
-    def put_message(self, call: Call, head: bytes, buffers: Sequence[Buffer], size: int, trailers: bytes) -> None:
-        """Queues one message of `size` bytes, after the frame `head` and before the frames `trailers` (empty: none)."""
+    def put_message(
+        self, call: Call, head: bytes, buffers: Sequence[Buffer], size: int, trailers: bytes, flag: bytes = b"\0"
+    ) -> None:
+        """Queues one message of `size` bytes, after the frame `head` and before the frames `trailers` (empty: none).
+        `flag` says whether it is compressed."""
         total = size + 5
         if (
             total <= _JOIN_BYTES_MAX
@@ -94,7 +97,7 @@ class Outlet:
         ):
             self.window -= total
             call.window -= total
-            prefix = frame_head(total, DATA, 0, call.id) + b"\0" + size.to_bytes(4, "big")
+            prefix = frame_head(total, DATA, 0, call.id) + flag + size.to_bytes(4, "big")
             self.put(b"".join((head, prefix, *buffers, trailers)))
             if trailers:
                 call.sent_all()
@@ -104,7 +107,7 @@ class Outlet:
         if not call.unsent and not call.is_waiting:
             call.is_waiting = True
             self._waiting.append(call)
-        call.unsent.append(memoryview(b"\0" + size.to_bytes(4, "big")))
+        call.unsent.append(memoryview(flag + size.to_bytes(4, "big")))
         call.unsent.extend(memoryview(buffer) for buffer in buffers if len(buffer))
         call.unsent_bytes += total
         call.trailers = trailers

@@ -96,10 +96,16 @@ class FrameReader:
                 if not self.is_mid_data:
                     self.part_since = 0.0
                     self._end_data(call)
+                if connection.tls is not None and (data := connection.tls.surplus()):
+                    self._take(data)
                 return
         data = connection.sock.recv(_READ_BYTES)
         if not data:
             raise ConnectionResetError
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Acts on every frame that is complete now."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -107,7 +113,7 @@ class FrameReader:
         if not self._rest and not self.is_mid_data:
             self.part_since = 0.0
         elif not self.part_since:
-            self.part_since = connection.now
+            self.part_since = self._connection.now
 
     def _parse(self, data: bytes) -> None:
         connection = self._connection

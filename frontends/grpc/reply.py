@@ -35,6 +35,7 @@ def literal(name: str, value: str) -> bytes:
 
 
 INITIAL = literal(":status", "200") + literal("content-type", "application/grpc")
+INITIAL_ENCODED = {encoding: INITIAL + literal("grpc-encoding", encoding) for encoding in ("gzip", "deflate")}
 TRAILERS_OK = literal("grpc-status", "0")
 
 

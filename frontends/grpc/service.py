@@ -14,23 +14,26 @@ from ...schema.fault import Fault, InvalidArgument, Unsupported
 from ...schema.version import parse_version
 from ...schema.wire.generated import inference as pb
 from ...schema.wire.generated.grpc.health import v1 as health
+from ..log_settings import NAMES, SWITCHES
 from .stream_infer import StreamInfer
 from .tasks import methods_of
 from .unary_infer import UnaryInfer
 
 if TYPE_CHECKING:
+    from ..log_settings import LogSettings
     from .call import Method
+    from .settings import GrpcSettings
 
 _PREFIX = "/inference.GRPCInferenceService/"
 
 
-def open_methods(engine: Any) -> dict[str, Method]:
+def open_methods(engine: Any, settings: GrpcSettings, logs: LogSettings) -> dict[str, Method]:
     """Path -> method of everything that the port serves."""
     methods: dict[str, Method] = {}
-    methods.update(methods_of(InferenceService(engine)))
+    methods.update(methods_of(InferenceService(engine, logs)))
     methods.update(methods_of(HealthService(engine)))
-    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine)
-    methods[_PREFIX + "ModelStreamInfer"] = StreamInfer(engine)
+    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine, settings)
+    methods[_PREFIX + "ModelStreamInfer"] = StreamInfer(engine, settings)
     return methods
 
 
@@ -42,8 +45,9 @@ def _refuse_repository(name: str) -> None:
 class InferenceService(pb.GrpcInferenceServiceBase):
     """The management RPCs. Each raises the Fault that the client gets."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, logs: LogSettings) -> None:
         self._engine = engine
+        self._logs = logs
 
     async def server_live(self, message: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=self._engine.is_live())
@@ -140,7 +144,34 @@ class InferenceService(pb.GrpcInferenceServiceBase):
         raise Unsupported("tracing is not supported")
 
     async def log_settings(self, message: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        raise Unsupported("log settings are not supported")
+        for name in NAMES:
+            if name in message.settings:
+                self._logs.put(name, _log_value(name, message.settings[name]))
+        shown = {name: _log_setting(value) for name, value in self._logs.shown().items()}
+        return pb.LogSettingsResponse(settings=shown)
+
+
+def _log_value(name: str, value: pb.LogSettingsRequestSettingValue) -> bool | int | str:
+    """The value of one log setting. Raises InvalidArgument when it is of another kind."""
+    if name in SWITCHES:
+        if value.bool_param is None:
+            raise InvalidArgument(f"expect boolean for '{name}'")
+        return value.bool_param
+    if name == "log_verbose_level":
+        if value.uint32_param is None:
+            raise InvalidArgument(f"expect int32 for '{name}'")
+        return value.uint32_param
+    if name == "log_format" and value.string_param is None:
+        raise InvalidArgument(f"expect string for '{name}'")
+    return value.string_param or ""
+
+
+def _log_setting(value: bool | int | str) -> pb.LogSettingsResponseSettingValue:
+    if isinstance(value, bool):
+        return pb.LogSettingsResponseSettingValue(bool_param=value)
+    if isinstance(value, int):
+        return pb.LogSettingsResponseSettingValue(uint32_param=min(value, 2**32 - 1))
+    return pb.LogSettingsResponseSettingValue(string_param=value)
 
 
 class HealthService(health.HealthBase):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..tls import TlsSettings
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -13,6 +20,16 @@ class GrpcSettings:
     receive_bytes_max: int = 2**31 - 1
     """Largest message taken, before and after decompression. Larger ones get RESOURCE_EXHAUSTED."""
     send_bytes_max: int = 2**31 - 1
+    """Largest reply, before compression. A larger one is answered with INVALID_ARGUMENT."""
+    response_compression_level: Literal["none", "low", "medium", "high"] = "none"
+    """How hard replies of inference are compressed for clients that accept it."""
+    forward_pattern: str = ""
+    """Metadata whose key this regular expression finds becomes parameters of the request. Empty: none."""
+    restricted: Mapping[str, tuple[bytes, bytes]] = attrs.field(factory=dict)
+    """Category of RPCs (`inference`, `model-repository`, ...) to the metadata key, lower case, and the value that it
+    asks for."""
+    tls: TlsSettings | None = None
+    """None for plain connections."""
 
     keepalive_time_ms: int = 7_200_000
     """A connection silent for so long is sent a PING."""

@@ -16,17 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ...schema.classification import classify_response
 from ...schema.fault import Fault, Unsupported
-from ...schema.kserve_grpc import read_plain_request, read_request, write_parameters, write_response
+from ...schema.kserve_grpc import (
+    read_class_counts,
+    read_plain_request,
+    read_request,
+    write_parameters,
+    write_response,
+)
 from ...schema.version import parse_version
 from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from ...schema.wire.varint import varint
+from ..forwarding import open_forwarder
+from .deflate import compress_replies
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...engine.job import Job
+    from ...schema.inference import InferenceResponse
     from ...schema.tensor import Buffer
+    from ..forwarding import HeaderForwarder
     from .call import Call
+    from .settings import GrpcSettings
 
 _logger = logging.getLogger("despina.grpc")
 
@@ -39,16 +53,18 @@ class StreamInfer:
 
     is_streaming = True
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, settings: GrpcSettings) -> None:
         self._engine = engine
+        self._forwarder = open_forwarder(settings.forward_pattern)
 
     def start(self, call: Call) -> None:
+        compress_replies(call)
         call.connection.start_task(self._serve, call)
 
     async def _serve(self, call: Call) -> None:
         if call.done:
             return
-        session = _Session(self._engine, call)
+        session = _Session(self._engine, call, self._forwarder)
         with trio.CancelScope(deadline=call.deadline or float("inf")) as scope:
             call.on_abandoned = session.scope_cancel = scope.cancel
             try:
@@ -66,10 +82,12 @@ class StreamInfer:
 class _Slot:
     """The place of one request in the order of answers."""
 
-    __slots__ = ("answer", "job", "model_name", "request_id", "version_text")
+    __slots__ = ("answer", "finish", "job", "model_name", "request_id", "version_text")
 
     def __init__(self) -> None:
         self.answer: tuple[list[Buffer], int] | None = None
+        self.finish: Callable[[InferenceResponse], InferenceResponse] | None = None
+        """What is still to be done to the response, e.g. ranking classes."""
         self.job: Job | None = None
         self.request_id = self.model_name = self.version_text = ""
 
@@ -77,8 +95,9 @@ class _Slot:
 class _Session:
     """One ModelStreamInfer call."""
 
-    def __init__(self, engine: Any, call: Call) -> None:
+    def __init__(self, engine: Any, call: Call, forwarder: HeaderForwarder | None) -> None:
         self._engine = engine
+        self._forwarder = forwarder
         self._call = call
         self._slots: deque[_Slot] = deque()
         self._waiter: trio.Event | None = None
@@ -91,7 +110,7 @@ class _Session:
         call.on_input = call.on_output = self._wake
         requests_max = call.connection.settings.stream_requests_max
         while not call.done:
-            while call.messages and len(self._slots) < requests_max and call.unsent_bytes <= _UNSENT_BYTES_MAX:
+            while call.messages and len(self._slots) < requests_max and call.waiting_bytes <= _UNSENT_BYTES_MAX:
                 if self._begin(call.take()):
                     return
                 if len(self._slots) % 16 == 0:
@@ -146,9 +165,19 @@ class _Session:
             slot.request_id, slot.model_name, slot.version_text = message.id, message.model_name, message.model_version
             version = parse_version(message.model_version)
             model = self._engine.model(message.model_name, version)
-            request = read_request(message, version)
+            request = read_request(message, version, self._engine.shared_memory)
+            class_counts = read_class_counts(message)
+            if class_counts:
+                slot.finish = partial(
+                    classify_response,
+                    class_counts=class_counts,
+                    max_batch_size=model.config.max_batch_size,
+                    labels=model.labels,
+                )
         if model.decoupled:
             raise Unsupported(f"model '{model.name}' has a decoupled transaction policy, which is not served yet")
+        if self._forwarder is not None:
+            self._forwarder.forward(self._call.head.forwardable(), request)
         job: Job = model.submit(request, partial(self._answered, slot), self._call.deadline)
         return job
 
@@ -159,7 +188,8 @@ class _Session:
         fault = job.fault
         if fault is None and job.response is not None:
             try:
-                slot.answer = _success(*write_response(job.response))
+                response = job.response if slot.finish is None else slot.finish(job.response)
+                slot.answer = _success(*write_response(response))
             except Fault as error:
                 fault = error
             except Exception:

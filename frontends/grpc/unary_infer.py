@@ -6,15 +6,20 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ...schema.classification import classify_response
 from ...schema.fault import Fault, Unsupported
-from ...schema.kserve_grpc import read_plain_request, read_request, write_response
+from ...schema.kserve_grpc import read_class_counts, read_plain_request, read_request, write_response
 from ...schema.version import parse_version
 from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest
+from ..forwarding import open_forwarder
+from .deflate import compress_replies
 
 if TYPE_CHECKING:
     from ...engine.job import Job
+    from ...schema.inference import InferenceResponse
     from .call import Call
+    from .settings import GrpcSettings
 
 _logger = logging.getLogger("despina.grpc")
 
@@ -27,11 +32,14 @@ class UnaryInfer:
 
     is_streaming = False
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, settings: GrpcSettings) -> None:
         self._engine = engine
+        self._forwarder = open_forwarder(settings.forward_pattern)
 
     def start(self, call: Call) -> None:
+        compress_replies(call)
         data = call.take()
+        answer = partial(_answer, call)
         try:
             request = read_plain_request(data) if type(data) is bytes else None
             if request is not None:
@@ -44,8 +52,13 @@ class UnaryInfer:
                 model = self._engine.model(message.model_name, version)
                 if model.decoupled:
                     raise Unsupported(_DECOUPLED)
-                request = read_request(message, version)
-            job = model.submit(request, partial(_answer, call), call.deadline)
+                request = read_request(message, version, self._engine.shared_memory)
+                class_counts = read_class_counts(message)
+                if class_counts:
+                    answer = partial(_answer_ranked, call, model, class_counts)
+            if self._forwarder is not None:
+                self._forwarder.forward(call.head.forwardable(), request)
+            job = model.submit(request, answer, call.deadline)
         except codec.Malformed:
             call.finish(_INTERNAL, "Unable to parse request")
         except Fault as fault:
@@ -67,6 +80,25 @@ def _answer(call: Call, job: Job) -> None:
         return
     response = job.response
     assert response is not None, "a job without a fault has a response"
+    _reply(call, response)
+
+
+def _answer_ranked(call: Call, model: Any, class_counts: dict[str, int], job: Job) -> None:
+    """The same for a request that wants classes of outputs."""
+    response = job.response
+    if response is None:
+        _answer(call, job)
+        return
+    call.on_abandoned = None
+    try:
+        response = classify_response(response, class_counts, model.config.max_batch_size, model.labels)
+    except Fault as fault:
+        call.finish(fault.grpc_status, fault.message)
+    else:
+        _reply(call, response)
+
+
+def _reply(call: Call, response: InferenceResponse) -> None:
     try:
         buffers, size = write_response(response)
     except Exception as error:

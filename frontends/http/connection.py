@@ -22,6 +22,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_error
+from ..tls import TlsSocket
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
@@ -161,6 +162,8 @@ class Connection:
         self.since = self._listener.now
         if self._got == size:
             self._body = None
+            if isinstance(self.sock, TlsSocket):
+                self._intake.append(self.sock.surplus())
             self._hand_over(body)
 
     def _on_peer_end(self) -> None:

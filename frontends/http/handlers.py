@@ -11,6 +11,7 @@ from ...schema.fault import Internal, InvalidArgument, MalformedRequest, Unsuppo
 from ...schema.json_text import as_object, as_string, read_json
 from . import answers
 from .infer import InferHandler
+from .log_handlers import LogHandlers
 from .request import JSON, TEXT, HttpRequest
 from .routes import Match, Route
 
@@ -20,15 +21,17 @@ if TYPE_CHECKING:
     import trio
 
     from ...engine.engine import Engine
+    from ..log_settings import LogSettings
     from .settings import HttpSettings
 
 _MODEL = "/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = "/v2/repository(?:/(?P<repository>[^/]+))?"
 
 
-def routes_of(engine: Engine, settings: HttpSettings, nursery: trio.Nursery) -> list[Route]:
+def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery: trio.Nursery) -> list[Route]:
     """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread."""
     doors = _Handlers(engine)
+    logging = LogHandlers(logs)
     later = _not_built
     return [
         Route(f"{_MODEL}/infer", "inference", _post(InferHandler(engine, settings, nursery)), content_type=TEXT),
@@ -46,7 +49,7 @@ def routes_of(engine: Engine, settings: HttpSettings, nursery: trio.Nursery) -> 
             f"{_REPOSITORY}/models/(?P<model>[^/]+)/unload", "model-repository", slow_handlers={b"POST": doors.unload}
         ),
         Route(f"{_MODEL}/(?:generate|generate_stream)", "inference", _post(later("the generate extension"))),
-        Route("/v2/logging", "logging", _both(later("the logging extension"))),
+        Route("/v2/logging", "logging", {b"GET": logging.show, b"POST": logging.change}),
         Route("(?:/v2/models/[^/]+|/v2)/trace/setting", "trace", _both(later("the trace extension"))),
         Route(
             "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", "shared-memory", _get(later("shared memory"))

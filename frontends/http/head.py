@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 CHUNKED: Final = -1
 """The `length` of a body whose size only its chunks tell."""
@@ -34,15 +34,25 @@ class Refusal(Exception):
 class Head:
     """A parsed head. Immutable: one connection uses it again for each request whose head has the same bytes."""
 
-    __slots__ = ("expects_continue", "headers", "is_http10", "keep_alive", "length", "method", "path", "raw")
+    __slots__ = ("expects_continue", "fields", "headers", "is_http10", "keep_alive", "length", "method", "path", "raw")
 
     def __init__(
-        self, raw: bytes, method: bytes, target: bytes, headers: Mapping[bytes, bytes], length: int, is_http10: bool
+        self,
+        raw: bytes,
+        method: bytes,
+        target: bytes,
+        fields: Sequence[tuple[bytes, bytes]],
+        headers: Mapping[bytes, bytes],
+        length: int,
+        is_http10: bool,
     ) -> None:
         self.raw = raw
         self.method = method
         self.path = path_of(target)
+        self.fields = fields
+        """Header lines as received."""
         self.headers = headers
+        """By name in lower case; of repeated ones the first."""
         self.length = length
         """Bytes of the body, or CHUNKED."""
         self.is_http10 = is_http10
@@ -77,7 +87,7 @@ def parse_head(raw: bytes, *, header_count_max: int, body_bytes_max: int) -> Hea
         headers.setdefault(name.lower(), value)
     is_http10 = version == "1.0"
     length = _body_length(headers, is_http10, body_bytes_max)
-    return Head(raw, parser.get_method(), collector.target, headers, length, is_http10)
+    return Head(raw, parser.get_method(), collector.target, collector.fields, headers, length, is_http10)
 
 
 def path_of(target: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .request import TEXT, Buffer, Field, HttpRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .connection import Connection
     from .head import Head
@@ -22,6 +22,9 @@ class Http1Request(HttpRequest):
         super().__init__(head.method, head.path, head.headers, body)
         self._connection: Connection | None = connection
         self._head = head
+
+    def fields(self) -> Iterable[Field]:
+        return self._head.fields
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()

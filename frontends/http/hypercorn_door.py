@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
+from ..tls import TlsSocket, TlsStream
+
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Sequence
 
     from .asgi import AsgiApplication
     from .settings import HttpSettings
+
+Stream: TypeAlias = trio.SocketStream | TlsStream
 
 _REQUESTS_MAX = 2**31
 _STREAMS_MAX = 256
@@ -27,9 +32,13 @@ _LAST_FRAME_SECONDS = 0.05
 class HypercornDoor:
     """Serves connections with hypercorn. `run` is its life; `serve` may be called while it runs."""
 
-    def __init__(self, application: AsgiApplication, settings: HttpSettings) -> None:
+    def __init__(
+        self, application: AsgiApplication, settings: HttpSettings, context: ssl.SSLContext | None = None
+    ) -> None:
+        """With a `context`, the clients of the listening sockets must speak TLS."""
         self._application = application
         self._settings = settings
+        self._context = context
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._count = 0
@@ -52,25 +61,37 @@ class HypercornDoor:
 
     async def _accept(self, listeners: list[trio.SocketListener], nursery: trio.Nursery) -> None:
         with self._accepting:
-            await trio.serve_listeners(partial(self._serve_stream, data=b""), listeners, handler_nursery=nursery)
+            await trio.serve_listeners(self._serve_accepted, listeners, handler_nursery=nursery)
+
+    async def _serve_accepted(self, stream: trio.SocketStream) -> None:
+        if self._context is None:
+            await self._serve_stream(stream, data=b"")
+        else:
+            await self._serve_stream(stream, data=b"", context=self._context)
 
     def serve(self, sock: socket.socket, data: bytes) -> None:
-        """Takes over a connection of which `data` has been read already."""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        """Takes over a connection of which `data` has been read already, and its TLS if it has any."""
+        stream: Stream
+        if isinstance(sock, TlsSocket):
+            stream = TlsStream(sock)
+        else:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         assert self._nursery is not None, "runs"
         self._nursery.start_soon(partial(self._serve_stream, stream, data=data))
 
-    async def _serve_stream(self, stream: trio.SocketStream, *, data: bytes) -> None:
+    async def _serve_stream(self, stream: Stream, *, data: bytes, context: ssl.SSLContext | None = None) -> None:
         if self._count >= self._settings.connection_count_max or self._is_draining:
             await stream.aclose()
             return
         self._count += 1
         try:
-            wrapper, config, context = await self._prepare()
+            wrapper, config, worker = await self._prepare()
             from hypercorn.trio.tcp_server import TCPServer
 
-            resumed: Any = _Resumed(stream, data)
-            await TCPServer(wrapper, config, context, {}, resumed)
+            served: Any = _Resumed(stream, data)
+            if context is not None and isinstance(stream, trio.SocketStream):
+                served = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+            await TCPServer(wrapper, config, worker, {}, served)
         finally:
             self._count -= 1
             if not self._count:
@@ -117,6 +138,7 @@ def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tup
     config.include_date_header = False
     config.include_server_header = False
     config.keep_alive_max_requests = _REQUESTS_MAX
+    config.ssl_handshake_timeout = settings.head_timeout
     config.keep_alive_timeout = settings.idle_timeout
     config.h11_max_incomplete_size = settings.head_bytes_max
     config.h2_max_header_list_size = settings.head_bytes_max
@@ -131,7 +153,7 @@ def _listener_of(sock: socket.socket) -> trio.SocketListener:
 class _Resumed:
     """A stream of which the beginning has been read already: as much of a stream as hypercorn uses."""
 
-    def __init__(self, stream: trio.SocketStream, data: bytes) -> None:
+    def __init__(self, stream: Stream, data: bytes) -> None:
         self._stream = stream
         self._data = data
         self.socket = stream.socket

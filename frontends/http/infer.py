@@ -9,8 +9,10 @@ import trio
 from ...schema.fault import Fault, Internal, Unsupported
 from ...schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
 from ...schema.kserve_http_reply import encode_error, encode_infer
+from ..forwarding import open_forwarder
+from .compression import INLINE_BYTES_MAX, coding_for, compress
 from .inflate import ENCODINGS, Inflation
-from .request import BINARY, JSON, TEXT, Buffer, HttpRequest
+from .request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .routes import Match, reply_fault, reply_problem
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class InferHandler:
         self._engine = engine
         self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
         self._nursery = nursery
-        """Of the bodies that are inflated in a thread."""
+        """Of the bodies that are inflated, and the replies that are compressed, in a thread."""
+        self._forwarder = open_forwarder(settings.forward_pattern)
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
         model = self._engine.model(match.model, match.version())
@@ -48,8 +51,12 @@ class InferHandler:
         length_text = request.headers.get(b"inference-header-content-length")
         length = None if length_text is None else parse_header_length(length_text.decode("latin-1"), len(body))
         try:
-            inference, reply = decode_infer(body, length, match.model, match.version(), self._limits)
-            pending = _Pending(request, model, reply)
+            inference, reply = decode_infer(
+                body, length, match.model, match.version(), self._limits, self._engine.shared_memory
+            )
+            if self._forwarder is not None:
+                self._forwarder.forward(request.text_fields(), inference)
+            pending = _Pending(request, model, reply, self._nursery)
             job = model.submit(inference, pending.finish)
         except Fault as fault:
             reply_fault(request, fault, JSON)
@@ -82,10 +89,11 @@ class InferHandler:
 class _Pending:
     """What is needed to answer once the job is done."""
 
-    __slots__ = ("_model", "_reply", "_request", "is_finished")
+    __slots__ = ("_model", "_nursery", "_reply", "_request", "is_finished")
 
-    def __init__(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat) -> None:
+    def __init__(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, nursery: trio.Nursery) -> None:
         self._request = request
+        self._nursery = nursery
         self._model = model
         self._reply = reply
         self.is_finished = False
@@ -104,8 +112,30 @@ class _Pending:
         except Exception as problem:
             reply_problem(request, problem, TEXT)
             return
+        body: list[Buffer] = [head, *buffers]
+        fields: tuple[Field, ...] = ()
         if has_binary:
             fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
-            request.reply(200, BINARY, [head, *buffers], fields)
+        content_type = BINARY if has_binary else JSON
+        accepted = request.headers.get(b"accept-encoding")
+        coding = coding_for(accepted) if accepted is not None else None
+        if coding is None:
+            request.reply(200, content_type, body, fields)
+            return
+        fields = (*fields, (b"Content-Encoding", coding))
+        if sum(map(len, body)) <= INLINE_BYTES_MAX:
+            request.reply(200, content_type, compress(body, coding), fields)
         else:
-            request.reply(200, JSON, [head])
+            self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
+
+
+async def _compress_aside(
+    request: HttpRequest, content_type: bytes, body: list[Buffer], fields: tuple[Field, ...], coding: bytes
+) -> None:
+    """Replies with the compressed body, made in a thread."""
+    try:
+        compressed = await trio.to_thread.run_sync(compress, body, coding)
+    except Exception as problem:
+        reply_problem(request, problem, TEXT)
+        return
+    request.reply(200, content_type, compressed, fields)

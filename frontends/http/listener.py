@@ -27,6 +27,7 @@ from .body import BufferPool
 from .connection import READ, Connection
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
 
     from .request import HttpRequest
@@ -46,7 +47,7 @@ class Listener:
 
     `handle(request)` never raises and never blocks. `hand_over_http2(socket, bytes)` takes a connection that opened
     with the HTTP/2 preface; None means that there is nobody who could. `inline` is the engine's, which shares batches
-    between the requests of a pass.
+    between the requests of a pass. With a `context`, clients must speak TLS.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Listener:
         settings: HttpSettings,
         hand_over_http2: Callable[[socket.socket, bytes], None] | None = None,
         inline: InlineRunner | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.handle = handle
         self._inline = inline or InlineRunner()

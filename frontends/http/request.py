@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Buffer = bytes | bytearray | memoryview
 Field = tuple[bytes, bytes]
-"""A reply header: name and value."""
+"""A header: name and value."""
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain"
@@ -35,6 +35,14 @@ class HttpRequest:
         """True once the client has left without its reply."""
         self.on_gone: Callable[[], None] | None = None
         """Set by a handler that can stop early; called at most once, when the client has left before the reply."""
+
+    def fields(self) -> Iterable[Field]:
+        """Every header, in the order and with the names as received, as far as the transport keeps them."""
+        return self.headers.items()
+
+    def text_fields(self) -> list[tuple[str, str]]:
+        """The same as text; bytes that are not UTF-8 are replaced."""
+        return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in self.fields()]
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()

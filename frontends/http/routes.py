@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -22,22 +22,10 @@ if TYPE_CHECKING:
 
     import trio
 
+    from ..restricted import Category
     from .settings import HttpSettings
 
 logger = logging.getLogger("despina.http")
-
-Category = Literal[
-    "health",
-    "metadata",
-    "inference",
-    "shared-memory",
-    "model-config",
-    "model-repository",
-    "statistics",
-    "trace",
-    "logging",
-]
-"""What `--http-restricted-api` calls an API."""
 
 _MATCHES_MAX: Final = 1024
 _PATH_BYTES_MAX: Final = 512

@@ -36,7 +36,8 @@ async def serve_http(
     """Serves `engine` on `sockets`, which are bound, listening and from now on ours to close.
 
     Starts with the HttpServer as its value and returns when that has drained. Cancelled, it closes every connection at
-    once and cancels what their requests wait for. Raises BadCertificate before it starts. `logs` is what the logging extension shows and changes.
+    once and cancels what their requests wait for. Raises BadCertificate before it starts. `logs` is what the logging
+    extension shows and changes.
     """
     logs = logs or LogSettings()
     context = None if settings.tls is None else settings.tls.open_context(PROTOCOLS)
@@ -48,7 +49,7 @@ async def serve_http(
             listener = None
         else:
             await nursery.start(hypercorn.run, ())
-            listener = Listener(sockets, router.handle, settings, hypercorn.serve, engine.inline)
+            listener = Listener(sockets, router.handle, settings, hypercorn.serve, engine.inline, context)
             nursery.start_soon(listener.run)
         server = HttpServer(listener, hypercorn)
         task_status.started(server)

@@ -9,6 +9,8 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..tls import TlsSettings
+
 HttpServerKind = Literal["native", "hypercorn"]
 
 
@@ -49,5 +51,9 @@ class HttpSettings:
     keepalive_probe_after: int = 60
     """TCP keepalive: finds hosts that vanished without a word."""
 
+    forward_pattern: str = ""
+    """Headers whose name this regular expression finds become parameters of the request. Empty: none."""
+    tls: TlsSettings | None = None
+    """None for plain connections."""
     restricted: Mapping[str, tuple[bytes, bytes]] = attrs.field(factory=dict)
     """API category (`inference`, `model-repository`, ...) to the header, lower case, and the value that it asks for."""

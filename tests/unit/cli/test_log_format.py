@@ -7,7 +7,8 @@ import re
 import sys
 
 import pytest
-from despina.frontends.cli.log_format import TABLE, LineFormatter, LogSettings, configure_logging
+from despina.frontends.cli.log_format import TABLE, LineFormatter, configure_logging
+from despina.frontends.log_settings import LogSettings
 
 
 @pytest.fixture

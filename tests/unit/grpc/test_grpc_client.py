@@ -118,7 +118,7 @@ async def test_exiting(door) -> None:
 
 async def test_unbuilt_features_are_named(door) -> None:
     """Features that are not built are refused by name."""
-    for ask in ("get_system_shared_memory_status", "get_trace_settings", "get_log_settings"):
+    for ask in ("get_system_shared_memory_status", "get_trace_settings"):
         with pytest.raises(InferenceServerException, match="not supported") as caught:
             await with_client(door, lambda c, ask=ask: getattr(c, ask)())
         assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
