@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..schema.inference import InferenceRequest
+from ..schema.inference import LATEST, InferenceRequest
 from ..schema.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ def request_of(
     model_name: str,
     inputs: Mapping[str, object],
     *,
-    model_version: int,
-    outputs: Sequence[str],
-    request_id: str,
-    priority: int,
-    parameters: Mapping[str, Parameter] | None,
-    sequence_id: int | str,
-    sequence_start: bool,
-    sequence_end: bool,
+    model_version: int = LATEST,
+    outputs: Sequence[str] = (),
+    request_id: str = "",
+    priority: int = 0,
+    parameters: Mapping[str, Parameter] | None = None,
+    sequence_id: int | str = 0,
+    sequence_start: bool = False,
+    sequence_end: bool = False,
 ) -> InferenceRequest:
     """The request that the keyword arguments of `Engine.infer` describe. Raises InvalidArgument for unknown dtypes."""
     tensors = {

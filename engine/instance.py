@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..schema.fault import Fault, Internal, ModelFailure, ShuttingDown
+from ..schema.fault import Fault, ModelFailure, ShuttingDown
 from .backend import Batch
 from .job import Job, JobState
+from .stream import start_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def answer_all(batch: Batch, error: BaseException | None) -> None:
     fault = None if error is None else as_fault(error)
     for job in batch.jobs:
         if job.response is None and job.fault is None:
-            job.fault = fault or Internal("the backend did not answer this request")
+            job.settle(fault)
 
 
 class ThreadInstance:
@@ -178,7 +179,7 @@ class ThreadInstance:
     def _open(self) -> None:
         executor = self._backend_model.open_instance(self.context)
         self._executor = executor
-        self.movable = executor.movable and self.context.kind != "GPU"
+        self.movable = executor.movable and self.context.kind != "GPU" and not self.model.decoupled
         self.model.warm_up(executor)
 
     def _serve(self, post: Callable[..., object]) -> None:
@@ -218,6 +219,8 @@ class ThreadInstance:
         self.current = batch
         error: BaseException | None = None
         batch.started_ns = time.monotonic_ns()
+        if self.model.decoupled:
+            start_streams(batch)
         try:
             executor.execute(batch)
         except BaseException as caught:  # a model may raise anything, SystemExit too, and must not end its server
@@ -288,6 +291,8 @@ class TaskInstance:
         clock = self.model.clock
         began = clock()
         batch.started_ns = time.monotonic_ns()
+        if self.model.decoupled:
+            start_streams(batch)
         try:
             await self._executor.execute_async(batch)
         except (Exception, SystemExit) as caught:  # a user model may call sys.exit; cancellation must pass

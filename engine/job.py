@@ -14,6 +14,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from ..schema.fault import Internal
 from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class Job:
     def fail(self, fault: Fault) -> None:
         """Answers this request alone with a fault; its neighbours in the batch are not touched."""
         self.fault = fault
+
+    def settle(self, fault: Fault | None) -> None:
+        """For the engine, on the executing thread: the batch is done and this job has no answer yet."""
+        self.fault = fault or Internal("the backend did not answer this request")
 
     def is_cancelled(self) -> bool:
         """True once the caller has left. Safe from any thread; a backend may poll it to stop early."""

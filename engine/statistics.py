@@ -9,20 +9,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
-from ..schema.fault import DeadlineExceeded
+from ..schema.fault import Cancelled, DeadlineExceeded
 from ..schema.wire.generated.inference import (
     InferBatchStatistics,
     InferStatistics,
     ModelStatistics,
     StatisticDuration,
 )
+from .backend import Batch
+from .response_statistics import ResponseStatistics
 
 if TYPE_CHECKING:
-    from .backend import Batch
     from .job import Job
+    from .stream import StreamJob
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
 FAILURE_REASONS: tuple[FailureReason, ...] = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+
+_LEFT = (Cancelled, DeadlineExceeded)
 
 
 class ModelStats:
@@ -41,6 +46,7 @@ class ModelStats:
         "last_inference_ms",
         "output_ns",
         "queue_ns",
+        "responses",
         "success_count",
         "success_ns",
     )
@@ -62,6 +68,8 @@ class ModelStats:
         """Rows of a batch -> [executions, input ns, infer ns, output ns]."""
         self.batch_reasons: dict[str, int] = {}
         """Why batches were closed -> how many."""
+        self.responses = ResponseStatistics()
+        """Of decoupled models; empty for others."""
 
     def executed(self, batch: Batch) -> None:
         """Counts one execution and each of its jobs, by what the backend answered."""
@@ -105,6 +113,30 @@ class ModelStats:
         self.input_ns += succeeded * input_ns
         self.infer_ns += succeeded * infer_ns
         self.output_ns += succeeded * output_ns
+
+    def executed_streams(self, batch: Batch) -> None:
+        """Counts one execution whose jobs are counted as their streams end."""
+        execution = Batch([], batch.size, batch.reason)
+        execution.started_ns, execution.ended_ns = batch.started_ns, batch.ended_ns
+        execution.inputs_ready_ns, execution.outputs_started_ns = batch.inputs_ready_ns, batch.outputs_started_ns
+        self.executed(execution)
+
+    def streamed(self, job: StreamJob, batch: Batch) -> None:
+        """Counts one request that was answered as a stream: it failed if any of its answers was an error."""
+        now = time.monotonic_ns()
+        if job.failure is not None:
+            self.failed(job, "CANCELED" if isinstance(job.failure, _LEFT) else "BACKEND", now)
+            return
+        ready = batch.inputs_ready_ns or batch.started_ns
+        self.success_count += 1
+        self.inference_count += job.batch_size
+        self.success_ns += now - job.received_ns
+        self.queue_ns += batch.started_ns - job.received_ns
+        self.input_ns += ready - batch.started_ns
+        self.infer_ns += max(0, job.ended_ns - ready)
+
+    def answered_first(self, job: StreamJob) -> None:
+        """A stream's first response is on its way. Of interest to distributions only, see latencies.py."""
 
     def failed(self, job: Job, reason: FailureReason, now_ns: int) -> None:
         """Counts one request that failed after it was accepted."""
@@ -154,4 +186,5 @@ class ModelStats:
                 )
                 for rows, (count, input_ns, infer_ns, output_ns) in sorted(self.batches.items())
             ],
+            response_stats=self.responses.message(),
         )

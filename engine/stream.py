@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..schema.fault import DeadlineExceeded, Fault, Internal
+from ..schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
 from .job import Job, JobState
+from .tracing import trace_response
+from .sharing import place_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from ..schema.tensor import Tensor
     from .backend import Batch
@@ -61,6 +63,13 @@ class Answer:
         return f"Answer({self.response!r}, {self.fault!r}, final={self.final})"
 
 
+def start_streams(batch: Batch) -> None:
+    """`execute` is about to be called, on the executing thread."""
+    for job in batch.jobs:
+        assert isinstance(job, StreamJob), "decoupled models get streams only"
+        job.start(batch.started_ns)
+
+
 class StreamJob(Job):
     """What backends see of a request to a decoupled model, and what doors hold.
 
@@ -72,6 +81,7 @@ class StreamJob(Job):
         "_answered",
         "_closed",
         "_credit",
+        "_delivered",
         "_dropped",
         "_gone",
         "_last_ns",
@@ -110,8 +120,10 @@ class StreamJob(Job):
         """Where asynchronous senders wait."""
         self._last_ns = 0
         self._answered = 0
-        """Responses and errors so far, delivered or dropped."""
         self._dropped = 0
+        """Answers that were not delivered because the caller had left."""
+        self._delivered = False
+        """The final answer has come to the trio thread."""
         self.batch: Batch | None = None
         """Set when `execute` has returned."""
         self.ended_ns = 0
@@ -188,8 +200,12 @@ class StreamJob(Job):
 
         Who waits in `send` is released; a request still queued gives its place back at once.
         """
+        assert self.model is not None
         self._leave()
         super().cancel()
+        if self.state is JobState.CANCELLED:
+            self._closed = True
+            self.model.streams.discard(self)
 
     # For the engine.
 
@@ -207,8 +223,7 @@ class StreamJob(Job):
     def finish(self, batch: Batch) -> None:
         """`execute` is over, on the trio thread."""
         self.batch = batch
-        if self.ended_ns:
-            self._over()
+        self._over()
 
     def expire(self) -> None:
         """The caller's deadline has passed while the model was at it: the caller is told now."""
@@ -262,10 +277,12 @@ class StreamJob(Job):
             if answer.final:
                 self._closed = True
                 self.ended_ns = now
-            if self._gone or self._credit == UNATTENDED:
-                if not answer.final or self._credit == UNATTENDED:
-                    self._dropped += 1
-                    return self._credit == UNATTENDED
+                self._lock.notify_all()
+            if self._credit == UNATTENDED:
+                return True
+            if self._gone and not answer.final:
+                self._dropped += 1
+                return False
             answer.spent_ns = now - self._last_ns
             self._last_ns = now
             if not answer.final:
@@ -287,10 +304,17 @@ class StreamJob(Job):
             answers, self._outbox = self._outbox, deque()
             self._posted = False
         for answer in answers:
+            shared = self.request.shared
+            if shared is not None and answer.response is not None and self._on_answer is not None:
+                answer.fault = place_response(answer.response, shared)
+                if answer.fault is not None:
+                    answer.response = None
             self._count(answer)
             if self._on_answer is not None:
                 self._call(self._on_answer, answer)
-            if answer.final and self.batch is not None:
+            if answer.final:
+                self._delivered = True
+                self._wake_async()
                 self._over()
 
     def _call(self, on_answer: Callable[[StreamJob, Answer], None] | None, answer: Answer) -> None:
@@ -309,11 +333,15 @@ class StreamJob(Job):
         assert model is not None
         index = self._answered
         self._answered += 1
+        if index == 0 and answer.response is not None:
+            model.statistics.answered_first(self)
+        if answer.response is not None and self.request.trace is not None:
+            trace_response(self.request.trace, answer.response)
         model.statistics.responses.count(index, answer, cancelled=self._on_answer is None)
 
     def _end(self, fault: Fault | None) -> None:
-        """Closes the stream if nobody has: never waits."""
-        self._send(Answer(None, fault, True))
+        """Closes the stream if nobody has. Never waits."""
+        self._send(Answer(None, Cancelled("the caller has left") if self._gone else fault, True))
         self._deliver()
 
     def _leave(self) -> None:
@@ -333,12 +361,49 @@ class StreamJob(Job):
         self._closed = True
         assert self.model is not None
         self.model.streams.discard(self)
-        if self._on_answer is not None:
-            self._call(self._on_answer, Answer(None, self.fault, True))
+        self._call(self._on_answer, Answer(None, self.fault, True))
 
     def _over(self) -> None:
-        if self.state is JobState.DONE:
+        """Ends the accounting, once, when both the final answer and the end of `execute` have been seen."""
+        model, batch = self.model, self.batch
+        if batch is None or not self._delivered or self.state is JobState.DONE:
             return
         self.state = JobState.DONE
-        assert self.model is not None
-        self.model.stream_over(self)
+        if self.request.shared is not None:
+            self.request.shared.release()
+        assert model is not None
+        if self._dropped:
+            model.statistics.responses.dropped(self._answered, self._dropped)
+        model.stream_over(self, batch)
+
+
+async def answers_of(
+    model: ModelVersion, request: InferenceRequest, deadline: float
+) -> AsyncGenerator[InferenceResponse, None]:
+    """Submits to a decoupled model and yields its responses. Raises the first error among the answers; closed or
+    cancelled, the caller has left."""
+    arrived: deque[Answer] = deque()
+    news = trio.Event()
+
+    def on_answer(_: StreamJob, answer: Answer) -> None:
+        arrived.append(answer)
+        news.set()
+
+    job = model.submit_stream(request, on_answer, deadline)
+    try:
+        while True:
+            if arrived:
+                await trio.lowlevel.checkpoint()
+            else:
+                news = trio.Event()
+                await news.wait()
+            answer = arrived.popleft()
+            if answer.fault is not None:
+                raise answer.fault.copy()
+            if answer.response is not None:
+                yield answer.response
+            if answer.final:
+                return
+            job.consumed()
+    finally:
+        job.cancel()

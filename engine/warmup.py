@@ -14,6 +14,7 @@ from ..schema.tensor import Tensor
 from .backend import Batch
 from .instance import answer_all
 from .job import Job
+from .stream import UNATTENDED, StreamJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,8 @@ class Warmup:
             for _ in range(count):
                 jobs = []
                 for _ in range(batch_size):
-                    job = Job(InferenceRequest(model.name, dict(inputs)), None)
+                    request = InferenceRequest(model.name, dict(inputs))
+                    job = StreamJob(request, None, model, UNATTENDED) if model.decoupled else Job(request, None)
                     job.model = model
                     jobs.append(job)
                 yield name, Batch(jobs, len(jobs), "warmup")
