@@ -19,6 +19,7 @@ from ..schema.tensor import Tensor, encode_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..schema.shared_memory import SharedTensor
     from ..schema.wire.generated.inference import ModelConfig
     from .job import Job
 
@@ -89,6 +90,17 @@ class Admission:
         """Checks the job's request and sets its `batch_size` and `key`. Raises InvalidArgument."""
         if not (self.plain and self._admit_familiar(job)):
             self._examine(job)
+        if job.request.shared is not None:
+            for tensor in job.request.shared.inputs:
+                size = self.inputs[tensor.name].element_bytes * math.prod(tensor.shape)
+                if size != tensor.byte_size and tensor.datatype != "BYTES":
+                    self._refuse_size(job.request, tensor.name, size, tensor.byte_size)
+
+    def check_fetched(self, request: InferenceRequest, tensor: SharedTensor) -> None:
+        """The rest of the checks for an input that was read from shared memory. From any thread; raises
+        InvalidArgument."""
+        if tensor.datatype == "BYTES":
+            self._check_size(request, tensor, self.inputs[tensor.name])
 
     def _admit_familiar(self, job: Job) -> bool:
         """The short way for shapes seen before. False, and nothing is decided, where anything is new or wrong."""
@@ -287,7 +299,7 @@ class Admission:
             dims[dims.index(-1)] = len(memory) // fixed
         shape = [1, *dims] if self.max_batch_size > 0 else dims
         deduced = Tensor(rule.name, rule.datatype, shape, memory)
-        return InferenceRequest(
+        found = InferenceRequest(
             request.model_name,
             {rule.name: deduced},
             model_version=request.model_version,
@@ -300,3 +312,5 @@ class Admission:
             sequence_start=request.sequence_start,
             sequence_end=request.sequence_end,
         )
+        found.trace = request.trace
+        return found

@@ -33,16 +33,22 @@ from .inline import InlineRunner
 from .registry import Registry, State
 from .repository import NOT_EXPLICIT, Repository
 from .settings import EngineSettings
+from .shared_memory import SharedMemory
 from .stream import answers_of
+from .trace_file import open_trace_file
+from .tracing import Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput, ModelStatistics
     from .backend import Backend
     from .job import Job
     from .model import ModelVersion
+    from .trace_settings import TraceSettings
+    from .trace_worker import TraceSink
+    from .tracing import Trace
 
 PROTOCOL_VERSION = "2.73.0"
 """The release of the protocol that clients are told."""
@@ -67,14 +73,27 @@ EXTENSIONS = (
 class Engine:
     """Models, and what is known about them. Open one with `open_engine`; `settings` never change afterwards."""
 
-    def __init__(self, settings: EngineSettings, backends: Mapping[str, Backend] | None = None) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        backends: Mapping[str, Backend] | None = None,
+        open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
+    ) -> None:
+        """`open_traces` is asked for a place to keep traces when there is a first one."""
         self.settings = settings
         self.backends = Backends(backends)
         self.registry = Registry()
         self.inline = InlineRunner()
         """Brackets a door's passes."""
         self.state = ServerState.INITIALIZING
+        self.tracer = Tracer(settings.trace, self._is_served, open_traces)
         self._repository: Repository | None = None
+        self.shared_memory = SharedMemory(
+            allowed=settings.allow_client_shm,
+            regions_max=settings.shared_memory_regions_max,
+            input_bytes_max=settings.shared_memory_input_bytes_max,
+        )
+        """The regions that clients have registered."""
 
     # --- Life
 
@@ -107,6 +126,8 @@ class Engine:
         if self.state in (ServerState.READY, ServerState.EXITING):
             self.state = ServerState.EXITING
             await self._actor.stop()
+            if self.tracer.has_work:
+                await trio.to_thread.run_sync(self.tracer.close)
 
     @property
     def _actor(self) -> Repository:
@@ -295,6 +316,10 @@ class Engine:
         if model.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: its answers come as a stream")
         waiter = _Waiter()
+        trace = self.tracer.sample(model.name) if self.tracer.active and request.trace is None else None
+        if trace is not None:
+            request.trace = trace
+            waiter.trace = trace
         job = model.submit(request, waiter.done, deadline)
         if waiter.finished:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -314,6 +339,10 @@ class Engine:
 
     # --- Checks
 
+    def _is_served(self, name: str) -> bool:
+        entry = self.registry.models.get(name)
+        return entry is not None and bool(entry.ready())
+
     def _check_exiting(self) -> None:
         if self.state is ServerState.EXITING:
             raise ShuttingDown("Server exiting")
@@ -330,14 +359,17 @@ class Engine:
 class _Waiter:
     """Where one caller in process waits."""
 
-    __slots__ = ("finished", "task")
+    __slots__ = ("finished", "task", "trace")
 
     def __init__(self) -> None:
         self.finished = False
+        self.trace: Trace | None = None
         self.task: trio.lowlevel.Task | None = None
 
     def done(self, _: Job) -> None:
         self.finished = True
+        if self.trace is not None:
+            self.trace.finish()
         if self.task is not None:
             trio.lowlevel.reschedule(self.task)
 
@@ -356,17 +388,19 @@ async def open_engine(
     model_repository: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     backends: Mapping[str, Backend] | None = None,
+    open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
     **options: Any,
 ) -> AsyncIterator[Engine]:
     """An engine over one model repository, or several, for the length of an `async with` block.
 
-    Options are the command line's, with underscores (see EngineSettings). Entering waits until the start-up models are
+    Options are the command line's, with underscores (see EngineSettings). `open_traces` is for traces that do not go
+    to files (see TraceSettings). Entering waits until the start-up models are
     loaded; leaving refuses new work and finishes what is in flight. Raises Internal when a start-up model does not
     load, TypeError or ValueError for options that cannot be.
     """
     paths = [model_repository] if isinstance(model_repository, str | PathLike) else model_repository
     settings = EngineSettings(model_repository=[str(path) for path in paths], **options)
-    engine = Engine(settings, backends)
+    engine = Engine(settings, backends, open_traces)
     try:
         async with trio.open_nursery() as nursery:
             running = trio.CancelScope()

@@ -35,11 +35,14 @@ from ..schema.wire.generated.inference import ModelQueuePolicyTimeoutAction as T
 from .admission import Admission
 from .instance import TaskInstance, ThreadInstance, as_fault
 from .job import Job, JobState
+from .latencies import stats_for
 from .mailbox import Mailbox
 from .policy.batching import BatchRule
 from .policy.placement import Placement
+from .sharing import place
 from .statistics import ModelStats
 from .stream import Answer, StreamJob
+from .tracing import trace_accepted, trace_batch, trace_computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +88,7 @@ class ModelVersion:
         self.decoupled = bool(config.model_transaction_policy and config.model_transaction_policy.decoupled)
         self.labels = labels
         """Output name -> label per index, for outputs that have labels."""
-        self.statistics = ModelStats()
+        self.statistics = stats_for(settings.latencies, config)
         self.carried = ModelStats()
         """What versions of the same number had counted before an overlapping reload replaced them by this one."""
         self.load_seconds = 0.0
@@ -96,6 +99,8 @@ class ModelVersion:
         self.accepting = False
         self.inflight = 0
         """Jobs accepted and not yet over: queued, executing, or executing for a caller that has left."""
+        self.shares = False
+        """A request has used shared memory at least once."""
         self.streams: set[StreamJob] = set()
         """Those of them that are streams."""
         self.home_thread = 0
@@ -123,6 +128,8 @@ class ModelVersion:
         self._timer_scope: trio.CancelScope | None = None
         self._wake_next = 0.0
         """The next look at a waiting batch, 0 for none. One is enough: whoever looks asks for the one after."""
+        self._traced = 0
+        """Traced requests that are not over."""
         self._direct = False
         """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
         self._inline = inline
@@ -211,7 +218,11 @@ class ModelVersion:
         job = Job(request, on_done)
         job.model = self
         self.admission.admit(job)
+        if request.shared is not None:
+            self.shares = True
         job.received_ns = time.monotonic_ns()
+        if request.trace is not None:
+            self._trace(job)
         mailbox = self.mailbox
         if self._direct and self.placement.inline and not deadline and not self._inline_running:
             claimed = mailbox.claim()
@@ -224,7 +235,11 @@ class ModelVersion:
                 return job
         if self._stamped or deadline:
             self._stamp(job, deadline)
-        instance = mailbox.put(job)
+        try:
+            instance = mailbox.put(job)
+        except Fault:
+            self._trace_end(job)
+            raise
         self.inflight += 1
         if instance is not None:
             self.start(instance)
@@ -242,10 +257,18 @@ class ModelVersion:
         assert self.decoupled, "other models answer once"
         job = StreamJob(request, on_answer, self, self._settings.stream_responses_max)
         self.admission.admit(job)
+        if request.shared is not None:
+            self.shares = True
         job.received_ns = time.monotonic_ns()
+        if request.trace is not None:
+            self._trace(job)
         if self._policies or deadline:
             self._stamp(job, deadline)
-        instance = self.mailbox.put(job)
+        try:
+            instance = self.mailbox.put(job)
+        except Fault:
+            self._trace_end(job)
+            raise
         self.inflight += 1
         self.streams.add(job)
         if instance is not None:
@@ -257,7 +280,12 @@ class ModelVersion:
         job.on_done = None
         if self.mailbox.leave(job, JobState.CANCELLED):
             self.statistics.failed(job, "CANCELED", time.monotonic_ns())
+            if job.request.shared is not None:
+                job.request.shared.release()
             self._out(1)
+            self._trace_end(job)
+        if job.request.trace is not None:
+            job.request.trace.finish()  # its door has nothing more to note
 
     def _stamp(self, job: Job, deadline: float) -> None:
         """Arrival, level and timers, for models with a queue to speak of."""
@@ -302,6 +330,10 @@ class ModelVersion:
         if self.decoupled:
             self._finish_streams(batch)
             return
+        if self._traced:
+            self._traced -= trace_batch(batch)
+        if self.shares:
+            place(batch.jobs)
         self.statistics.executed(batch)
         self._done(batch)
 
@@ -315,6 +347,7 @@ class ModelVersion:
         for job in batch.jobs:
             job.fault = job.fault or fault
             self.statistics.failed(job, "BACKEND", time.monotonic_ns())
+            self._trace_end(job)
         self._done(batch)
 
     def give_up(self, jobs: list[Job]) -> None:
@@ -333,6 +366,9 @@ class ModelVersion:
     def stream_over(self, job: StreamJob, batch: Batch) -> None:
         """For the job: its final answer is delivered and its execution is over."""
         self.streams.discard(job)
+        if job.request.trace is not None:
+            trace_computed(job.request.trace, batch)
+            self._traced -= 1
         self.statistics.streamed(job, batch)
         self._out(1)
 
@@ -383,6 +419,9 @@ class ModelVersion:
         self.statistics.failed(
             job, "CANCELED" if isinstance(fault, DeadlineExceeded) else "REJECTED", time.monotonic_ns()
         )
+        self._trace_end(job)
+        if job.request.shared is not None:
+            job.request.shared.release()
         self._deliver(job)
         self._out(1)
 
@@ -394,6 +433,19 @@ class ModelVersion:
     def _refuse_queued(self) -> None:
         for job in self.mailbox.drain(JobState.REJECTED):
             self._reject(job, ShuttingDown(f"{job.request.log_prefix()}the model was unloaded before its turn came"))
+
+    # --- Traces
+
+    def _trace(self, job: Job) -> None:
+        """A request to be traced was accepted."""
+        self._traced += 1
+        trace_accepted(job)
+
+    def _trace_end(self, job: Job) -> None:
+        """A request ends that was not executed, or not to the end."""
+        if job.request.trace is not None:
+            self._traced -= 1
+            job.request.trace.stamp("REQUEST_END")
 
     # --- Timers
 

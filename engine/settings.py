@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from .latencies import LatencySettings
+from .trace_settings import TraceSettings
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -51,5 +54,19 @@ class EngineSettings:
     backend_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     """`{backend: {key: value}}`; the backend "" stands for all."""
     min_supported_compute_capability: float = 6.0
+    allow_client_shm: bool = True
+    """Let clients register regions of shared memory."""
+    shared_memory_regions_max: int = attrs.field(default=1024, validator=_POSITIVE)
+    """Regions registered at one time. Ours: each is an open file."""
+    shared_memory_input_bytes_max: int = attrs.field(default=2**31 - 1, validator=_POSITIVE)
+    """Bytes of one input in shared memory. Ours: objects may be larger than the machine's memory."""
     queue_size_max: int = attrs.field(default=100_000, validator=_POSITIVE)
     """Bound on every model's queue, whatever its own policy says. Ours: the protocol's default is no bound."""
+    stream_responses_max: int = attrs.field(default=64, validator=_POSITIVE)
+    """Answers of one stream that its caller has not consumed, before the model must wait. Ours: see queue_size_max."""
+    trace: TraceSettings = attrs.field(factory=TraceSettings, validator=attrs.validators.instance_of(TraceSettings))
+    """Which requests are traced at first, and where to."""
+    latencies: LatencySettings = attrs.field(
+        factory=LatencySettings, validator=attrs.validators.instance_of(LatencySettings)
+    )
+    """Distributions of latencies kept for each model; none at first."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .shared_memory import SharedUse
     from .tensor import Tensor
 
 Parameter = str | int | bool | float
@@ -31,7 +32,9 @@ class InferenceRequest:
         "raw",
         "sequence_end",
         "sequence_start",
+        "shared",
         "timeout_us",
+        "trace",
     )
 
     def __init__(
@@ -49,6 +52,7 @@ class InferenceRequest:
         sequence_start: bool = False,
         sequence_end: bool = False,
         raw: bool = False,
+        shared: SharedUse | None = None,
     ) -> None:
         self.model_name = model_name
         self.model_version = model_version
@@ -70,6 +74,10 @@ class InferenceRequest:
         self.raw = raw
         """True for a raw binary request: `inputs` is {"": bytes as UINT8}; name, datatype and shape follow from the
         model."""
+        self.shared = shared
+        """What lies in shared memory with the client, None for nothing."""
+        self.trace: Any = None
+        """The engine's trace, set by a door for the few requests that are traced."""
 
     def log_prefix(self) -> str:
         """What precedes request-scoped error texts: `[request id: <id>] `."""

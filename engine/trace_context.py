@@ -1,0 +1,34 @@
+"""The W3C trace context that requests bring along: `traceparent` and `tracestate`."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+STATE_BYTES_MAX = 512
+"""A longer `tracestate` is dropped whole, as the recommendation allows."""
+
+_PARENT = re.compile(r"\s*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\s*\Z")
+
+
+@attrs.frozen
+class TraceParent:
+    """A span of the caller's."""
+
+    trace_id: int
+    span_id: int
+    is_sampled: bool
+    state: str = ""
+
+
+def parse_traceparent(text: str, state: str = "") -> TraceParent | None:
+    """The span that `traceparent` names; None for what is not valid, which callers then ignore."""
+    found = _PARENT.match(text)
+    if found is None:
+        return None
+    version, trace, span, flags, rest = found.groups()
+    trace_id, span_id = int(trace, 16), int(span, 16)
+    if version == "ff" or (version == "00" and rest) or not trace_id or not span_id:
+        return None
+    return TraceParent(trace_id, span_id, bool(int(flags, 16) & 1), state if len(state) <= STATE_BYTES_MAX else "")

@@ -1,0 +1,116 @@
+"""Complete traces on their way to where they are kept: a thread of its own, so that no request waits for a disk.
+
+| message       | effect                                                     |
+|---------------|------------------------------------------------------------|
+| put(trace)    | the sink takes it; dropped, and counted, when too many wait |
+| retire(s)     | the sink writes what it holds of that setting              |
+| close()       | all of it is carried out, then the sink is closed          |
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from .trace_settings import Setting
+    from .tracing import Trace
+
+log = logging.getLogger("despina.engine.trace")
+
+WAITING_TRACES_MAX = 10_000
+WAITING_BYTES_MAX = 256 * 1024 * 1024
+"""Tensors of traces that wait to be written."""
+
+
+@attrs.frozen
+class CapturedTensor:
+    """A tensor as it was at that point; `memory` is its wire form."""
+
+    activity: str
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    memory: bytes
+
+
+Note = tuple[str, int] | CapturedTensor
+"""A moment's name and its monotonic ns, or a tensor."""
+
+
+@attrs.frozen(eq=False)
+class FinishedTrace:
+    """A trace that nobody notes anything in any more."""
+
+    trace: Trace
+    notes: list[Note]
+    setting: Setting
+    is_last: bool
+    """The setting's count is used up with this one."""
+
+    def byte_size(self) -> int:
+        return sum(len(note.memory) for note in self.notes if isinstance(note, CapturedTensor))
+
+
+class TraceSink(Protocol):
+    """Where traces are kept. Called on one thread; what it raises is logged and costs the trace in hand only."""
+
+    def take(self, finished: FinishedTrace) -> None: ...
+
+    def retire(self, setting: Setting) -> None:
+        """No more traces of this setting follow."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TraceWorker:
+    """Owns the thread and the sink. Messages come from the trio thread."""
+
+    def __init__(self, sink: TraceSink) -> None:
+        self.dropped = 0
+        self._sink = sink
+        self._inbox: queue.SimpleQueue[FinishedTrace | Setting | None] = queue.SimpleQueue()
+        # Each counter has one writer: the bytes that wait are the difference.
+        self._put_bytes = 0
+        self._taken_bytes = 0
+        self._thread = threading.Thread(target=self._run, name="despina/traces", daemon=True)
+        self._thread.start()
+
+    def put(self, finished: FinishedTrace) -> None:
+        """Never blocks."""
+        size = finished.byte_size()
+        if self._inbox.qsize() >= WAITING_TRACES_MAX or self._put_bytes - self._taken_bytes + size > WAITING_BYTES_MAX:
+            self.dropped += 1
+            if self.dropped & (self.dropped - 1) == 0:  # 1, 2, 4, 8, ...
+                log.warning("traces come faster than they can be written: %d dropped so far", self.dropped)
+            return
+        self._put_bytes += size
+        self._inbox.put(finished)
+
+    def retire(self, setting: Setting) -> None:
+        self._inbox.put(setting)
+
+    def close(self) -> None:
+        """Blocks until everything is written."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (message := self._inbox.get()) is not None:
+            try:
+                if isinstance(message, FinishedTrace):
+                    self._taken_bytes += message.byte_size()
+                    self._sink.take(message)
+                else:
+                    self._sink.retire(message)
+            except Exception:
+                log.exception("a trace was lost")
+        try:
+            self._sink.close()
+        except Exception:
+            log.exception("traces could not be closed")
