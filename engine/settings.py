@@ -64,8 +64,6 @@ class EngineSettings:
     """Bound on every model's queue, whatever its own policy says. Ours: the protocol's default is no bound."""
     stream_responses_max: int = attrs.field(default=64, validator=_POSITIVE)
     """Answers of one stream that its caller has not consumed, before the model must wait. Ours: see queue_size_max."""
-    stream_responses_max: int = attrs.field(default=64, validator=_POSITIVE)
-    """Answers of one stream that its caller has not consumed, before the model must wait. Ours: see queue_size_max."""
     trace: TraceSettings = attrs.field(factory=TraceSettings, validator=attrs.validators.instance_of(TraceSettings))
     """Which requests are traced at first, and where to."""
     latencies: LatencySettings = attrs.field(

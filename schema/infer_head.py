@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from .datatype import BY_NAME
-from .fault import InvalidArgument, Unsupported
+from .fault import InvalidArgument
 from .json_tensor import encode_json_data
 from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members, wrong_type
+from .shared_memory import SharedMemoryRange, SharedUse
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from .fault import Fault
     from .inference import Parameter
+    from .shared_memory import Regions
 
 _INT64_MAX = 2**63 - 1
 _INVALID_DATATYPE = "<invalid>"
@@ -27,27 +29,20 @@ _NOT_ONE_SOURCE = (
 )
 
 
-class SharedMemoryRange(NamedTuple):
-    """A part of a registered region, where an input lies or an output goes."""
-
-    region: str
-    offset: int
-    byte_size: int
-
-
 class ReplyFormat:
     """What the request said about its answer. A value, shared between requests that look alike: never write to it.
 
     Only the encoder does: `familiar` is what it remembers of the last answer in this format.
     """
 
-    __slots__ = ("binary", "binary_default", "classification", "familiar")
+    __slots__ = ("binary", "binary_default", "classification", "familiar", "shared")
 
     def __init__(
         self,
         binary_default: bool = False,
         binary: Mapping[str, bool] | None = None,
         classification: Mapping[str, int] | None = None,
+        shared: Collection[str] = (),
     ) -> None:
         self.binary_default = binary_default
         """Whether outputs that the request does not list are binary."""
@@ -55,6 +50,8 @@ class ReplyFormat:
         """For each listed output, whether it is binary."""
         self.classification: Mapping[str, int] = classification or {}
         """For each output to be ranked, how many classes to tell, at least 1."""
+        self.shared = shared
+        """Outputs that go to shared memory: of these the answer has no bytes."""
         self.familiar: object = None
 
     def __repr__(self) -> str:
@@ -75,6 +72,8 @@ class InferHead:
         "reply",
         "sequence_end",
         "sequence_start",
+        "shared_inputs",
+        "shared_outputs",
         "timeout_us",
     )
 
@@ -82,6 +81,10 @@ class InferHead:
         self.id = ""
         self.inputs: list[tuple[str, str, tuple[int, ...], int]] = []
         """Name, datatype, shape and size in bytes of each binary input, in order."""
+        self.shared_inputs: dict[str, SharedMemoryRange] = {}
+        """Where the inputs lie that are in shared memory; in `inputs` they have no bytes."""
+        self.shared_outputs: list[tuple[str, SharedMemoryRange]] = []
+        """Where outputs go that are wanted in shared memory, as listed."""
         self.has_data = False
         """Whether any input has its elements in the head."""
         self.outputs: tuple[str, ...] = ()
@@ -95,9 +98,10 @@ class InferHead:
 
 
 def read_head(
-    document: Any, tail: memoryview, model_name: str, json_byte_size_max: int
-) -> tuple[InferHead, dict[str, Tensor]]:
-    """What the parsed `document` says, and the inputs: binary ones are views of `tail`.
+    document: Any, tail: memoryview, model_name: str, json_byte_size_max: int, regions: Regions | None = None
+) -> tuple[InferHead, dict[str, Tensor], SharedUse | None]:
+    """What the parsed `document` says, the inputs, and what of them and of the outputs is in shared memory: binary
+    inputs are views of `tail`, others lie in `regions`.
 
     Raises the first fault in the protocol's order: id, parameters, each input with its bytes, bytes left over, outputs.
     """
@@ -106,12 +110,18 @@ def read_head(
     if "id" in root:
         head.id = as_string(root["id"], "Unable to parse 'id': ")
     binary_default = "parameters" in root and _read_parameters(head, root["parameters"])
+    shared = SharedUse(regions)
     inputs: dict[str, Tensor] = {}
     at = 0
     for entry in as_array(member(root, "inputs", "Unable to parse 'inputs': "), "Unable to parse 'inputs': "):
         name, datatype, shape, data, byte_size = _read_input(entry, head, inputs, json_byte_size_max)
         if data is not None:
             inputs[name] = Tensor(name, datatype, shape, data)
+            continue
+        place = head.shared_inputs.get(name)
+        if place is not None:
+            head.inputs.append((name, datatype, shape, 0))
+            inputs[name] = shared.input(name, datatype, shape, place)
             continue
         end = at + byte_size
         if end > len(tail):
@@ -121,8 +131,8 @@ def read_head(
         at = end
     if at != len(tail):
         raise surplus_bytes(model_name)
-    _read_outputs(head, root.get("outputs", []), binary_default)
-    return head, inputs
+    _read_outputs(head, root.get("outputs", []), binary_default, shared)
+    return head, inputs, shared if shared.inputs or shared.outputs else None
 
 
 def input_too_short(name: str, missing: int, model_name: str) -> Fault:
@@ -204,41 +214,45 @@ def _read_input(
         byte_size = as_unsigned(parameters["binary_data_size"], "Unable to parse 'binary_data_size': ")
         return name, known_datatype, tuple(shape), None, byte_size
     if "shared_memory_region" in parameters:
-        _bind_shared_memory(_read_range(parameters))
+        head.shared_inputs[name] = _read_range(parameters)
+        return name, known_datatype, tuple(shape), None, 0
     head.has_data = True
     data = encode_json_data(name, datatype, element_count, fields["data"], json_byte_size_max)
     return name, known_datatype, tuple(shape), data, 0
 
 
-def _read_outputs(head: InferHead, value: Any, binary_default: bool) -> None:
+def _read_outputs(head: InferHead, value: Any, binary_default: bool, shared: SharedUse) -> None:
     """Fills the requested outputs and their forms. Of two entries with one name the first counts."""
     binary: dict[str, bool] = {}
     classification: dict[str, int] = {}
     for entry in as_array(value, "Unable to parse 'outputs': "):
         name = _string_member(entry, "name")
         parameters = entry.get("parameters")
-        is_binary, class_count = _read_form(parameters) if type(parameters) is dict else (False, 0)
+        is_binary, class_count, place = _read_form(parameters) if type(parameters) is dict else (False, 0, None)
+        if place is not None:
+            head.shared_outputs.append((name, place))
+            shared.output(name, place)
         if name not in binary:
             binary[name] = is_binary
             if class_count:
                 classification[name] = class_count
     head.outputs = tuple(binary)
-    head.reply = ReplyFormat(binary_default, binary, classification)
+    head.reply = ReplyFormat(binary_default, binary, classification, frozenset(shared.outputs))
 
 
-def _read_form(parameters: dict[str, Any]) -> tuple[bool, int]:
-    """Of one requested output: whether it is binary, and how many classes to rank."""
+def _read_form(parameters: dict[str, Any]) -> tuple[bool, int, SharedMemoryRange | None]:
+    """Of one requested output: whether it is binary, how many classes to rank, and where in shared memory it goes."""
     class_count = 0
     if "classification" in parameters:
         class_count = as_unsigned(parameters["classification"], "Unable to set 'classification': ")
     if "shared_memory_region" not in parameters:
-        return as_boolean(parameters.get("binary_data", False), "Unable to parse 'binary_data': "), class_count
+        return as_boolean(parameters.get("binary_data", False), "Unable to parse 'binary_data': "), class_count, None
     place = _read_range(parameters)
     if class_count:
         raise InvalidArgument("Output can't set both 'shared_memory_region' and 'classification'")
     if as_boolean(parameters.get("binary_data", False), "Unable to set 'binary_data': "):
         raise InvalidArgument("Output can't set both 'shared_memory_region' and 'binary_data'")
-    _bind_shared_memory(place)
+    return False, 0, place
 
 
 def _read_range(parameters: dict[str, Any]) -> SharedMemoryRange:
@@ -247,11 +261,6 @@ def _read_range(parameters: dict[str, Any]) -> SharedMemoryRange:
         as_unsigned(parameters.get("shared_memory_offset", 0), "Unable to parse 'shared_memory_offset': "),
         as_unsigned(parameters.get("shared_memory_byte_size", 0), "Unable to parse 'shared_memory_byte_size': "),
     )
-
-
-def _bind_shared_memory(place: SharedMemoryRange) -> NoReturn:
-    """The one place where a tensor meets its range of a region."""
-    raise Unsupported(f"shared memory is not supported yet, region '{place.region}'")
 
 
 def _string_member(fields: Any, name: str) -> str:

@@ -41,9 +41,7 @@ _RESERVED = (
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
-def read_request(
-    message: ModelInferRequest, version: int = LATEST, regions: Regions | None = None
-) -> InferenceRequest:
+def read_request(message: ModelInferRequest, version: int = LATEST, regions: Regions | None = None) -> InferenceRequest:
     """The request that `message` means, for the version that its version string was parsed to.
 
     Raises InvalidArgument in the protocol's words, and NotFound for shared memory that is not in `regions`. Tensors are

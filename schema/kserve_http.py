@@ -21,9 +21,11 @@ from .infer_head import InferHead, ReplyFormat, input_too_short, read_head, surp
 from .inference import InferenceRequest
 from .json_tensor import too_large
 from .json_text import read_json
+from .shared_memory import SharedUse
 from .tensor import Tensor
 
 if TYPE_CHECKING:
+    from .shared_memory import Regions
     from .tensor import Buffer
 
 
@@ -73,12 +75,13 @@ def decode_infer(
     model_name: str,
     model_version: int,
     limits: DecodeLimits = _DEFAULT_LIMITS,
+    regions: Regions | None = None,
 ) -> tuple[InferenceRequest, ReplyFormat]:
     """The request that `body` carries, and how to answer it. Binary inputs are views of `body`, which must stay as it
-    is while the request lives.
+    is while the request lives; `regions` are where those in shared memory lie.
 
     `header_length` comes from `parse_header_length`; None says that the header was absent. Raises MalformedRequest,
-    InvalidArgument or Unsupported.
+    InvalidArgument or NotFound.
     """
     view = body if type(body) is memoryview else memoryview(body)
     size = len(view)
@@ -92,10 +95,10 @@ def decode_infer(
             f"{limits.json_byte_size_max} bytes. Use --http-max-input-size to increase the limit."
         )
     if header_length > _REMEMBERED_HEAD_BYTES_MAX:
-        head, inputs = read_head(
-            read_json(view[:header_length]), view[header_length:], model_name, limits.json_byte_size_max
+        head, inputs, shared = read_head(
+            read_json(view[:header_length]), view[header_length:], model_name, limits.json_byte_size_max, regions
         )
-        return _request(head, head.id, inputs, model_name, model_version), head.reply
+        return _request(head, head.id, inputs, model_name, model_version, shared), head.reply
 
     text = key = view[:header_length].tobytes()
     leading_id = _LEADING_ID.match(text)
@@ -103,14 +106,22 @@ def decode_infer(
         key = text[leading_id.end() :]
     remembered = _remembered.get(key)
     if remembered is None:
-        head, inputs = read_head(read_json(text), view[header_length:], model_name, limits.json_byte_size_max)
+        head, inputs, shared = read_head(
+            read_json(text), view[header_length:], model_name, limits.json_byte_size_max, regions
+        )
         if not head.has_data and (leading_id is None or text.count(b'"id"') == 1):
             _remember(key, head)
-        return _request(head, head.id, inputs, model_name, model_version), head.reply
+        return _request(head, head.id, inputs, model_name, model_version, shared), head.reply
 
     inputs = {}
     at = header_length
+    shared = None
+    if remembered.shared_inputs or remembered.shared_outputs:
+        shared = SharedUse(regions)
     for name, datatype, shape, byte_size in remembered.inputs:
+        if shared is not None and (place := remembered.shared_inputs.get(name)) is not None:
+            inputs[name] = shared.input(name, datatype, shape, place)
+            continue
         end = at + byte_size
         if end > size:
             raise input_too_short(name, end - size, model_name)
@@ -118,8 +129,11 @@ def decode_infer(
         at = end
     if at != size:
         raise surplus_bytes(model_name)
+    if shared is not None:
+        for name, place in remembered.shared_outputs:
+            shared.output(name, place)
     request_id = remembered.id if leading_id is None else leading_id[1].decode()
-    return _request(remembered, request_id, inputs, model_name, model_version), remembered.reply
+    return _request(remembered, request_id, inputs, model_name, model_version, shared), remembered.reply
 
 
 def _remember(key: bytes, head: InferHead) -> None:
@@ -129,7 +143,12 @@ def _remember(key: bytes, head: InferHead) -> None:
 
 
 def _request(
-    head: InferHead, request_id: str, inputs: dict[str, Tensor], model_name: str, model_version: int
+    head: InferHead,
+    request_id: str,
+    inputs: dict[str, Tensor],
+    model_name: str,
+    model_version: int,
+    shared: SharedUse | None,
 ) -> InferenceRequest:
     return InferenceRequest(
         model_name,
@@ -143,6 +162,7 @@ def _request(
         correlation_id=head.correlation_id,
         sequence_start=head.sequence_start,
         sequence_end=head.sequence_end,
+        shared=shared,
     )
 
 

@@ -1,7 +1,7 @@
 """An InferenceResponse to the body of an HTTP answer: JSON head, then the binary outputs, in order.
 
     {"id", "model_name", "model_version", "parameters", "outputs": [{"name", "datatype", "shape", then one of
-        "data": [flat]    or    "parameters": {"binary_data_size": n}}]}
+        "data": [flat]    or    "parameters": {"binary_data_size": n}    or neither, for an output in shared memory}]}
 
 Text is built by joining, not from dictionaries; what repeats from answer to answer is remembered.
 """
@@ -82,7 +82,9 @@ def encode_infer(
         if opening is None:
             opening = _opening(*key)
             _remember(_openings, key, opening)
-        if reply.binary.get(name, reply.binary_default):
+        if name in reply.shared:
+            parts.append(b"%b%b}" % (separator, opening[:-1]))
+        elif reply.binary.get(name, reply.binary_default):
             memory = tensor.memory()
             size = len(memory)
             parts.append(b'%b%b"parameters":{"binary_data_size":%d}}' % (separator, opening, size))
