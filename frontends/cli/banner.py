@@ -59,7 +59,7 @@ def options_table(settings: ServeSettings, engine: Engine) -> str:
 
 
 def _listed(name: str, value: object) -> str:
-    if name == "http-restricted-api":
+    if name in ("http-restricted-api", "grpc-restricted-protocol"):
         restricted: Mapping[str, tuple[bytes, bytes]] = value  # type: ignore[assignment]  # the option says what it is
         return " ".join(f"{api} ({key.decode()})" for api, (key, _) in restricted.items())  # not the secret
     if name == "backend-config":

@@ -13,7 +13,7 @@ from ..http.settings import HttpSettings
 from ..log_settings import LogSettings
 from ..metrics.settings import MetricsSettings
 from .options import GROUPS
-from .settings import DoorSettings
+from .settings import DoorSettings, TlsOptions
 
 if TYPE_CHECKING:
     from .option import Option
@@ -50,7 +50,9 @@ _PARTS: dict[str, Any] = {
     "engine": EngineSettings,
     "doors": DoorSettings,
     "http": HttpSettings,
+    "http_tls": TlsOptions,
     "grpc": GrpcSettings,
+    "grpc_tls": TlsOptions,
     "metrics": MetricsSettings,
     "log": LogSettings,
 }

@@ -31,6 +31,22 @@ def _absent(name: str, parse: Any, what: str, default: str = "", *, repeat: bool
     return Option(name, parse, text=f"Not built yet: {what}.", repeat=repeat, fate="not built", default=default)
 
 
+def _tls_options(door: str, ours: str = "") -> list[Option]:
+    part = f"{door}_tls"
+    return [
+        Option(f"{door}-use-ssl", boolean, f"{part}.use", f"{ours}Speak TLS on this door."),
+        Option(
+            f"{door}-use-ssl-mutual",
+            boolean,
+            f"{part}.mutual",
+            f"{ours}The same, and let in only clients with a certificate of the root certificate.",
+        ),
+        Option(f"{door}-server-cert", string, f"{part}.server_cert", f"{ours}The server's certificate chain, PEM."),
+        Option(f"{door}-server-key", string, f"{part}.server_key", f"{ours}Its key, PEM, without a passphrase."),
+        Option(f"{door}-root-cert", string, f"{part}.root_cert", f"{ours}The authority of clients' certificates, PEM."),
+    ]
+
+
 _SERVER = [
     Option("id", string, "engine.id", "The server's name in its metadata."),
     Option("exit-timeout-secs", number, "engine.exit_timeout_secs", "How long stopping waits for what is in flight."),
@@ -96,7 +112,7 @@ _REPOSITORY = [
 ]
 _HTTP = [
     Option("allow-http", boolean, "doors.allow_http", "Open the HTTP door."),
-    Option("http-address", string, "doors.http_address", "Address to listen on; IPv6 works too."),
+    Option("http-address", string, "doors.http_address", "Address to listen on; IPv6 and unix:<path> work too."),
     Option("http-port", port, "doors.http_port", "Port to listen on; 0 takes any free one and logs it."),
     Option("reuse-http-port", boolean, "doors.reuse_http_port", "Let several servers share the port (SO_REUSEPORT)."),
     Option(
@@ -124,26 +140,40 @@ _HTTP = [
     Option("http-body-stall-timeout", number, "http.body_stall_timeout", "Ours: seconds between two pieces of a body."),
     Option("http-idle-timeout", number, "http.idle_timeout", "Ours: seconds until an idle connection is closed."),
     Option("http-write-stall-timeout", number, "http.write_stall_timeout", "Ours: seconds a client may not read."),
-    _absent("http-header-forward-pattern", regular_expression, "headers as request parameters"),
+    Option(
+        "http-header-forward-pattern",
+        regular_expression,
+        "http.forward_pattern",
+        "Headers whose name this finds, in any case, become parameters of the request.",
+    ),
+    *_tls_options("http", "Ours: "),
     _tuning("http-thread-count", integer, "the HTTP door needs no threads"),
 ]
 _GRPC = [
     Option("allow-grpc", boolean, "doors.allow_grpc", "Open the gRPC door."),
-    Option("grpc-address", string, "doors.grpc_address", "Address to listen on; IPv6 works too."),
+    Option("grpc-address", string, "doors.grpc_address", "Address to listen on; IPv6 and unix:<path> work too."),
     Option("grpc-port", port, "doors.grpc_port", "Port to listen on; 0 takes any free one and logs it."),
     Option("reuse-grpc-port", boolean, "doors.reuse_grpc_port", "Let several servers share the port (SO_REUSEPORT)."),
-    _absent("grpc-header-forward-pattern", regular_expression, "headers as request parameters"),
-    _absent("grpc-restricted-protocol", string, "restricted gRPC protocols", repeat=True),
-    _absent("grpc-use-ssl", boolean, "TLS on the gRPC door", "false"),
-    _absent("grpc-use-ssl-mutual", boolean, "TLS on the gRPC door", "false"),
-    _absent("grpc-server-cert", string, "TLS on the gRPC door"),
-    _absent("grpc-server-key", string, "TLS on the gRPC door"),
-    _absent("grpc-root-cert", string, "TLS on the gRPC door"),
-    _absent(
+    Option(
+        "grpc-header-forward-pattern",
+        regular_expression,
+        "grpc.forward_pattern",
+        "Metadata whose key this finds, in any case, becomes parameters of the request.",
+    ),
+    Option(
+        "grpc-restricted-protocol",
+        string,
+        "grpc.restricted",
+        "<protocols>:<key>=<value>: these (a comma list) ask for metadata triton-grpc-protocol-<key>. "
+        "May be given several times.",
+        repeat=True,
+    ),
+    *_tls_options("grpc"),
+    Option(
         "grpc-infer-response-compression-level",
         choice("grpc-infer-response-compression-level", "none", "low", "medium", "high"),
-        "compressed gRPC answers",
-        "none",
+        "grpc.response_compression_level",
+        "Compress the answers of inference for clients that accept it.",
     ),
     Option("grpc-keepalive-time", positive, "grpc.keepalive_time_ms", "Milliseconds of silence before a PING is sent."),
     Option("grpc-keepalive-timeout", positive, "grpc.keepalive_timeout_ms", "Milliseconds to answer that PING."),
@@ -224,6 +254,21 @@ _BACKENDS = [
     _tuning("buffer-manager-thread-count", integer, "tensors are not copied by threads"),
     _tuning("enable-peer-access", boolean, "GPUs do not exchange tensors"),
 ]
+_SHARED_MEMORY = [
+    Option("allow-client-shm", boolean, "engine.allow_client_shm", "Let clients share memory with the server."),
+    Option(
+        "shared-memory-regions-max",
+        positive,
+        "engine.shared_memory_regions_max",
+        "Ours: regions of clients at one time.",
+    ),
+    Option(
+        "shared-memory-input-bytes-max",
+        positive,
+        "engine.shared_memory_input_bytes_max",
+        "Ours: bytes of one input in shared memory.",
+    ),
+]
 _LATER = [
     _absent("rate-limit", choice("rate-limit", "off", "execution_count"), "the rate limiter", "off"),
     _absent("rate-limit-resource", string, "the rate limiter", repeat=True),
@@ -239,7 +284,6 @@ _LATER = [
     _absent("trace-log-frequency", integer, "tracing", "0"),
     _absent("host-policy", string, "binding instances to cores and memory nodes", repeat=True),
     _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
-    _absent("allow-client-shm", boolean, "shared memory with clients", "false"),
     _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
     _absent("sagemaker-port", port, "SageMaker's door", "8080"),
     _absent("sagemaker-safe-port-range", string, "SageMaker's door"),
@@ -258,6 +302,7 @@ GROUPS: dict[str, list[Option]] = {
     "Metrics": _METRICS,
     "Logging": _LOGGING,
     "Backends and memory": _BACKENDS,
+    "Shared memory": _SHARED_MEMORY,
     "Not built yet": _LATER,
 }
 OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS.values() for option in group}

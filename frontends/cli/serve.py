@@ -20,6 +20,8 @@ import trio
 
 from ...engine.engine import Engine
 from ...schema.fault import Fault, Internal, Unsupported
+from ..tls import BadCertificate
+from .activation import inherited_doors
 from .banner import backends_table, models_table, options_table
 from .command_line import read_command_line
 from .help import USAGE, serve_help
@@ -65,7 +67,7 @@ def serve(arguments: Sequence[str]) -> int:
         log.info("%s", note)
     try:
         return trio.run(_serve, settings)
-    except* (Fault, PortTaken, BadAddress) as group:
+    except* (Fault, PortTaken, BadAddress, BadCertificate) as group:
         for problem in _leaves(group):
             text = f"{problem.code_text} - {problem.message}" if isinstance(problem, Fault) else str(problem)
             print(f"error: creating server: {text}" if isinstance(problem, Fault) else text, file=sys.stderr)
@@ -88,6 +90,7 @@ async def _serve(settings: ServeSettings) -> int:
     """The server's whole life. Returns the exit code; raises what keeps it from starting."""
     with contextlib.ExitStack() as ports, trio.open_signal_receiver(*SIGNALS) as signals:
         _check_repositories(settings.engine.model_repository)
+        _check_certificates(settings)
         doors = _bind_doors(settings.doors, ports)
         engine = Engine(settings.engine)
         async with trio.open_nursery() as nursery:
@@ -126,12 +129,24 @@ async def _load(engine: Engine, settings: ServeSettings, nursery: trio.Nursery, 
     return not scope.cancelled_caught
 
 
+def _check_certificates(settings: ServeSettings) -> None:
+    """Finds wrong files before the models load. Raises BadCertificate."""
+    for tls in (settings.http.tls, settings.grpc.tls):
+        if tls is not None:
+            tls.open_context(())
+
+
 def _bind_doors(settings: DoorSettings, ports: contextlib.ExitStack) -> dict[str, Door]:
+    """Takes the sockets that were passed on to the process and binds the others."""
     reuse = {"HTTP": settings.reuse_http_port, "GRPC": settings.reuse_grpc_port}
-    doors = {}
-    for service, address, port in settings.open_doors():
-        doors[service] = bind_door(service, address, port, reuse_port=reuse.get(service, False))
-        ports.callback(doors[service].close)
+    wanted = list(settings.open_doors())
+    doors = inherited_doors([service for service, _, _ in wanted], os.environ)
+    for door in doors.values():
+        ports.callback(door.close)
+    for service, address, port in wanted:
+        if service not in doors:
+            doors[service] = bind_door(service, address, port, reuse_port=reuse.get(service, False))
+            ports.callback(doors[service].close)
     return doors
 
 
@@ -143,11 +158,11 @@ async def _open_doors(
     if "GRPC" in doors:  # a door that stays closed is not imported
         from ..grpc import serve_grpc
 
-        starters["GRPC"] = ("GRPCInferenceService", partial(serve_grpc, engine, settings.grpc))
+        starters["GRPC"] = ("GRPCInferenceService", partial(serve_grpc, engine, settings.grpc, logs=settings.log))
     if "HTTP" in doors:
         from ..http import serve_http
 
-        starters["HTTP"] = ("HTTPService", partial(serve_http, engine, settings.http))
+        starters["HTTP"] = ("HTTPService", partial(serve_http, engine, settings.http, logs=settings.log))
     if "metrics" in doors:
         from ..metrics import serve_metrics
 

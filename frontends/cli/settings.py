@@ -11,23 +11,14 @@ from ..grpc.settings import GrpcSettings
 from ..http.settings import HttpSettings
 from ..log_settings import LogSettings
 from ..metrics.settings import MetricsSettings
+from ..restricted import GRPC_KEY_PREFIX, read_restrictions
+from ..tls import TlsSettings
+from .listening import UNIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .command_line import Values
-
-RESTRICTED_APIS = (
-    "health",
-    "metadata",
-    "inference",
-    "shared-memory",
-    "model-config",
-    "model-repository",
-    "statistics",
-    "trace",
-    "logging",
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +36,7 @@ class DoorSettings:
     reuse_grpc_port: bool = False
     allow_metrics: bool = True
     metrics_address: str = ""
-    """Empty: where HTTP listens."""
+    """Empty: where HTTP listens, or on 127.0.0.1 if that is a Unix socket."""
     metrics_port: int = 8002
 
     def open_doors(self) -> Iterator[tuple[str, str, int]]:
@@ -55,7 +46,20 @@ class DoorSettings:
         if self.allow_grpc:
             yield "GRPC", self.grpc_address, self.grpc_port
         if self.allow_metrics:
-            yield "metrics", self.metrics_address or self.http_address, self.metrics_port
+            beside = "127.0.0.1" if self.http_address.startswith(UNIX) else self.http_address
+            yield "metrics", self.metrics_address or beside, self.metrics_port
+
+
+@attrs.frozen(kw_only=True)
+class TlsOptions:
+    """The TLS options of one door, as given."""
+
+    use: bool = False
+    mutual: bool = False
+    """Implies `use`."""
+    server_cert: str = ""
+    server_key: str = ""
+    root_cert: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +69,9 @@ class ServeSettings:
     engine: EngineSettings
     doors: DoorSettings
     http: HttpSettings
+    http_tls: TlsOptions
     grpc: GrpcSettings
+    grpc_tls: TlsOptions
     metrics: MetricsSettings
     log: LogSettings
 
@@ -98,7 +104,16 @@ def settle(values: Values) -> ServeSettings:
     complaints += _load_complaints(engine)
     http = values.part("http")
     if "restricted" in http:
-        http["restricted"] = _restricted(http["restricted"], complaints)
+        http["restricted"] = read_restrictions(http["restricted"], "http-restricted-api", complaints)
+    grpc = values.part("grpc")
+    if "restricted" in grpc:
+        grpc["restricted"] = read_restrictions(
+            grpc["restricted"], "grpc-restricted-protocol", complaints, prefix=GRPC_KEY_PREFIX
+        )
+    http_tls = TlsOptions(**values.part("http_tls"))
+    grpc_tls = TlsOptions(**values.part("grpc_tls"))
+    http["tls"] = _tls("http", http_tls, complaints)
+    grpc["tls"] = _tls("grpc", grpc_tls, complaints)
     doors = DoorSettings(**values.part("doors"))
     complaints += _door_complaints(doors)
     if doors.http_server == "hypercorn":
@@ -106,13 +121,13 @@ def settle(values: Values) -> ServeSettings:
     parts = {
         "engine": made(EngineSettings, engine),
         "http": made(HttpSettings, http),
-        "grpc": made(GrpcSettings, values.part("grpc")),
+        "grpc": made(GrpcSettings, grpc),
         "metrics": made(MetricsSettings, values.part("metrics")),
         "log": made(LogSettings, values.part("log")),
     }
     if complaints:
         raise BadSettings(complaints)
-    return ServeSettings(doors=doors, **parts)
+    return ServeSettings(doors=doors, http_tls=http_tls, grpc_tls=grpc_tls, **parts)
 
 
 def _folded(settings: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
@@ -135,6 +150,8 @@ def _door_complaints(doors: DoorSettings) -> list[str]:
     opened = list(doors.open_doors())
     if not opened:
         return ["Error: every door is closed; allow at least one of HTTP, gRPC and metrics."]
+    # The port means nothing beside a path.
+    opened = [(one, address, 1 if address.startswith(UNIX) else port) for one, address, port in opened]
     return [
         f"The server cannot listen to {one} requests and {two} requests at the same address and port {address}:{port}"
         for index, (one, address, port) in enumerate(opened)
@@ -143,20 +160,19 @@ def _door_complaints(doors: DoorSettings) -> list[str]:
     ]
 
 
-def _restricted(texts: Iterable[str], complaints: list[str]) -> dict[str, tuple[bytes, bytes]]:
-    """`<apis>:<key>=<value>` texts as one table of categories."""
-    restricted: dict[str, tuple[bytes, bytes]] = {}
-    for text in texts:
-        names, colon, secret = text.partition(":")
-        key, equals, value = secret.partition("=")
-        if not (names and colon and key and equals):
-            complaints.append(f"--http-restricted-api option format is '<apis>:<key>=<value>'. Got {text}")
-            continue
-        for name in names.split(","):
-            if name not in RESTRICTED_APIS:
-                complaints.append(f"unknown restricted api '{name}'")
-            elif name in restricted:
-                complaints.append(f"restricted api '{name}' can not be specified in multiple config groups")
-            else:
-                restricted[name] = (key.lower().encode(), value.encode())
-    return restricted
+def _tls(door: str, options: TlsOptions, complaints: list[str]) -> TlsSettings | None:
+    """What the door needs, or None for a plain one. The files are read when the door opens."""
+    if not (options.use or options.mutual):
+        return None
+    wanted = ["server_cert", "server_key", *(["root_cert"] if options.mutual else [])]
+    missing = [name for name in wanted if not getattr(options, name)]
+    if missing:
+        names = " and ".join(f"--{door}-{name.replace('_', '-')}" for name in missing)
+        complaints.append(f"Error: TLS on the {door} door needs {names}.")
+        return None
+    return TlsSettings(
+        server_cert=options.server_cert,
+        server_key=options.server_key,
+        root_cert=options.root_cert,
+        mutual=options.mutual,
+    )
