@@ -306,7 +306,9 @@ class Connection:
             listener.buffers.give(self._buffer)
             self._buffer = None
         keep = head.keep_alive and not listener.draining
-        size = sum(map(len, buffers))
+        size = 0
+        for buffer in buffers:
+            size += len(buffer)
         if head.method == b"HEAD":
             buffers = ()
         keep_mark = head.is_http10 if keep else None

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
+from .request import Notes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -32,9 +34,20 @@ class Refusal(Exception):
 
 
 class Head:
-    """A parsed head. Immutable: one connection uses it again for each request whose head has the same bytes."""
+    """A parsed head. Immutable but for its notes: a connection uses it again for each head with the same bytes."""
 
-    __slots__ = ("expects_continue", "fields", "headers", "is_http10", "keep_alive", "length", "method", "path", "raw")
+    __slots__ = (
+        "expects_continue",
+        "fields",
+        "headers",
+        "is_http10",
+        "keep_alive",
+        "length",
+        "method",
+        "notes",
+        "path",
+        "raw",
+    )
 
     def __init__(
         self,
@@ -56,6 +69,7 @@ class Head:
         self.length = length
         """Bytes of the body, or CHUNKED."""
         self.is_http10 = is_http10
+        self.notes = Notes()
         options = headers.get(b"connection", b"").lower()
         self.keep_alive = b"keep-alive" in options if is_http10 else b"close" not in options
         if method == b"CONNECT":

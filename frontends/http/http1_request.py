@@ -19,7 +19,14 @@ class Http1Request(HttpRequest):
     __slots__ = ("_connection", "_head")
 
     def __init__(self, connection: Connection, head: Head, body: Buffer) -> None:
-        super().__init__(head.method, head.path, head.headers, body)
+        # As the base class, but for the notes, which come with the head.
+        self.method = head.method
+        self.path = head.path
+        self.headers = head.headers
+        self.notes = head.notes
+        self.body = body
+        self.is_gone = False
+        self.on_gone = None
         self._connection: Connection | None = connection
         self._head = head
 

@@ -41,15 +41,27 @@ class InferHandler:
         model = self._engine.model(match.model, match.version())
         if model.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
-        encoding = request.headers.get(b"content-encoding")
-        if encoding and encoding != b"identity":
-            self._inflate(request, match, model, encoding)
-        else:
-            self._submit(request, match, model, request.body)
+        notes = request.notes
+        body = request.body
+        if notes.body_size != len(body):
+            encoding = request.headers.get(b"content-encoding")
+            if encoding and encoding != b"identity":
+                self._inflate(request, match, model, encoding)
+                return
+            self._note(request, len(body))
+            notes.body_size = len(body)
+        self._submit(request, match, model, body)
+
+    def _note(self, request: HttpRequest, body_size: int) -> None:
+        """Reads what the head says about body and reply. Raises InvalidArgument."""
+        headers = request.headers
+        text = headers.get(b"inference-header-content-length")
+        request.notes.header_length = None if text is None else parse_header_length(text.decode("latin-1"), body_size)
+        accepted = headers.get(b"accept-encoding")
+        request.notes.coding = None if accepted is None else coding_for(accepted)
 
     def _submit(self, request: HttpRequest, match: Match, model: ModelVersion, body: Buffer) -> None:
-        length_text = request.headers.get(b"inference-header-content-length")
-        length = None if length_text is None else parse_header_length(length_text.decode("latin-1"), len(body))
+        length = request.notes.header_length
         try:
             inference, reply = decode_infer(
                 body, length, match.model, match.version(), self._limits, self._engine.shared_memory
@@ -72,6 +84,7 @@ class InferHandler:
         inflation = Inflation(request.body, self._limits.json_byte_size_max)
         body = inflation.start()
         if body is not None:
+            self._note(request, len(body))
             self._submit(request, match, model, body)
         else:
             self._nursery.start_soon(self._inflate_aside, request, match, inflation)
@@ -81,6 +94,7 @@ class InferHandler:
         try:
             body = await trio.to_thread.run_sync(inflation.finish)
             if not request.is_gone:
+                self._note(request, len(body))
                 self._submit(request, match, self._engine.model(match.model, match.version()), body)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
@@ -117,8 +131,7 @@ class _Pending:
         if has_binary:
             fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
         content_type = BINARY if has_binary else JSON
-        accepted = request.headers.get(b"accept-encoding")
-        coding = coding_for(accepted) if accepted is not None else None
+        coding = request.notes.coding
         if coding is None:
             request.reply(200, content_type, body, fields)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +16,22 @@ TEXT: Final = b"text/plain"
 BINARY: Final = b"application/octet-stream"
 
 
+class Notes:
+    """What handling a request has found out from its head alone. Requests with the same head share their notes."""
+
+    __slots__ = ("body_size", "coding", "handler", "header_length", "match")
+
+    def __init__(self) -> None:
+        self.handler: Any = None
+        """The handler that its method and path lead to, once it may pass; with `match`."""
+        self.match: Any = None
+        self.body_size = -1
+        """For inference: the size of the body that `header_length` was found right for; -1 for not looked at yet."""
+        self.header_length: int | None = None
+        self.coding: bytes | None = None
+        """For inference: how the client wants its reply compressed."""
+
+
 class HttpRequest:
     """One request, whole: its body has arrived. A handler calls `reply` exactly once, now or later, on the trio thread.
 
@@ -24,9 +40,10 @@ class HttpRequest:
     left, so keep views, not addresses.
     """
 
-    __slots__ = ("body", "headers", "is_gone", "method", "on_gone", "path")
+    __slots__ = ("body", "headers", "is_gone", "method", "notes", "on_gone", "path")
 
     def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
+        self.notes = Notes()
         self.method = method
         self.path = path
         self.headers = headers
