@@ -9,10 +9,12 @@ import asyncio
 import inspect
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...schema.config_json import config_to_json
-from ...schema.fault import Internal, ModelFailure, Unsupported
+from ...schema.fault import Fault, Internal, ModelFailure, ShuttingDown
+from .decoupled import BackgroundLoop, DecoupledRequest
 from .failure import failure_text
 from .imports import ModelImports
 from .request import ReceivedRequest
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...engine.backend import Batch, InstanceContext, ModelContext
+    from ...engine.stream import StreamJob
     from ...schema.wire.generated.inference import ModelConfig
 
 _log = logging.getLogger("despina.backends.python")
+
+_MUST_RETURN_NONE = "Python model '{}' is using the decoupled mode and the execute function must return None."
 
 
 class UserModel:
@@ -77,9 +82,10 @@ class PythonInstance:
         self.name = instance.name
         self.movable = movable
         self._decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
-        self._model_name = config.name
         self._output_names = [output.name for output in config.output]
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._coroutines: BackgroundLoop | None = None
+        """Of a decoupled model whose `execute` is a coroutine."""
         self._user = UserModel(context, file)
         try:
             with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):
@@ -94,30 +100,54 @@ class PythonInstance:
             raise
 
     def execute(self, batch: Batch) -> None:
-        jobs = batch.jobs
         if self._decoupled:
-            for job in jobs:
-                job.fail(
-                    Unsupported(f"model '{self._model_name}' is decoupled: streaming responses are not supported yet")
-                )
+            self._execute_decoupled(batch)
             return
         output_names = self._output_names
-        requests = [ReceivedRequest(job, output_names) for job in jobs]
+        requests = [ReceivedRequest(job, output_names) for job in batch.jobs]
         try:
             responses = self._execute(requests)
             if inspect.iscoroutine(responses):
                 responses = self._run(responses)
             self._answer(requests, responses)
-        except ModelFailure:
-            raise
         except BaseException as error:  # a model may raise anything, SystemExit too; none of it may end the server
-            if _is_ours(error):
+            told = self._told(error)
+            if told is error:
                 raise
-            _log.error("model instance '%s': execute failed", self.name, exc_info=error)
-            raise self._failure(failure_text(error, self._user.roots)) from error
+            raise told from error
         finally:
             for request in requests:
                 request.released = True
+
+    def _execute_decoupled(self, batch: Batch) -> None:
+        """Returns when `execute` does; requests that it has not finished go on, and so does its coroutine."""
+        jobs: list[StreamJob] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
+        try:
+            returned = self._execute([DecoupledRequest(job, self._output_names, self.name) for job in jobs])
+            if inspect.iscoroutine(returned):
+                self._background().start(returned, partial(self._background_done, jobs))
+            elif returned is not None:
+                raise self._failure(_MUST_RETURN_NONE.format(self.name))
+        except BaseException as error:  # as above
+            told = self._told(error)
+            if told is error:
+                raise
+            raise told from error
+
+    def _background_done(self, jobs: list[StreamJob], returned: object, error: BaseException | None) -> None:
+        """A coroutine has ended. Without an error its requests may still be open: it has given their senders away."""
+        fault: Fault
+        if isinstance(error, asyncio.CancelledError):
+            fault = ShuttingDown("the model was unloaded while it executed")
+        elif error is not None:
+            told = self._told(error)
+            fault = told if isinstance(told, Fault) else self._failure(str(told))
+        elif returned is not None:
+            fault = self._failure(_MUST_RETURN_NONE.format(self.name))
+        else:
+            return
+        for job in jobs:
+            job.close(fault)
 
     def close(self) -> None:
         """Calls `finalize`, whose errors are only logged."""
@@ -126,12 +156,15 @@ class PythonInstance:
             if finalize is not None:
                 result = finalize()
                 if inspect.iscoroutine(result):
-                    self._run(result)
+                    self._run(result) if self._coroutines is None else self._coroutines.finish(result)
         except BaseException as error:  # as in execute
             if _is_ours(error):
                 raise
             _log.error("model instance '%s': finalize failed", self.name, exc_info=error)
         finally:
+            if self._coroutines is not None:
+                self._coroutines.close()
+                self._coroutines = None
             if self._loop is not None:
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
                 self._loop.close()
@@ -167,6 +200,13 @@ class PythonInstance:
             else:
                 response.answer(request, output_names)
 
+    def _told(self, error: BaseException) -> BaseException:
+        """What the engine is told of an exception out of `execute`; the traceback is logged."""
+        if isinstance(error, ModelFailure) or _is_ours(error):
+            return error
+        _log.error("model instance '%s': execute failed", self.name, exc_info=error)
+        return self._failure(failure_text(error, self._user.roots))
+
     def _failure(self, text: str) -> ModelFailure:
         return ModelFailure(f"Failed to process the request(s) for model '{self.name}', message: {text}")
 
@@ -175,6 +215,11 @@ class PythonInstance:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         return self._loop.run_until_complete(coroutine)
+
+    def _background(self) -> BackgroundLoop:
+        if self._coroutines is None:
+            self._coroutines = BackgroundLoop(self.name)
+        return self._coroutines
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -10,9 +10,11 @@ from .error import TritonError, TritonModelException
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ...engine.job import Job
+    from ...engine.stream import StreamJob
+    from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
 
 RESPONSE_COMPLETE_FINAL = 1
@@ -61,12 +63,19 @@ class InferenceResponse:
         job: Job = request.job
         if self._error is not None:
             job.fail(self._error.fault())
-            return
+        else:
+            job.respond(self._wanted(job, request.received, outputs), self._parameters)
+
+    def stream(self, job: StreamJob, received: Mapping[str, Tensor], outputs: Collection[str], *, final: bool) -> None:
+        """Sends this as one of a stream's answers."""
+        if self._error is not None:
+            job.send_fault(self._error.fault(), final=final)
+        else:
+            job.send(self._wanted(job, received, outputs), self._parameters, final=final)
+
+    def _wanted(self, job: Job, received: Mapping[str, Tensor], outputs: Collection[str]) -> list[WireTensor]:
         wanted = job.request.outputs or outputs
-        received = request.received
-        job.respond(
-            [tensor.answer(received.values()) for tensor in self._outputs if tensor._name in wanted], self._parameters
-        )
+        return [tensor.answer(received.values()) for tensor in self._outputs if tensor._name in wanted]
 
 
 class InferenceResponseSender:

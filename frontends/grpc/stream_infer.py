@@ -1,10 +1,12 @@
-"""ModelStreamInfer: many requests on one call, answered in the order in which they came.
+"""ModelStreamInfer: many requests on one call, for any mix of models.
 
-    read ──submit──▶ engine ──answered──▶ slot of the request ──oldest slot first──▶ client
+    read ──submit──▶ engine ──answered──▶ slot of the request ──oldest slot first──▶ client     ordinary models
+                     engine ──answer────────────────────────────────at once────────▶ client     decoupled models
 
 One task per call reads and submits; answers are sent from the engine's callbacks. A request that fails is answered with
 an error message and does not end the call, unless the client asked for that (`triton_grpc_error`). The task waits when
-too many requests are in flight or the client does not read, so both bounds reach the client as flow control.
+too many requests are in flight or the client does not read, so both bounds reach the client as flow control. Answers of
+decoupled models are consumed, in the engine's sense, as the client reads; so a model waits for a slow one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ...schema.classification import classify_response
-from ...schema.fault import Fault, Unsupported
+from ...schema.fault import Fault
 from ...schema.kserve_grpc import (
     read_class_counts,
     read_plain_request,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...engine.job import Job
+    from ...engine.stream import Answer, StreamJob
     from ...schema.inference import InferenceResponse
     from ...schema.tensor import Buffer
     from ..forwarding import HeaderForwarder
@@ -80,9 +83,9 @@ class StreamInfer:
 
 
 class _Slot:
-    """The place of one request in the order of answers."""
+    """One request, and for an ordinary model its place in the order of answers."""
 
-    __slots__ = ("answer", "finish", "job", "model_name", "request_id", "version_text")
+    __slots__ = ("answer", "finish", "job", "model_name", "request_id", "version_text", "wants_empty_final")
 
     def __init__(self) -> None:
         self.answer: tuple[list[Buffer], int] | None = None
@@ -90,6 +93,8 @@ class _Slot:
         """What is still to be done to the response, e.g. ranking classes."""
         self.job: Job | None = None
         self.request_id = self.model_name = self.version_text = ""
+        self.wants_empty_final = False
+        """A final answer without outputs is told, too."""
 
 
 class _Session:
@@ -100,6 +105,10 @@ class _Session:
         self._forwarder = forwarder
         self._call = call
         self._slots: deque[_Slot] = deque()
+        self._streams: set[StreamJob] = set()
+        """Of decoupled models, not yet ended."""
+        self._unread: list[StreamJob] = []
+        """For each answer that waits for the client: the stream that may go on when it has left."""
         self._waiter: trio.Event | None = None
         self._ends_on_error = call.metadata.get("triton_grpc_error") == "true"
         self.scope_cancel: Any = None
@@ -107,19 +116,30 @@ class _Session:
     async def run(self) -> None:
         """Until the client has half-closed and everything is answered, or the call is done for."""
         call = self._call
-        call.on_input = call.on_output = self._wake
+        call.on_input = self._wake
+        call.on_output = self._on_output
         requests_max = call.connection.settings.stream_requests_max
         while not call.done:
-            while call.messages and len(self._slots) < requests_max and call.waiting_bytes <= _UNSENT_BYTES_MAX:
+            while call.messages and self._in_flight < requests_max and call.waiting_bytes <= _UNSENT_BYTES_MAX:
                 if self._begin(call.take()):
                     return
-                if len(self._slots) % 16 == 0:
+                if self._in_flight % 16 == 0:
                     await trio.lowlevel.checkpoint()
-            if call.ended and not call.messages and not self._slots:
+            if call.ended and not call.messages and not self._in_flight:
                 call.finish()
                 return
             self._waiter = trio.Event()
             await self._waiter.wait()
+
+    @property
+    def _in_flight(self) -> int:
+        return len(self._slots) + len(self._streams)
+
+    def _on_output(self) -> None:
+        unread, self._unread = self._unread, []
+        for job in unread:
+            job.consumed()
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None:
@@ -132,6 +152,9 @@ class _Session:
             if slot.job is not None and slot.answer is None:
                 slot.job.cancel()
         self._slots.clear()
+        for stream in self._streams:
+            stream.cancel()
+        self._streams.clear()
 
     def _begin(self, data: Buffer) -> bool:
         """Submits one request. True when the call is over."""
@@ -143,18 +166,23 @@ class _Session:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
         except Fault as fault:
-            slot.answer = codec.encode(
+            refusal = codec.encode(
                 ModelStreamInferResponse(
                     error_message=fault.message, infer_response=ModelInferResponse(id=slot.request_id)
                 )
             )
-            self._send_ready()
+            if self._slots and self._slots[-1] is slot:
+                slot.answer = refusal
+                self._send_ready()
+            else:
+                self._call.send(*refusal)
         else:
             if slot.answer is None:
                 slot.job = job
         return self._call.done
 
-    def _submit(self, slot: _Slot, data: Buffer) -> Job:
+    def _submit(self, slot: _Slot, data: Buffer) -> Job | None:
+        """The job that will answer in `slot`; None for a decoupled model's, which needs no place in the order."""
         request = read_plain_request(data) if type(data) is bytes else None
         if request is not None:
             slot.request_id, slot.model_name = request.id, request.model_name
@@ -166,6 +194,8 @@ class _Session:
             version = parse_version(message.model_version)
             model = self._engine.model(message.model_name, version)
             request = read_request(message, version, self._engine.shared_memory)
+            empty_final = message.parameters.get("triton_enable_empty_final_response")
+            slot.wants_empty_final = empty_final is not None and empty_final.bool_param is True
             class_counts = read_class_counts(message)
             if class_counts:
                 slot.finish = partial(
@@ -175,9 +205,12 @@ class _Session:
                     labels=model.labels,
                 )
         if model.decoupled:
-            raise Unsupported(f"model '{model.name}' has a decoupled transaction policy, which is not served yet")
+            self._slots.pop()
         if self._forwarder is not None:
             self._forwarder.forward(self._call.head.forwardable(), request)
+        if model.decoupled:
+            self._streams.add(model.submit_stream(request, partial(self._on_answer, slot), self._call.deadline))
+            return None
         job: Job = model.submit(request, partial(self._answered, slot), self._call.deadline)
         return job
 
@@ -186,35 +219,65 @@ class _Session:
         if self._call.done or (slot.job is None and slot not in self._slots):
             return
         fault = job.fault
-        if fault is None and job.response is not None:
+        slot.answer = self._encode(slot, job.response, fault, final=True)
+        if slot.answer is not None:
+            self._send_ready()
+        self._wake()
+
+    def _on_answer(self, slot: _Slot, job: StreamJob, answer: Answer) -> None:
+        """A decoupled model has answered once more."""
+        call = self._call
+        if answer.final:
+            self._streams.discard(job)
+        if call.done:
+            return
+        if answer.response is not None or answer.fault is not None or slot.wants_empty_final:
+            encoded = self._encode(slot, answer.response, answer.fault, final=answer.final)
+            if encoded is None:
+                self._wake()
+                return
+            call.send(*encoded)
+        if answer.final:
+            self._wake()
+        elif call.waiting_bytes <= _UNSENT_BYTES_MAX:
+            job.consumed()
+        else:
+            self._unread.append(job)
+
+    def _encode(
+        self, slot: _Slot, response: InferenceResponse | None, fault: Fault | None, *, final: bool
+    ) -> tuple[list[Buffer], int] | None:
+        """The message for one answer: a response, a fault, or neither. None when that has ended the call instead."""
+        if fault is None and response is not None:
             try:
-                response = job.response if slot.finish is None else slot.finish(job.response)
-                slot.answer = _success(*write_response(response))
+                if slot.finish is not None:
+                    response = slot.finish(response)
+                return _success(*write_response(response), _FINAL if final else _NOT_FINAL)
             except Fault as error:
                 fault = error
             except Exception:
                 _logger.exception("a response cannot be written")
-                self._call.finish(_INTERNAL, "Internal server error")
-                return
-        if fault is not None:
-            if self._ends_on_error:
-                self._call.finish(fault.grpc_status, fault.message)
-                self.cancel_all()
-                self._wake()
-                return
-            slot.answer = codec.encode(
-                ModelStreamInferResponse(
-                    error_message=fault.message,
-                    infer_response=ModelInferResponse(
-                        id=slot.request_id,
-                        model_name=slot.model_name,
-                        model_version=slot.version_text,
-                        parameters=write_parameters({"triton_final_response": True}),
-                    ),
-                )
+                self._end(_INTERNAL, "Internal server error")
+                return None
+        if fault is not None and self._ends_on_error:
+            self._end(fault.grpc_status, fault.message)
+            return None
+        return codec.encode(
+            ModelStreamInferResponse(
+                error_message="" if fault is None else fault.message,
+                infer_response=ModelInferResponse(
+                    id=slot.request_id,
+                    model_name=slot.model_name,
+                    model_version=slot.version_text,
+                    parameters=write_parameters({"triton_final_response": final}),
+                ),
             )
-        self._send_ready()
-        self._wake()
+        )
+
+    def _end(self, status: int, text: str) -> None:
+        """Ends the call early; nothing that is in flight is of use any more."""
+        self._call.finish(status, text)
+        self.cancel_all()
 
     def _send_ready(self) -> None:
         slots = self._slots
@@ -223,12 +286,15 @@ class _Session:
             self._call.send(*answer)
 
 
-_FINAL = codec.encode_to_bytes(ModelInferResponse(parameters=write_parameters({"triton_final_response": True})))
+_FINAL, _NOT_FINAL = (
+    codec.encode_to_bytes(ModelInferResponse(parameters=write_parameters({"triton_final_response": final})))
+    for final in (True, False)
+)
 
 
-def _success(buffers: list[Buffer], size: int) -> tuple[list[Buffer], int]:
-    """A ModelStreamInferResponse around an encoded ModelInferResponse, with the parameter that says "the last one".
-    Fields of a message may come in any order, so the parameter is put behind the rest."""
-    size += len(_FINAL)
+def _success(buffers: list[Buffer], size: int, mark: bytes) -> tuple[list[Buffer], int]:
+    """A ModelStreamInferResponse around an encoded ModelInferResponse, with the parameter that says whether it is the
+    last one. Fields of a message may come in any order, so the parameter is put behind the rest."""
+    size += len(mark)
     prefix = b"\x12" + varint(size)
-    return [prefix, *buffers, _FINAL], len(prefix) + size
+    return [prefix, *buffers, mark], len(prefix) + size
