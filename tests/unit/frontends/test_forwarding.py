@@ -1,0 +1,37 @@
+"""Headers that become parameters."""
+
+import pytest
+from despina.frontends.forwarding import HeaderForwarder, open_forwarder
+from despina.schema.fault import InvalidArgument
+from despina.schema.inference import InferenceRequest
+
+
+def forwarded(pattern, *fields, parameters=None):
+    request = InferenceRequest("m", {}, parameters=parameters)
+    HeaderForwarder(pattern).forward(fields, request)
+    return request.parameters
+
+
+def test_any_part_of_the_name_in_any_case():
+    """Goal: the pattern may match anywhere and in any case; names and values stay as received."""
+    assert forwarded("my-.*", ("X-MY-Thing", "One"), ("Other", "2")) == {"X-MY-Thing": "One"}
+    assert forwarded("^my", ("X-My", "1")) is None
+
+
+def test_first_of_repeated_and_the_requests_own_win():
+    """Goal: no header overrides what the request says itself; of repeated ones the first counts."""
+    assert forwarded("a", ("a", "1"), ("a", "2"), ("ab", "3"), parameters={"ab": 4}) == {"a": "1", "ab": 4}
+
+
+@pytest.mark.parametrize("name", ["sequence_id", "priority", "timeout", "headers", "binary_data_output", "triton_x"])
+def test_reserved_names(name):
+    """Goal: a header that would pass for a parameter of the protocol is refused in the protocol's words."""
+    with pytest.raises(InvalidArgument, match=f"^Header '{name}' is reserved for Triton usage and cannot be forwarded"):
+        forwarded(".*", (name, "1"))
+
+
+def test_nothing_to_forward():
+    """Goal: without a pattern there is no forwarder; without a match the request is left alone."""
+    assert open_forwarder("") is None
+    kept = {"a": 1}
+    assert forwarded("x", ("y", "1"), parameters=kept) is kept
