@@ -88,7 +88,10 @@ class Admission:
 
     def admit(self, job: Job) -> None:
         """Checks the job's request and sets its `batch_size` and `key`. Raises InvalidArgument."""
-        if not (self.plain and self._admit_familiar(job)):
+        template = job.request.template
+        if template is not None and template.judge is self:
+            job.batch_size = template.rows
+        elif not (self.plain and self._admit_familiar(job)):
             self._examine(job)
         if job.request.shared is not None:
             for tensor in job.request.shared.inputs:
@@ -123,6 +126,9 @@ class Admission:
             if wire is not None and len(wire) != size:
                 return False
         job.batch_size = rows or 1
+        if request.template is not None:
+            request.template.judge = self
+            request.template.rows = job.batch_size
         return True
 
     def _examine(self, job: Job) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .datatype import BY_NAME
 from .fault import InvalidArgument
+from .inference import Template
 from .json_tensor import encode_json_data
 from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members, wrong_type
 from .shared_memory import SharedMemoryRange, SharedUse
@@ -74,10 +75,12 @@ class InferHead:
         "sequence_start",
         "shared_inputs",
         "shared_outputs",
+        "template",
         "timeout_us",
     )
 
     def __init__(self) -> None:
+        self.template = Template()
         self.id = ""
         self.inputs: list[tuple[str, str, tuple[int, ...], int]] = []
         """Name, datatype, shape and size in bytes of each binary input, in order."""

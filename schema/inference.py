@@ -17,6 +17,19 @@ LATEST = -1
 """The version that means "the highest one that is ready"."""
 
 
+class Template:
+    """What requests made from the same text have in common: their inputs' names, datatypes, shapes and sizes in bytes,
+    and the outputs that they ask for. Whoever has examined one of them may leave the verdict here for the others."""
+
+    __slots__ = ("judge", "rows")
+
+    def __init__(self) -> None:
+        self.judge: object = None
+        """Who has admitted such a request."""
+        self.rows = 0
+        """Its batch size."""
+
+
 class InferenceRequest:
     """What a caller wants of one model. A value: doors build it, the engine reads it and never writes it."""
 
@@ -33,6 +46,7 @@ class InferenceRequest:
         "sequence_end",
         "sequence_start",
         "shared",
+        "template",
         "timeout_us",
         "trace",
     )
@@ -76,6 +90,8 @@ class InferenceRequest:
         model."""
         self.shared = shared
         """What lies in shared memory with the client, None for nothing."""
+        self.template: Template | None = None
+        """Shared by requests that are alike, None for one of a kind."""
         self.trace: Any = None
         """The engine's trace, set by a door for the few requests that are traced."""
 
@@ -87,7 +103,7 @@ class InferenceRequest:
 class InferenceResponse:
     """One answer: the outputs in the order that the model produced them."""
 
-    __slots__ = ("id", "model_name", "model_version", "outputs", "parameters")
+    __slots__ = ("id", "model_name", "model_version", "outputs", "parameters", "template")
 
     def __init__(
         self,
@@ -103,3 +119,6 @@ class InferenceResponse:
         self.id = id
         self.outputs = outputs
         self.parameters = parameters
+        self.template: object = None
+        """Shared by responses of one model version whose outputs have the same names, datatypes and shapes, in order,
+        and their wire forms made; None for one of a kind."""

@@ -133,7 +133,10 @@ def decode_infer(
         for name, place in remembered.shared_outputs:
             shared.output(name, place)
     request_id = remembered.id if leading_id is None else leading_id[1].decode()
-    return _request(remembered, request_id, inputs, model_name, model_version, shared), remembered.reply
+    request = _request(remembered, request_id, inputs, model_name, model_version, shared)
+    if shared is None:
+        request.template = remembered.template
+    return request, remembered.reply
 
 
 def _remember(key: bytes, head: InferHead) -> None:

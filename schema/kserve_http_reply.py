@@ -54,10 +54,13 @@ def encode_infer(
     """
     familiar = reply.familiar
     if type(familiar) is _Familiar and not response.parameters:
-        buffers = familiar.buffers(response)
-        if buffers is not None:
+        if familiar.template is not None and familiar.template is response.template:
+            known: list[Buffer] | None = [tensor.wire for tensor in response.outputs if tensor.wire is not None]
+        else:
+            known = familiar.buffers(response)
+        if known is not None:
             rest = familiar.rest
-            return (b'{"id":%b,%b' % (_quote(response.id), rest) if response.id else b"{%b" % rest), buffers, True
+            return (b'{"id":%b,%b' % (_quote(response.id), rest) if response.id else b"{%b" % rest), known, True
     names = (response.model_name, response.model_version)
     greeting = _greetings.get(names)
     if greeting is None:
@@ -104,7 +107,7 @@ def encode_infer(
 class _Familiar:
     """The last answer in a format, all of it binary. Most answers have the same text but for the id."""
 
-    __slots__ = ("_names", "_outputs", "rest")
+    __slots__ = ("_names", "_outputs", "rest", "template")
 
     def __init__(self, response: InferenceResponse, buffers: list[Buffer], rest: bytes) -> None:
         self._names = (response.model_name, response.model_version)
@@ -112,6 +115,7 @@ class _Familiar:
             (tensor.name, tensor.datatype, tuple(tensor.shape), len(buffer))
             for tensor, buffer in zip(response.outputs, buffers, strict=True)
         ]
+        self.template = response.template
         self.rest = rest
         """The text after the id."""
 

@@ -71,6 +71,8 @@ class BoundRunner:
         self._batching = batching
         self._row_bytes = sum(tensor.row_bytes for tensor in (*inputs, *outputs))
         self._plans: dict[int, _Plan] = {}
+        self._templates: dict[int, object] = {}
+        """By rows: what marks responses that differ in bytes only."""
 
     @classmethod
     def of(cls, session: Any, config: ModelConfig, signature: Signature) -> BoundRunner | None:
@@ -110,11 +112,12 @@ class BoundRunner:
         batch.outputs_started_ns = time.monotonic_ns()
         if len(jobs) == 1:
             lead = (rows,) if self._batching else ()
-            jobs[0].respond(
+            self._respond(
+                jobs[0],
                 [
                     Tensor(fixed.name, fixed.datatype, lead + fixed.dims, view.tobytes())
                     for fixed, view in zip(self._outputs, plan.outputs, strict=True)
-                ]
+                ],
             )
             return True
         results = [
@@ -125,14 +128,24 @@ class BoundRunner:
         for job in jobs:
             count = job.batch_size
             stop = start + count
-            job.respond(
+            self._respond(
+                job,
                 [
                     Tensor(name, datatype, (count, *dims), data[start * size : stop * size])
                     for name, datatype, dims, size, data in results
-                ]
+                ],
             )
             start = stop
         return True
+
+    def _respond(self, job: Job, outputs: list[Tensor]) -> None:
+        job.respond(outputs)
+        rows = job.batch_size
+        template = self._templates.get(rows)
+        if template is None:
+            template = self._templates[rows] = object()
+        if job.response is not None:
+            job.response.template = template
 
     def _fill(self, plan: _Plan, jobs: list[Job]) -> bool:
         """Copies the jobs' bytes in; False where some job's do not have just the size that its rows need."""

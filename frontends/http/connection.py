@@ -306,9 +306,7 @@ class Connection:
             listener.buffers.give(self._buffer)
             self._buffer = None
         keep = head.keep_alive and not listener.draining
-        size = 0
-        for buffer in buffers:
-            size += len(buffer)
+        size = sum(map(len, buffers))
         if head.method == b"HEAD":
             buffers = ()
         keep_mark = head.is_http10 if keep else None
