@@ -27,6 +27,7 @@ import trio
 from ..schema.fault import Fault, ModelFailure, ShuttingDown
 from .backend import Batch
 from .job import Job, JobState
+from .sharing import executed, fetch, fetched_bytes
 from .stream import start_streams
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ log = logging.getLogger("despina.engine.instance")
 
 LEARN_EVERY = 8
 """Of the inline executions that skip the queue, which the placement policy is told of."""
+
+FETCH_BYTES_MAX = 1 << 18
+"""Of shared memory that are copied on the trio thread itself for executors that are awaited."""
 
 INLINE_SLICE_NS = 5_000_000
 """How long inline executions may hold the trio thread before everybody else gets a turn."""
@@ -221,14 +225,18 @@ class ThreadInstance:
         batch.started_ns = time.monotonic_ns()
         if self.model.decoupled:
             start_streams(batch)
+        sound = fetch(batch, self.model.admission) if self.model.shares else batch
         try:
-            executor.execute(batch)
+            if sound.jobs:
+                executor.execute(sound)
         except BaseException as caught:  # a model may raise anything, SystemExit too, and must not end its server
             error = caught
             if not isinstance(caught, Fault):
                 log.exception("instance %s raised", self.context.name)
         batch.ended_ns = time.monotonic_ns()
         answer_all(batch, error)
+        if sound is not batch:
+            executed(batch, sound)
 
     def _close(self) -> None:
         executor, self._executor = self._executor, None
@@ -293,14 +301,25 @@ class TaskInstance:
         batch.started_ns = time.monotonic_ns()
         if self.model.decoupled:
             start_streams(batch)
+        sound = await self._fetch(batch) if self.model.shares else batch
         try:
-            await self._executor.execute_async(batch)
+            if sound.jobs:
+                await self._executor.execute_async(sound)
         except (Exception, SystemExit) as caught:  # a user model may call sys.exit; cancellation must pass
             error = caught
         batch.ended_ns = time.monotonic_ns()
         self.model.placement.learn(clock() - began)
         answer_all(batch, error)
+        if sound is not batch:
+            executed(batch, sound)
         self.current = None
+
+    async def _fetch(self, batch: Batch) -> Batch:
+        """`fetch`, in a thread where it copies much."""
+        if fetched_bytes(batch) <= FETCH_BYTES_MAX:
+            return fetch(batch, self.model.admission)
+        # A cancelled wait goes on until the thread is done: nobody else may have the batch meanwhile.
+        return await trio.to_thread.run_sync(fetch, batch, self.model.admission)
 
     async def _wait(self) -> None:
         if not self._rung:

@@ -29,8 +29,8 @@ import trio
 from ..schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
 from .job import Job, JobState
-from .tracing import trace_response
 from .sharing import place_response
+from .tracing import trace_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -35,6 +35,7 @@ class EchoEngine:
     """Answers every inference request with its inputs."""
 
     decoupled = False
+    shared_memory = None
 
     def is_live(self) -> bool:
         return True

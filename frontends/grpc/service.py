@@ -15,6 +15,7 @@ from ...schema.version import parse_version
 from ...schema.wire.generated import inference as pb
 from ...schema.wire.generated.grpc.health import v1 as health
 from ..log_settings import NAMES, SWITCHES
+from .shared_memory import SharedMemoryService
 from .stream_infer import StreamInfer
 from .tasks import methods_of
 from .unary_infer import UnaryInfer
@@ -42,7 +43,7 @@ def _refuse_repository(name: str) -> None:
         raise Unsupported("'repository_name' specification is not supported")
 
 
-class InferenceService(pb.GrpcInferenceServiceBase):
+class InferenceService(SharedMemoryService):
     """The management RPCs. Each raises the Fault that the client gets."""
 
     def __init__(self, engine: Any, logs: LogSettings) -> None:
@@ -109,36 +110,6 @@ class InferenceService(pb.GrpcInferenceServiceBase):
             unload_dependents = value.bool_param
         await self._engine.unload(message.model_name, unload_dependents=unload_dependents)
         return pb.RepositoryModelUnloadResponse()
-
-    async def system_shared_memory_status(
-        self, message: pb.SystemSharedMemoryStatusRequest
-    ) -> pb.SystemSharedMemoryStatusResponse:
-        raise Unsupported("system shared memory is not supported")
-
-    async def system_shared_memory_register(
-        self, message: pb.SystemSharedMemoryRegisterRequest
-    ) -> pb.SystemSharedMemoryRegisterResponse:
-        raise Unsupported("system shared memory is not supported")
-
-    async def system_shared_memory_unregister(
-        self, message: pb.SystemSharedMemoryUnregisterRequest
-    ) -> pb.SystemSharedMemoryUnregisterResponse:
-        raise Unsupported("system shared memory is not supported")
-
-    async def cuda_shared_memory_status(
-        self, message: pb.CudaSharedMemoryStatusRequest
-    ) -> pb.CudaSharedMemoryStatusResponse:
-        raise Unsupported("CUDA shared memory is not supported")
-
-    async def cuda_shared_memory_register(
-        self, message: pb.CudaSharedMemoryRegisterRequest
-    ) -> pb.CudaSharedMemoryRegisterResponse:
-        raise Unsupported("CUDA shared memory is not supported")
-
-    async def cuda_shared_memory_unregister(
-        self, message: pb.CudaSharedMemoryUnregisterRequest
-    ) -> pb.CudaSharedMemoryUnregisterResponse:
-        raise Unsupported("CUDA shared memory is not supported")
 
     async def trace_setting(self, message: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
         raise Unsupported("tracing is not supported")

@@ -14,6 +14,7 @@ from .infer import InferHandler
 from .log_handlers import LogHandlers
 from .request import JSON, TEXT, HttpRequest
 from .routes import Match, Route
+from .shared_memory import shared_memory_routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,14 +52,7 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
         Route(f"{_MODEL}/(?:generate|generate_stream)", "inference", _post(later("the generate extension"))),
         Route("/v2/logging", "logging", {b"GET": logging.show, b"POST": logging.change}),
         Route("(?:/v2/models/[^/]+|/v2)/trace/setting", "trace", _both(later("the trace extension"))),
-        Route(
-            "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", "shared-memory", _get(later("shared memory"))
-        ),
-        Route(
-            "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)",
-            "shared-memory",
-            _post(later("shared memory")),
-        ),
+        *shared_memory_routes(engine),
     ]
 
 

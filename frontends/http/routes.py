@@ -46,13 +46,16 @@ class Match:
     repository: str = ""
     _version: int | None = LATEST
     _version_text: str = ""
+    region: str = ""
+    """Of shared memory."""
 
     @classmethod
     def of(cls, route: Route, parts: Mapping[str, bytes | None]) -> Match:
         """`parts` are the pattern's named groups."""
         text = _text(parts.get("version"))
         version = LATEST if not text else int(text) if len(text) <= 19 and int(text) < 2**63 else None
-        return cls(route, _text(parts.get("model")), _text(parts.get("repository")), version, text)
+        model, repository, region = (_text(parts.get(name)) for name in ("model", "repository", "region"))
+        return cls(route, model, repository, version, text, region)
 
     def version(self) -> int:
         """LATEST if the path names none. Raises InvalidArgument for a number beyond int64."""

@@ -11,6 +11,7 @@ import attrs
 import hpack
 import pytest
 import trio
+from despina.engine.shared_memory import SharedMemory
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, NotFound, ShuttingDown
 from despina.schema.inference import LATEST, InferenceRequest, InferenceResponse
@@ -103,6 +104,7 @@ class FakeEngine:
         self.exiting = False
         self.loads: list[Any] = []
         self.hold_load = False
+        self.shared_memory = SharedMemory()
 
     def is_live(self) -> bool:
         self._check_exiting()

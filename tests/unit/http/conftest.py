@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import trio
 from despina.engine.job import Job
+from despina.engine.shared_memory import SharedMemory
 from despina.frontends.http import HttpSettings, serve_http
 from despina.schema.fault import InvalidArgument, NotFound, ShuttingDown
 from despina.schema.inference import LATEST
@@ -81,6 +82,7 @@ class FakeEngine:
     def __init__(self):
         self.models = {name: FakeModel(name) for name in ("addsub", "identity")}
         self.models["stream"] = FakeModel("stream", decoupled=True)
+        self.shared_memory = SharedMemory()
         self.is_stopping = False
         self.ready = True
         self.commands = []
