@@ -100,6 +100,16 @@ class InferenceRequest:
         return f"[request id: {self.id or '<id_unknown>'}] "
 
 
+class ResponseTemplate:
+    """What responses of one model version have in common whose outputs have the same names, datatypes, shapes and
+    sizes, in order. Encoders keep here what they worked out for one of them."""
+
+    __slots__ = ("protobuf",)
+
+    def __init__(self) -> None:
+        self.protobuf: Any = None
+
+
 class InferenceResponse:
     """One answer: the outputs in the order that the model produced them."""
 
@@ -119,6 +129,5 @@ class InferenceResponse:
         self.id = id
         self.outputs = outputs
         self.parameters = parameters
-        self.template: object = None
-        """Shared by responses of one model version whose outputs have the same names, datatypes and shapes, in order,
-        and their wire forms made; None for one of a kind."""
+        self.template: ResponseTemplate | None = None
+        """Shared by responses that are alike, their outputs' wire forms made; None for one of a kind."""

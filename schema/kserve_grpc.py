@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .fault import InvalidArgument
-from .inference import LATEST, InferenceRequest, InferenceResponse, Parameter
+from .inference import LATEST, InferenceRequest, InferenceResponse, Parameter, ResponseTemplate
 from .kserve_grpc_contents import typed_contents
+from .kserve_grpc_familiar import read_familiar, remember
 from .shared_memory import SharedMemoryRange, SharedUse
 from .tensor import Tensor
 from .wire import codec
@@ -213,6 +214,10 @@ _output_memo: dict[bytes, str] = {}
 def read_plain_request(data: bytes) -> InferenceRequest | None:
     """The request in `data`, or None when it must be decoded as a message: parameters, typed contents, a version that
     is not plain digits, fields out of order or unknown, a tensor without its bytes, malformed bytes."""
+    familiar = read_familiar(data)
+    if familiar is not None:
+        return familiar
+    places: list[tuple[int, int, int]] = []
     name = version = id = ""
     heads: list[tuple[str, str, tuple[int, ...]]] = []
     outputs: list[str] = []
@@ -223,6 +228,7 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
     end = len(data)
     try:
         while i < end:
+            tag_at = i
             tag = data[i]
             size = data[i + 1]
             i += 2
@@ -234,6 +240,7 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
             if tag == 0x3A:
                 head = heads[count]
                 count += 1
+                places.append((tag_at, i, stop))
                 inputs[head[0]] = Tensor(head[0], head[1], head[2], view[i:stop])
             elif tag == 0x2A:
                 key = data[i:stop]
@@ -255,11 +262,11 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
         return None
     if count != len(heads) or len(inputs) != count:
         return None
-    if not version:
-        return InferenceRequest(name, inputs, id=id, outputs=outputs)
-    if len(version) > 18 or not (version.isascii() and version.isdigit()):
+    if len(version) > 18 or not (not version or (version.isascii() and version.isdigit())):
         return None
-    return InferenceRequest(name, inputs, model_version=int(version), id=id, outputs=outputs)
+    request = InferenceRequest(name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=outputs)
+    remember(data, request, places)
+    return request
 
 
 class _NotPlain(ValueError):
@@ -297,6 +304,29 @@ _tensor_memo: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
 
 def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
     """A ModelInferResponse as buffers to be sent one after another, and their size in bytes. Contents are raw."""
+    template = response.template
+    if type(template) is ResponseTemplate and not response.id and not response.parameters:
+        if template.protobuf is not None:
+            return _write_familiar(response, template.protobuf)
+        buffers, size = _write_parts(response)
+        count = 2 * len(response.outputs)
+        # Fixed: everything before the first contents, then each tag and length.
+        fixed = [b"".join(buffers[: len(buffers) - count + 1]), *buffers[len(buffers) - count + 2 :: 2]]
+        template.protobuf = (fixed, size)
+        return buffers, size
+    return _write_parts(response)
+
+
+def _write_familiar(response: InferenceResponse, protobuf: tuple[list[Buffer], int]) -> tuple[list[Buffer], int]:
+    fixed, size = protobuf
+    buffers: list[Buffer] = []
+    for head, tensor in zip(fixed, response.outputs, strict=True):
+        buffers.append(head)
+        buffers.append(tensor.memory())
+    return buffers, size
+
+
+def _write_parts(response: InferenceResponse) -> tuple[list[Buffer], int]:
     key = (response.model_name, response.model_version)
     head = _response_memo.get(key)
     if head is None:

@@ -17,6 +17,7 @@ import attrs
 import numpy as np
 
 from ...schema.datatype import BY_NUMBER
+from ...schema.inference import ResponseTemplate
 from ...schema.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class BoundRunner:
         self._batching = batching
         self._row_bytes = sum(tensor.row_bytes for tensor in (*inputs, *outputs))
         self._plans: dict[int, _Plan] = {}
-        self._templates: dict[int, object] = {}
+        self._templates: dict[int, ResponseTemplate] = {}
         """By rows: what marks responses that differ in bytes only."""
 
     @classmethod
@@ -143,7 +144,7 @@ class BoundRunner:
         rows = job.batch_size
         template = self._templates.get(rows)
         if template is None:
-            template = self._templates[rows] = object()
+            template = self._templates[rows] = ResponseTemplate()
         if job.response is not None:
             job.response.template = template
 
