@@ -12,6 +12,9 @@ import hpack
 import pytest
 import trio
 from despina.engine.shared_memory import SharedMemory
+from despina.engine.trace_file import open_trace_file
+from despina.engine.trace_settings import TraceSettings
+from despina.engine.tracing import Tracer
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, NotFound, ShuttingDown
 from despina.schema.inference import LATEST, InferenceRequest, InferenceResponse
@@ -50,6 +53,7 @@ class FakeModel:
         self.name = name
         self.decoupled = name == "streams"
         self.config = pb.ModelConfig(name=name, max_batch_size=8)
+        self.labels: dict[str, list[str]] = {}
         self.held: list[FakeJob] = []
         self.submitted = trio.Event()
 
@@ -105,6 +109,7 @@ class FakeEngine:
         self.loads: list[Any] = []
         self.hold_load = False
         self.shared_memory = SharedMemory()
+        self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file)
 
     def is_live(self) -> bool:
         self._check_exiting()
