@@ -60,15 +60,15 @@ def encode_infer(
             known = familiar.buffers(response)
         if known is not None:
             rest = familiar.rest
-            return (b'{"id":%b,%b' % (_quote(response.id), rest) if response.id else b"{%b" % rest), known, True
+            return (b'{"id":%b,%b' % (quote(response.id), rest) if response.id else b"{%b" % rest), known, True
     names = (response.model_name, response.model_version)
     greeting = _greetings.get(names)
     if greeting is None:
-        greeting = b'"model_name":%b,"model_version":%b' % (_quote(names[0]), _quote(names[1]))
+        greeting = b'"model_name":%b,"model_version":%b' % (quote(names[0]), quote(names[1]))
         _remember(_greetings, names, greeting)
     parts = [b"{", greeting]
     if response.id:
-        parts = [b'{"id":', _quote(response.id), b",", greeting]
+        parts = [b'{"id":', quote(response.id), b",", greeting]
     if response.parameters:
         parts.append(_parameters(response.parameters))
 
@@ -139,7 +139,7 @@ class _Familiar:
 
 def encode_error(message: str) -> bytes:
     """The whole body of an error answer."""
-    return b'{"error":%b}' % _quote(message)
+    return b'{"error":%b}' % quote(message)
 
 
 def encode_data(tensor: Tensor) -> bytes:
@@ -215,7 +215,7 @@ def _escape(text: bytes) -> bytes:
     return _TO_ESCAPE.sub(lambda found: _ESCAPES[found[0]], text)
 
 
-def _quote(text: str) -> bytes:
+def quote(text: str) -> bytes:
     """A JSON string. Lone surrogates, which stand for bytes that were not UTF-8, become those bytes again."""
     try:
         data = text.encode("utf-8", "surrogateescape")
@@ -226,18 +226,18 @@ def _quote(text: str) -> bytes:
 
 def _opening(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     sizes = ",".join([str(int(size)) for size in shape]).encode()
-    return b'{"name":%b,"datatype":%b,"shape":[%b],' % (_quote(name), _quote(datatype), sizes)
+    return b'{"name":%b,"datatype":%b,"shape":[%b],' % (quote(name), quote(datatype), sizes)
 
 
 def _parameters(parameters: Mapping[str, Parameter]) -> bytes:
     return b',"parameters":{%b}' % b",".join(
-        [b"%b:%b" % (_quote(name), _parameter(value)) for name, value in parameters.items()]
+        [b"%b:%b" % (quote(name), write_parameter(value)) for name, value in parameters.items()]
     )
 
 
-def _parameter(value: Parameter) -> bytes:
+def write_parameter(value: Parameter) -> bytes:
     if isinstance(value, str):
-        return _quote(value)
+        return quote(value)
     if isinstance(value, bool):
         return b"true" if value else b"false"
     return (number_text(value) if isinstance(value, float) else str(value)).encode()

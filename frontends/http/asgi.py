@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .settings import HttpSettings
+    from .streamed import StreamedReply
 
 Message = dict[str, Any]
 
@@ -76,6 +77,7 @@ class AsgiApplication:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, receive, request)
             await request.is_answered.wait()
+            await request.stream_through(send)
             nursery.cancel_scope.cancel()
         await request.send_through(send)
 
@@ -108,7 +110,7 @@ class AsgiApplication:
 class _AsgiRequest(HttpRequest):
     """A request whose reply waits until the application's task sends it."""
 
-    __slots__ = ("_answer", "_is_over", "is_answered")
+    __slots__ = ("_answer", "_is_over", "_news", "_parts", "_streamed", "is_answered")
 
     def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
         super().__init__(method, path, headers, body)
@@ -116,6 +118,10 @@ class _AsgiRequest(HttpRequest):
         """Set by the reply, and by the client's leaving."""
         self._is_over = False
         self._answer: tuple[int, bytes, Sequence[Buffer], Sequence[Field]] | None = None
+        self._streamed: StreamedReply | None = None
+        self._parts: list[bytes] = []
+        """Of a reply that is sent bit by bit: what has not left."""
+        self._news = trio.Event()
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
@@ -126,12 +132,55 @@ class _AsgiRequest(HttpRequest):
             self._answer = (status, content_type, buffers, fields)
             self.is_answered.set()
 
+    def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
+        if not self._is_over:
+            self._answer = (status, content_type, (), ())
+            self._streamed = streamed
+            self.is_answered.set()
+
+    def write_part(self, data: bytes) -> None:
+        if not self._is_over:
+            self._parts.append(data)
+            self._news.set()
+
+    def end_reply(self) -> None:
+        self._is_over = True
+        self.on_gone = None
+        self._news.set()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(map(len, self._parts))
+
+    async def stream_through(self, send: Callable[[Message], Awaitable[None]]) -> None:
+        """Sends a reply that comes bit by bit, as fast as the client reads; other replies it leaves alone."""
+        if self._streamed is None or self._answer is None:
+            return
+        status, content_type, _, _ = self._answer
+        self._answer = None
+        on_room = self._streamed.on_room
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type)]})
+        while not self.is_gone:
+            if self._parts:
+                count = len(self._parts)
+                await send({"type": "http.response.body", "body": b"".join(self._parts), "more_body": True})
+                del self._parts[:count]
+                if not self._parts and on_room is not None:
+                    on_room()
+            elif self._is_over:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            else:
+                self._news = trio.Event()
+                await self._news.wait()
+
     def abandon(self) -> None:
         """The client has left: the handler is told, and its reply goes nowhere."""
         if not self._is_over:
             self._is_over = True
             self.is_gone = True
             self.is_answered.set()
+            self._news.set()
             if self.on_gone is not None:
                 self.on_gone()
 

@@ -11,7 +11,8 @@ Rules
    that closed the whole socket looks the same until something is sent to it. So when a stream ends while a request is
    in flight, an interim `100 Continue` goes out: HTTP/1.1 clients skip it; the host of a client that left answers it
    with a reset, which epoll reports at once and which cancels the request. HTTP/1.0 knows no interim answers: there
-   only the answer itself finds out.
+   only the answer itself finds out. Once a reply has begun that comes bit by bit, its own filling,
+   which readers skip, is the probe.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .http1_request import Http1Request
 from .intake import Intake
 from .outlet import Outlet
 from .request import JSON, Buffer, Field
-from .status import head_of_reply
+from .status import head_of_reply, head_of_stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .listener import Listener
+    from .streamed import StreamedReply
 
 HEAD, BODY, CHUNKS, ANSWER, LINGER, CLOSED = range(6)
 
@@ -66,6 +68,7 @@ class Connection:
         "_outlet",
         "_peer_ended",
         "_request",
+        "_streamed",
         "events",
         "fd",
         "since",
@@ -92,6 +95,8 @@ class Connection:
         self._chunks: ChunkedBody | None = None
         self._outlet = Outlet(sock)
         self._peer_ended = False
+        self._streamed: StreamedReply | None = None
+        """The reply under way, where it is sent bit by bit."""
 
     # What epoll says.
 
@@ -184,7 +189,11 @@ class Connection:
         """The client's stream ended, or ends behind what it sent ahead: has it left? See rule 3."""
         self._watch(self.events & WRITE)
         head = self._head
-        if not self._outlet.pending and head is not None and not head.is_http10:
+        if self._outlet.pending or head is None:
+            return
+        if self._streamed is not None:
+            self.send_part(self._streamed.probe)
+        elif not head.is_http10:
             self._send([_CONTINUE])
 
     def _watch_input(self) -> None:
@@ -313,6 +322,11 @@ class Connection:
         self.since = listener.now
         self.state = HEAD
         self._send([head_of_reply(status, content_type, size, fields, keep_mark), *buffers])
+        self._answered(keep)
+
+    def _answered(self, keep: bool) -> None:
+        """The whole reply is on its way."""
+        listener = self._listener
         if self.state == CLOSED:
             return
         if not keep:
@@ -323,6 +337,42 @@ class Connection:
             self._finish(unread=False)
         if self.events != READ:
             self._watch_input()
+
+    def begin_answer(self, head: Head, status: int, content_type: bytes, streamed: StreamedReply) -> None:
+        """Sends the head of a reply that follows bit by bit."""
+        self._streamed = streamed
+        streamed.is_chunked = not head.is_http10
+        streamed.keeps = head.keep_alive and streamed.is_chunked and not self._listener.draining
+        self.since = self._listener.now
+        self._send([head_of_stream(status, content_type, is_chunked=streamed.is_chunked, closes=not streamed.keeps)])
+
+    def send_part(self, data: bytes) -> None:
+        """Sends more of such a reply."""
+        streamed = self._streamed
+        if streamed is None or not data:
+            return  # an empty chunk would be the last
+        if not self._outlet.pending:
+            self.since = self._listener.now
+        self._send([b"%x\r\n" % len(data), data, b"\r\n"] if streamed.is_chunked else [data])
+
+    def end_answer(self) -> None:
+        """Ends such a reply and makes ready for the next request."""
+        streamed, self._streamed = self._streamed, None
+        self._request = None
+        if self._buffer is not None:
+            self._listener.buffers.give(self._buffer)
+            self._buffer = None
+        if streamed is None:
+            return
+        self.since = self._listener.now
+        self.state = HEAD
+        if streamed.is_chunked:
+            self._send([b"0\r\n\r\n"])
+        self._answered(streamed.keeps)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(map(len, self._outlet.pending))
 
     def refuse(self, status: int, message: str) -> None:
         """Answers what cannot be served and ends the connection in such a way that the client can read the answer."""
@@ -377,6 +427,8 @@ class Connection:
         self._watch(self.events & ~WRITE)
         if self.state == LINGER:
             self._end_output()
+        elif self._streamed is not None and self._streamed.on_room is not None:
+            self._streamed.on_room()
 
     # The end.
 
@@ -423,6 +475,7 @@ class Connection:
         if self.state == CLOSED:
             return
         self.state = CLOSED
+        self._streamed = None
         self._drop_input()
         self._outlet.drop()
         self._listener.forget(self)

@@ -10,6 +10,7 @@ from ...schema.config_json import config_to_json
 from ...schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
 from ...schema.json_text import as_object, as_string, read_json
 from . import answers
+from .generate import GenerateHandler
 from .infer import InferHandler
 from .log_handlers import LogHandlers
 from .request import JSON, TEXT, HttpRequest
@@ -49,7 +50,8 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
         Route(
             f"{_REPOSITORY}/models/(?P<model>[^/]+)/unload", "model-repository", slow_handlers={b"POST": doors.unload}
         ),
-        Route(f"{_MODEL}/(?:generate|generate_stream)", "inference", _post(later("the generate extension"))),
+        Route(f"{_MODEL}/generate", "inference", _post(GenerateHandler(engine, settings, streaming=False))),
+        Route(f"{_MODEL}/generate_stream", "inference", _post(GenerateHandler(engine, settings, streaming=True))),
         Route("/v2/logging", "logging", {b"GET": logging.show, b"POST": logging.change}),
         Route("(?:/v2/models/[^/]+|/v2)/trace/setting", "trace", _both(later("the trace extension"))),
         *shared_memory_routes(engine),

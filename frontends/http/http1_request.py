@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .head import Head
+    from .streamed import StreamedReply
 
 
 class Http1Request(HttpRequest):
@@ -41,6 +42,25 @@ class Http1Request(HttpRequest):
             self._connection = None
             self.on_gone = None
             connection.answer(self._head, status, content_type, buffers, fields)
+
+    def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
+        if self._connection is not None:
+            self._connection.begin_answer(self._head, status, content_type, streamed)
+
+    def write_part(self, data: bytes) -> None:
+        if self._connection is not None:
+            self._connection.send_part(data)
+
+    def end_reply(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            self.on_gone = None
+            connection.end_answer()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._connection.unsent_bytes if self._connection is not None else 0
 
     def abandon(self) -> None:
         """The client has left: the handler is told, and its reply goes nowhere."""

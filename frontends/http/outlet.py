@@ -20,7 +20,7 @@ _PARTS_MAX: Final = 64
 
 class Outlet:
     """The sending side of one non-blocking socket. Raises OSError when the peer is gone; never blocks, never copies
-    what exceeds JOIN_BYTES_MAX. At most one reply and one interim answer wait here at a time."""
+    what exceeds JOIN_BYTES_MAX. What waits is one reply, or parts of one."""
 
     __slots__ = ("_sock", "pending", "progressed")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from .streamed import StreamedReply
+
 Buffer = bytes | bytearray | memoryview
 Field = tuple[bytes, bytes]
 """A header: name and value."""
@@ -68,4 +70,22 @@ class HttpRequest:
 
         Never blocks and never raises for a client that left; then it does nothing.
         """
+        raise NotImplementedError
+
+    # Instead of `reply`, for a body that is made bit by bit. `on_gone` stays in force until the end.
+
+    def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
+        """Sends the head of an answer of unknown length; `write_part` any number of times and `end_reply` follow."""
+        raise NotImplementedError
+
+    def write_part(self, data: bytes) -> None:
+        """Sends more of the body. Never blocks: what cannot leave waits, see `unsent_bytes`."""
+        raise NotImplementedError
+
+    def end_reply(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of the reply, waiting for the client to read."""
         raise NotImplementedError

@@ -15,6 +15,17 @@ _beginnings: dict[tuple[int, bytes], bytes] = {}
 """Status line and content type, as often as handlers name different ones."""
 
 
+def head_of_stream(status: int, content_type: bytes, *, is_chunked: bool, closes: bool) -> bytes:
+    """The same for a reply whose length is not known yet. Without chunks it ends with the connection."""
+    return b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\n%b%b\r\n" % (
+        status,
+        _REASONS.get(status, b"Unknown"),
+        content_type,
+        b"Transfer-Encoding: chunked\r\n" if is_chunked else b"",
+        b"Connection: close\r\n" if closes else b"",
+    )
+
+
 def head_of_reply(
     status: int,
     content_type: bytes,
