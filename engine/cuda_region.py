@@ -78,6 +78,8 @@ class CudaRegion:
             raise Internal(f"unable to read CUDA shared memory region '{self.name}': {problem}") from problem
 
     def write(self, offset: int, data: Buffer) -> None:
+        if len(data) == 0:
+            return
         array = np.frombuffer(data, np.uint8)
         try:
             self._cuda.write(self.device_id, self._address + offset, array)

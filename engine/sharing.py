@@ -40,7 +40,7 @@ def fetch(batch: Batch, admission: Admission) -> Batch:
                 tensor.memory()
                 admission.check_fetched(job.request, tensor)
         except Fault as fault:
-            job.fail(fault)
+            job.fail(fault.with_traceback(None))  # whose frames would keep the region open
             refused.append(job)
         except Exception as problem:  # no memory, for one
             log.exception("reading shared memory failed")
@@ -88,6 +88,7 @@ def place_response(response: InferenceResponse, shared: SharedUse) -> Fault | No
     """Writes the outputs that have a place, and leaves them in the answer without their bytes. Returns what went
     wrong: then either nothing or only some outputs were written."""
     outputs = shared.outputs
+    response.template = None  # without their bytes, its outputs are like no others
     try:
         for tensor in response.outputs:
             extent = outputs.get(tensor.name)
@@ -102,7 +103,7 @@ def place_response(response: InferenceResponse, shared: SharedUse) -> Fault | No
                 extent.write(tensor.memory())
                 response.outputs[index] = Tensor(tensor.name, tensor.datatype, tensor.shape, b"")
     except Fault as fault:
-        return fault
+        return fault.with_traceback(None)  # whose frames would keep the region open
     except Exception as problem:
         log.exception("writing to shared memory failed")
         return Internal(f"unable to write to shared memory: {type(problem).__name__}")

@@ -39,13 +39,14 @@ def open_system_region(name: str, key: str, offset: int, byte_size: int) -> Syst
     if descriptor is None:
         raise Internal(f"Unable to open shared memory region: '{key}'")
     if offset + byte_size > descriptor.size():
-        raise InvalidArgument(f"failed to register shared memory region '{name}': invalid args")
-    if byte_size == 0 or offset % mmap.PAGESIZE:
+        reason = "invalid args"
+    elif byte_size == 0 or offset % mmap.PAGESIZE:
         # We could serve such a range, but clients know these rules.
-        raise InvalidArgument(
-            f"failed to register shared memory region '{name}': unable to process address space{os.strerror(EINVAL)}"
-        )
-    return SystemRegion(name, key, offset, byte_size, descriptor)
+        reason = f"unable to process address space{os.strerror(EINVAL)}"
+    else:
+        return SystemRegion(name, key, offset, byte_size, descriptor)
+    descriptor.close()
+    raise InvalidArgument(f"failed to register shared memory region '{name}': {reason}")
 
 
 class SystemRegion:
@@ -101,7 +102,10 @@ class SystemRegion:
 
 
 class Descriptor:
-    """An open file. Closed when nobody refers to it, so no thread can be left with the number of another file."""
+    """An open file. Closed when nobody refers to it, so no thread can be left with the number of another file.
+
+    `close` is for who has let nobody else see it.
+    """
 
     __slots__ = ("__weakref__", "number")
 
@@ -112,8 +116,13 @@ class Descriptor:
         """What the file has now, in bytes."""
         return os.fstat(self.number).st_size
 
+    def close(self) -> None:
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
     def __del__(self) -> None:
-        os.close(self.number)
+        self.close()
 
 
 def _open(plain: str) -> Descriptor | None:
@@ -124,4 +133,7 @@ def _open(plain: str) -> Descriptor | None:
         descriptor = Descriptor(os.open(DIRECTORY + plain, _FLAGS))
     except (OSError, ValueError):  # ValueError: a NUL
         return None
-    return descriptor if stat.S_ISREG(os.fstat(descriptor.number).st_mode) else None
+    if stat.S_ISREG(os.fstat(descriptor.number).st_mode):
+        return descriptor
+    descriptor.close()
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from despina.schema import kserve_grpc
-from despina.schema.fault import InvalidArgument, Unsupported
+from despina.schema.fault import InvalidArgument, NotFound
 from despina.schema.inference import InferenceResponse
 from despina.schema.tensor import Tensor
 from despina.schema.version import parse_version
@@ -164,15 +164,14 @@ def test_texts(fields, text) -> None:
     assert caught.value.message == text
 
 
-def test_unbuilt_features() -> None:
-    """Shared memory and classification are refused as unsupported, not ignored."""
+def test_unknown_regions() -> None:
+    """Without a registry every region of shared memory is unknown, which is said and not ignored."""
     region = {"shared_memory_region": {"string_param": "r"}, "shared_memory_byte_size": {"int64_param": 4}}
     for fields in (
         {"inputs": [tensor(parameters=region)]},
         {"outputs": [{"name": "o", "parameters": region}]},
-        {"outputs": [{"name": "o", "parameters": {"classification": {"int64_param": 2}}}]},
     ):
-        with pytest.raises(Unsupported):
+        with pytest.raises(NotFound, match="Unable to find shared memory region: 'r'"):
             read(**fields)
 
 

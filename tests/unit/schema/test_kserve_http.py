@@ -11,7 +11,7 @@ import orjson
 import pytest
 import tritonclient.http as client
 from despina.schema import infer_head, kserve_http
-from despina.schema.fault import Fault, Internal, InvalidArgument, MalformedRequest, Unsupported
+from despina.schema.fault import Fault, Internal, InvalidArgument, MalformedRequest, NotFound
 from despina.schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
 from despina.schema.tensor import decode_bytes
 from hypothesis import given, settings
@@ -387,11 +387,11 @@ def test_output_forms():
         '{"binary_data":false,"shared_memory_region":"r","shared_memory_byte_size":4}}]}',
     ],
 )
-def test_shared_memory_is_refused_by_name(head):
-    """Never ignored."""
+def test_unknown_regions_are_refused_by_name(head):
+    """Without a registry every region of shared memory is unknown, which is said and not ignored."""
     fault = refused(head)
-    assert isinstance(fault, Unsupported)
-    assert fault.message == "shared memory is not supported yet, region 'r'"
+    assert isinstance(fault, NotFound)
+    assert fault.message == "Unable to find shared memory region: 'r'"
 
 
 @pytest.mark.parametrize(
@@ -625,7 +625,7 @@ JSON = st.recursive(
 def test_any_json_is_a_request_or_a_fault(value, tail):
     """Shapes of documents that no client sends."""
     head = json.dumps(value).encode()
-    with contextlib.suppress(MalformedRequest, InvalidArgument, Unsupported):
+    with contextlib.suppress(MalformedRequest, InvalidArgument, NotFound):
         decode_infer(head + tail, len(head), "m", -1)
 
 
