@@ -127,7 +127,7 @@ def _bind_path(service: str, path: str) -> Door:
     """A Unix socket: a file, or a name that begins with `@` and lives in the kernel only. A file that a server left
     behind when it was killed is replaced; one that somebody listens at is not."""
     place = UNIX + path
-    if not path:
+    if not path or "\0" in path:
         raise BadAddress(f"{service}: cannot listen at '{place}': a path is expected")
     name = "\0" + path[1:] if path.startswith("@") else path
     if not path.startswith("@"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -72,3 +73,59 @@ def test_ipv6(address):
         pytest.skip("this machine has no ::1")
     assert door.place.startswith("[::1]:")
     door.close()
+
+
+def test_unix_socket_comes_and_goes(tmp_path):
+    """Goal: the file appears, lets clients in once listening, and goes with the door."""
+    path = tmp_path / "http.sock"
+    door = bind_door("HTTP", f"unix:{path}", 8000)
+    assert door.place == f"unix:{path}"
+    door.listen()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    door.close()
+    assert not path.exists()
+
+
+def test_unix_socket_left_behind_is_replaced_and_a_live_one_is_not(tmp_path):
+    """Goal: a file of a killed server is no obstacle; a server that listens, and another kind of file, are."""
+    path = tmp_path / "http.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    door = bind_door("HTTP", f"unix:{path}", 0)
+    door.listen()
+    with pytest.raises(PortTaken, match=f"^Socket 'unix:{path}' already in use $"):
+        bind_door("HTTP", f"unix:{path}", 0)
+    door.close()
+    path.write_text("kept")
+    with pytest.raises(BadAddress, match="no socket"):
+        bind_door("HTTP", f"unix:{path}", 0)
+    assert path.read_text() == "kept"
+
+
+def test_unix_socket_of_a_successor_stays(tmp_path):
+    """Goal: a door that closes removes only its own file."""
+    path = tmp_path / "http.sock"
+    door = bind_door("HTTP", f"unix:{path}", 0)
+    path.unlink()
+    successor = bind_door("HTTP", f"unix:{path}", 0)
+    door.close()
+    assert path.exists()
+    successor.close()
+
+
+def test_abstract_unix_socket():
+    """Goal: a name that begins with @ needs no file."""
+    door = bind_door("GRPC", f"unix:@despina-{os.getpid()}", 0)
+    assert door.place == f"unix:@despina-{os.getpid()}"
+    door.listen()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"\0despina-{os.getpid()}")
+    door.close()
+
+
+@pytest.mark.parametrize("path", ["", "/no/such/folder/x.sock", "/" + "x" * 200, "a\0b"])
+def test_bad_unix_paths(path):
+    """Goal: a path that cannot be is named."""
+    with pytest.raises(BadAddress, match="cannot listen at .unix:"):
+        bind_door("HTTP", f"unix:{path}", 0)
