@@ -368,6 +368,7 @@ class ModelVersion:
         self.streams.discard(job)
         if job.request.trace is not None:
             trace_computed(job.request.trace, batch)
+            job.request.trace.finish()  # its door has noted all it had to
             self._traced -= 1
         self.statistics.streamed(job, batch)
         self._out(1)

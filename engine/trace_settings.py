@@ -12,7 +12,7 @@ import attrs
 from ..schema.fault import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 TraceMode = Literal["triton", "opentelemetry"]
 TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
@@ -26,6 +26,10 @@ Changes = dict[Field, Any]
 """New values by field; None takes the field back to what it follows."""
 
 
+def _as_levels(levels: Iterable[TraceLevel]) -> tuple[TraceLevel, ...]:
+    return tuple(levels)
+
+
 @attrs.frozen(kw_only=True)
 class TraceSettings:
     """Tracing as the server starts. Nothing is traced until a level is set."""
@@ -33,7 +37,7 @@ class TraceSettings:
     mode: TraceMode = attrs.field(default="triton", validator=attrs.validators.in_(("triton", "opentelemetry")))
     """Files of the server's own format, or spans for an OpenTelemetry collector."""
     level: tuple[TraceLevel, ...] = attrs.field(
-        default=(), converter=tuple, validator=attrs.validators.deep_iterable(attrs.validators.in_(LEVELS))
+        default=(), converter=_as_levels, validator=attrs.validators.deep_iterable(attrs.validators.in_(LEVELS))
     )
     """Time stamps, tensors, both, or nothing: off."""
     rate: int = attrs.field(default=1000, validator=attrs.validators.ge(0))

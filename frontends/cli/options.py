@@ -21,6 +21,7 @@ from .option import (
     string,
     verbosity,
 )
+from .trace_options import trace_setting
 
 
 def _tuning(name: str, parse: Any, what: str, *, repeat: bool = False) -> Option:
@@ -228,10 +229,32 @@ _METRICS = [
         "metrics-config",
         metric_setting,
         "metrics.config",
-        "<setting>=<value>; histogram_latencies and summary_latencies are not built yet.",
+        "<setting>=<value>: counter_latencies (true), histogram_latencies (false), summary_latencies (false), "
+        "summary_quantiles (0.5:0.05,0.9:0.01,...).",
         repeat=True,
     ),
-    _tuning("allow-gpu-metrics", boolean, "GPUs are not measured yet"),
+    Option("allow-gpu-metrics", boolean, "metrics.allow_gpu_metrics", "Measure the GPUs too, where there are any."),
+]
+_TRACING = [
+    Option(
+        "trace-config",
+        trace_setting,
+        "trace.config",
+        "[<mode>,]<setting>=<value>: level=OFF|TIMESTAMPS|TENSORS, rate=N (1000), count=N (-1: no end), "
+        "mode=triton|opentelemetry; triton,file=PATH, triton,log-frequency=N; opentelemetry,url=URL, "
+        "opentelemetry,resource=KEY=VALUE and opentelemetry,bsp_*=N. May be given several times.",
+        repeat=True,
+    ),
+    Option("trace-file", string, "trace.file", "Deprecated: the same as --trace-config=triton,file=PATH."),
+    Option("trace-level", string, "trace.level", "Deprecated: the same as --trace-config=level=LEVEL.", repeat=True),
+    Option("trace-rate", integer, "trace.rate", "Deprecated: the same as --trace-config=rate=N."),
+    Option("trace-count", integer, "trace.count", "Deprecated: the same as --trace-config=count=N."),
+    Option(
+        "trace-log-frequency",
+        integer,
+        "trace.log_frequency",
+        "Deprecated: the same as --trace-config=triton,log-frequency=N.",
+    ),
 ]
 _BACKENDS = [
     Option(
@@ -276,12 +299,6 @@ _LATER = [
     _absent("response-cache-byte-size", integer, "the response cache", "0"),
     _tuning("cache-directory", string, "caches are not loaded from directories"),
     _tuning("repoagent-directory", string, "agents are not loaded from directories"),
-    _absent("trace-config", string, "tracing", "level=OFF", repeat=True),
-    _absent("trace-file", string, "tracing"),
-    _absent("trace-level", string, "tracing", "OFF", repeat=True),
-    _absent("trace-rate", integer, "tracing", "1000"),
-    _absent("trace-count", integer, "tracing", "-1"),
-    _absent("trace-log-frequency", integer, "tracing", "0"),
     _absent("host-policy", string, "binding instances to cores and memory nodes", repeat=True),
     _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
     _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
@@ -301,6 +318,7 @@ GROUPS: dict[str, list[Option]] = {
     "gRPC": _GRPC,
     "Metrics": _METRICS,
     "Logging": _LOGGING,
+    "Tracing": _TRACING,
     "Backends and memory": _BACKENDS,
     "Shared memory": _SHARED_MEMORY,
     "Not built yet": _LATER,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ...engine.engine import Engine
+from ...engine.trace_file import open_trace_file
 from ...schema.fault import Fault, Internal, Unsupported
 from ..tls import BadCertificate
 from .activation import inherited_doors
@@ -31,8 +32,10 @@ from .progress import loading_progress
 from .settings import BadSettings, settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ...engine.trace_settings import TraceSettings
+    from ...engine.trace_worker import TraceSink
     from .settings import DoorSettings, ServeSettings
 
 log = logging.getLogger("despina.serve")
@@ -92,7 +95,7 @@ async def _serve(settings: ServeSettings) -> int:
         _check_repositories(settings.engine.model_repository)
         _check_certificates(settings)
         doors = _bind_doors(settings.doors, ports)
-        engine = Engine(settings.engine)
+        engine = Engine(settings.engine, open_traces=_trace_opener(settings.engine.trace))
         async with trio.open_nursery() as nursery:
             stopping = Stopping(settings.engine.exit_timeout_secs)
             nursery.start_soon(stopping.watch, signals)
@@ -103,6 +106,21 @@ async def _serve(settings: ServeSettings) -> int:
                 await _stop(engine, servers, stopping)
             nursery.cancel_scope.cancel()
     return stopping.exit_code
+
+
+def _trace_opener(trace: TraceSettings) -> Callable[[TraceSettings], TraceSink]:
+    """What opens the place where traces go. Raises Unsupported without the package that OpenTelemetry mode needs."""
+    if trace.mode == "triton":
+        if trace.level and not trace.file:
+            log.warning("nothing is traced: the trace file is not given (--trace-config=triton,file=PATH)")
+        return open_trace_file
+    if "TENSORS" in trace.level:
+        log.error("trace level TENSORS is not supported in OpenTelemetry mode")
+    try:
+        from ..otel import open_exporter
+    except ImportError as problem:
+        raise Unsupported(f"trace mode opentelemetry needs `pip install despina[otel]`: {problem}") from problem
+    return open_exporter
 
 
 def _check_repositories(paths: Sequence[str]) -> None:

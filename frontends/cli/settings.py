@@ -14,6 +14,7 @@ from ..metrics.settings import MetricsSettings
 from ..restricted import GRPC_KEY_PREFIX, read_restrictions
 from ..tls import TlsSettings
 from .listening import UNIX
+from .trace_options import TraceOptions, trace_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -74,6 +75,8 @@ class ServeSettings:
     grpc_tls: TlsOptions
     metrics: MetricsSettings
     log: LogSettings
+    trace: TraceOptions
+    """As given; `engine.trace` is what came of them."""
 
 
 class BadSettings(Exception):
@@ -102,6 +105,11 @@ def settle(values: Values) -> ServeSettings:
         complaints.append("--model-repository must be specified")
         engine["model_repository"] = ()
     complaints += _load_complaints(engine)
+    trace = TraceOptions(**values.part("trace"))
+    engine["trace"] = trace_settings(trace, complaints)
+    metrics = made(MetricsSettings, values.part("metrics"))
+    if metrics is not None:
+        engine["latencies"] = metrics.latencies()
     http = values.part("http")
     if "restricted" in http:
         http["restricted"] = read_restrictions(http["restricted"], "http-restricted-api", complaints)
@@ -122,12 +130,12 @@ def settle(values: Values) -> ServeSettings:
         "engine": made(EngineSettings, engine),
         "http": made(HttpSettings, http),
         "grpc": made(GrpcSettings, grpc),
-        "metrics": made(MetricsSettings, values.part("metrics")),
+        "metrics": metrics,
         "log": made(LogSettings, values.part("log")),
     }
     if complaints:
         raise BadSettings(complaints)
-    return ServeSettings(doors=doors, http_tls=http_tls, grpc_tls=grpc_tls, **parts)
+    return ServeSettings(doors=doors, http_tls=http_tls, grpc_tls=grpc_tls, trace=trace, **parts)
 
 
 def _folded(settings: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
@@ -150,13 +158,12 @@ def _door_complaints(doors: DoorSettings) -> list[str]:
     opened = list(doors.open_doors())
     if not opened:
         return ["Error: every door is closed; allow at least one of HTTP, gRPC and metrics."]
-    # The port means nothing beside a path.
-    opened = [(one, address, 1 if address.startswith(UNIX) else port) for one, address, port in opened]
+    places = [(name, address, "" if address.startswith(UNIX) else f":{port}", port) for name, address, port in opened]
     return [
-        f"The server cannot listen to {one} requests and {two} requests at the same address and port {address}:{port}"
-        for index, (one, address, port) in enumerate(opened)
-        for two, other_address, other_port in opened[index + 1 :]
-        if port and (address, port) == (other_address, other_port)
+        f"The server cannot listen to {one} requests and {two} requests at the same address and port {address}{suffix}"
+        for index, (one, address, suffix, port) in enumerate(places)
+        for two, other_address, other_suffix, _ in places[index + 1 :]
+        if (port or not suffix) and (address, suffix) == (other_address, other_suffix)
     ]
 
 

@@ -18,6 +18,7 @@ from ..log_settings import NAMES, SWITCHES
 from .shared_memory import SharedMemoryService
 from .stream_infer import StreamInfer
 from .tasks import methods_of
+from .trace_service import TraceService
 from .unary_infer import UnaryInfer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _refuse_repository(name: str) -> None:
         raise Unsupported("'repository_name' specification is not supported")
 
 
-class InferenceService(SharedMemoryService):
+class InferenceService(SharedMemoryService, TraceService):
     """The management RPCs. Each raises the Fault that the client gets."""
 
     def __init__(self, engine: Any, logs: LogSettings) -> None:
@@ -110,9 +111,6 @@ class InferenceService(SharedMemoryService):
             unload_dependents = value.bool_param
         await self._engine.unload(message.model_name, unload_dependents=unload_dependents)
         return pb.RepositoryModelUnloadResponse()
-
-    async def trace_setting(self, message: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        raise Unsupported("tracing is not supported")
 
     async def log_settings(self, message: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
         for name in NAMES:

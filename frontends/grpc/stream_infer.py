@@ -33,6 +33,7 @@ from ...schema.wire.generated.inference import ModelInferRequest, ModelInferResp
 from ...schema.wire.varint import varint
 from ..forwarding import open_forwarder
 from .deflate import compress_replies
+from .traced import traced_if_chosen, traced_stream_if_chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +103,7 @@ class _Session:
 
     def __init__(self, engine: Any, call: Call, forwarder: HeaderForwarder | None) -> None:
         self._engine = engine
+        self._tracer = engine.tracer
         self._forwarder = forwarder
         self._call = call
         self._slots: deque[_Slot] = deque()
@@ -209,9 +211,15 @@ class _Session:
         if self._forwarder is not None:
             self._forwarder.forward(self._call.head.forwardable(), request)
         if model.decoupled:
-            self._streams.add(model.submit_stream(request, partial(self._on_answer, slot), self._call.deadline))
+            on_answer = partial(self._on_answer, slot)
+            if self._tracer.active:
+                on_answer = traced_stream_if_chosen(self._tracer, self._call, request, on_answer)
+            self._streams.add(model.submit_stream(request, on_answer, self._call.deadline))
             return None
-        job: Job = model.submit(request, partial(self._answered, slot), self._call.deadline)
+        answered = partial(self._answered, slot)
+        if self._tracer.active:
+            answered = traced_if_chosen(self._tracer, self._call, request, answered)
+        job: Job = model.submit(request, answered, self._call.deadline)
         return job
 
     def _answered(self, slot: _Slot, job: Job) -> None:

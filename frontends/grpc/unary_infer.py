@@ -14,6 +14,7 @@ from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest
 from ..forwarding import open_forwarder
 from .deflate import compress_replies
+from .traced import traced_if_chosen
 
 if TYPE_CHECKING:
     from ...engine.job import Job
@@ -34,6 +35,7 @@ class UnaryInfer:
 
     def __init__(self, engine: Any, settings: GrpcSettings) -> None:
         self._engine = engine
+        self._tracer = engine.tracer
         self._forwarder = open_forwarder(settings.forward_pattern)
 
     def start(self, call: Call) -> None:
@@ -58,6 +60,8 @@ class UnaryInfer:
                     answer = partial(_answer_ranked, call, model, class_counts)
             if self._forwarder is not None:
                 self._forwarder.forward(call.head.forwardable(), request)
+            if self._tracer.active:
+                answer = traced_if_chosen(self._tracer, call, request, answer)
             job = model.submit(request, answer, call.deadline)
         except codec.Malformed:
             call.finish(_INTERNAL, "Unable to parse request")

@@ -14,6 +14,7 @@ from .compression import INLINE_BYTES_MAX, coding_for, compress
 from .inflate import ENCODINGS, Inflation
 from .request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .routes import Match, reply_fault, reply_problem
+from .traced import traced_if_chosen
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
@@ -32,6 +33,7 @@ class InferHandler:
 
     def __init__(self, engine: Engine, settings: HttpSettings, nursery: trio.Nursery) -> None:
         self._engine = engine
+        self._tracer = engine.tracer
         self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
         self._nursery = nursery
         """Of the bodies that are inflated, and the replies that are compressed, in a thread."""
@@ -68,6 +70,8 @@ class InferHandler:
             )
             if self._forwarder is not None:
                 self._forwarder.forward(request.text_fields(), inference)
+            if self._tracer.active:
+                request = traced_if_chosen(self._tracer, request, inference)
             pending = _Pending(request, model, reply, self._nursery)
             job = model.submit(inference, pending.finish)
         except Fault as fault:

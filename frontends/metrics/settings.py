@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import attrs
+
+from ...engine.latencies import LatencySettings
+
+QUANTILES: Final = "0.5:0.05,0.9:0.01,0.95:0.001,0.99:0.001,0.999:0.001"
+_SWITCHES: Final = {"counter_latencies": True, "histogram_latencies": False, "summary_latencies": False}
 
 
 @attrs.frozen(kw_only=True)
 class MetricsSettings:
-    """Options of the metrics page. Raises ValueError for a setting whose feature is not built."""
+    """Options of the metrics page. Raises ValueError for a setting that is not known or cannot be."""
 
     interval_ms: float = attrs.field(default=2000.0, validator=attrs.validators.ge(0))
     """The machine is looked at again only after this long."""
     allow_cpu_metrics: bool = True
+    allow_gpu_metrics: bool = True
     config: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=tuple)
-    """`(setting, value)` pairs. Only what is the default anyway is accepted for now."""
+    """`(setting, value)` pairs of `--metrics-config`. The last of several counts."""
 
     @config.validator
-    def _only_defaults(self, attribute: object, pairs: tuple[tuple[str, str], ...]) -> None:
-        built = {"counter_latencies": "true", "histogram_latencies": "false", "summary_latencies": "false"}
+    def _known(self, attribute: object, pairs: tuple[tuple[str, str], ...]) -> None:
         for setting, value in pairs:
-            if setting not in (*built, "summary_quantiles"):
-                raise ValueError(f"--metrics-config: unknown setting '{setting}'; known: {', '.join(built)}")
             if setting == "summary_quantiles":
-                raise ValueError("--metrics-config: summary_quantiles is not built yet; leave it out")
-            if value.lower() != built[setting]:
-                raise ValueError(f"--metrics-config: {setting}={value} is not built yet; leave it out")
+                _quantiles(value)
+            elif setting not in _SWITCHES:
+                known = ", ".join([*_SWITCHES, "summary_quantiles"])
+                raise ValueError(f"--metrics-config: unknown setting '{setting}'; known: {known}")
+            elif value.lower() not in ("true", "false", "1", "0", "on", "off"):
+                raise ValueError(f"--metrics-config: {setting} is true or false, got '{value}'")
+
+    def _switch(self, name: str) -> bool:
+        value = dict(self.config).get(name)
+        return _SWITCHES[name] if value is None else value.lower() in ("true", "1", "on")
+
+    @property
+    def counter_latencies(self) -> bool:
+        """Whether the five families of cumulative durations are shown."""
+        return self._switch("counter_latencies")
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Of latency summaries. The errors given with them are upper bounds, which ours stay below."""
+        return _quantiles(dict(self.config).get("summary_quantiles", QUANTILES))
+
+    def latencies(self) -> LatencySettings:
+        """What the engine must keep for the page."""
+        return LatencySettings(
+            summaries=self._switch("summary_latencies"), histograms=self._switch("histogram_latencies")
+        )
+
+
+def _quantiles(text: str) -> tuple[float, ...]:
+    """`0.5:0.05,0.9:0.01` as (0.5, 0.9)."""
+    found = []
+    for part in text.split(","):
+        quantile, colon, error = part.partition(":")
+        try:
+            value, bound = float(quantile), float(error) if colon else 0.0
+        except ValueError:
+            value = bound = math.nan
+        if not (0 <= value <= 1 and 0 <= bound < 1):
+            raise ValueError(
+                f"--metrics-config: summary_quantiles is <quantile>:<error>,... with numbers from 0 to 1, got '{part}'"
+            )
+        found.append(value)
+    return tuple(found)

@@ -81,8 +81,17 @@ def test_flag_takes_no_value():
         ("--load-model=x", "Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well."),
         ("--grpc-port=8000", "The server cannot listen to HTTP requests and GRPC requests at the same address and "
          "port 0.0.0.0:8000"),
-        ("--metrics-config=histogram_latencies=true", "--metrics-config: histogram_latencies=true is not built yet; "
-         "leave it out"),
+        ("--metrics-config=histogram_latencies=maybe", "--metrics-config: histogram_latencies is true or false, got "
+         "'maybe'"),
+        ("--metrics-config=summary_quantiles=2:0.1", "--metrics-config: summary_quantiles is <quantile>:<error>,... "
+         "with numbers from 0 to 1, got '2:0.1'"),
+        ("--trace-config=foo", 'Bad option: "--trace-config".\n--trace-config option format is '
+         "'<trace mode>,<setting>=<value>'. Got foo"),
+        ("--trace-config=zip,a=b", 'Bad option: "--trace-config".\ninvalid value for trace mode option: zip. Available '
+         'options are "triton" and "opentelemetry"'),
+        ("--trace-config=level=BAD", "invalid value for trace level option: bad"),
+        ("--trace-config=rate=x", 'Bad option: "--trace-config rate".\nInvalid option value. Got x'),
+        ("--trace-config=triton,fil=x", "Bad option: \"--trace-config fil\".\nunknown setting 'fil' of mode triton"),
         ("--http-restricted-api=health", "--http-restricted-api option format is '<apis>:<key>=<value>'. Got health"),
         ("--http-restricted-api=healt:k=v", "unknown restricted api 'healt'"),
         ("--http-restricted-api=health,health:k=v", "restricted api 'health' can not be specified in multiple config "

@@ -116,14 +116,6 @@ async def test_exiting(door) -> None:
         await with_client(door, lambda c: c.is_server_ready())
 
 
-async def test_unbuilt_features_are_named(door) -> None:
-    """Features that are not built are refused by name."""
-    for ask in ("get_system_shared_memory_status", "get_trace_settings"):
-        with pytest.raises(InferenceServerException, match="not supported") as caught:
-            await with_client(door, lambda c, ask=ask: getattr(c, ask)())
-        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
-
-
 def channel_call(door, path: str, data: bytes) -> bytes:
     with grpc.insecure_channel(door.url) as channel:
         return channel.unary_unary(path, request_serializer=bytes, response_deserializer=bytes)(data, timeout=10)
