@@ -44,7 +44,11 @@ def known_cases() -> dict[str, Case]:
     left, right = (random.integers(0, 1000, (1, 16)).astype(np.int32) for _ in range(2))
     rows = {"INPUT0": left, "INPUT1": right}
     sums: dict[str, np.ndarray | None] = {"OUTPUT0": left + right, "OUTPUT1": left - right}
-    cases = [Case("ONNX add/sub", "onnx_addsub", rows, dict(sums)), Case("Python add/sub", "simple", rows, dict(sums))]
+    cases = [
+        Case("ONNX add/sub", "onnx_addsub", rows, dict(sums)),
+        Case("ONNX add/sub, no batching", "onnx_addsub_single", rows, dict(sums)),
+        Case("Python add/sub", "simple", rows, dict(sums)),
+    ]
     for label, size in (("1 KiB", 2**10), ("64 KiB", 2**16), ("1 MiB", 2**20), ("16 MiB", 2**24)):
         values = random.standard_normal((1, size // 4)).astype(np.float32)
         cases.append(Case(f"identity {label}", "identity_fp32", {"INPUT0": values}, {"OUTPUT0": values}))

@@ -34,7 +34,7 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", array)]) for array in inputs]
 """
 PYTHON_MODELS = ("simple", "identity_fp32", "identity_bytes")
-ONNX_MODELS = ("onnx_addsub", "onnx_mlp", "onnx_conv")
+ONNX_MODELS = ("onnx_addsub", "onnx_addsub_single", "onnx_mlp", "onnx_conv")
 
 
 def write_models(root: Path, names: tuple[str, ...] = PYTHON_MODELS + ONNX_MODELS) -> None:
@@ -52,9 +52,10 @@ def write_models(root: Path, names: tuple[str, ...] = PYTHON_MODELS + ONNX_MODEL
             tensors = [("INPUT0", datatype, "-1")], [("OUTPUT0", datatype, "-1")]
             write_config(root, name, "python", 64, *tensors, "dynamic_batching { }\n")
             write_python(root, name, PYTHON_IDENTITY)
-    if "onnx_addsub" in names:
-        write_config(root, "onnx_addsub", "onnxruntime", 8, *pairs, THREADS)
-        write_onnx(root, "onnx_addsub", addsub_graph())
+    for name, batching in (("onnx_addsub", "dynamic_batching { }\n"), ("onnx_addsub_single", "")):
+        if name in names:
+            write_config(root, name, "onnxruntime", 64, *pairs, batching + THREADS)
+            write_onnx(root, name, addsub_graph())
     if "onnx_mlp" in names:
         batching = "dynamic_batching { preferred_batch_size: [ 8, 16, 32 ] }\n" + THREADS
         write_config(root, "onnx_mlp", "onnxruntime", 64, [("x", "FP32", "256")], [("y", "FP32", "256")], batching)

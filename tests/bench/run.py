@@ -125,7 +125,7 @@ def print_protocol(
     print("|---|---|" + "---|" * (len(names) + 2))
     for case in cases:
         for concurrency in options.concurrency:
-            wanted = [*targets, *([floor] if case.name == FLOOR_CASE else [])]
+            wanted = [*targets, *([floor] if case.name.startswith(FLOOR_CASE) else [])]
             found = measured_in_turns(protocol, case, wanted, concurrency, options.seconds, options.turns)
             cells = [shown(found[target.name]) for target in targets]
             unit = found.get("floor")
