@@ -122,10 +122,12 @@ class PythonInstance:
     def _execute_decoupled(self, batch: Batch) -> None:
         """Returns when `execute` does; requests that it has not finished go on, and so does its coroutine."""
         jobs: list[StreamJob] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
+        # Referred to until the error is told, which then comes before the news that senders were dropped.
+        requests = [DecoupledRequest(job, self._output_names, self.name) for job in jobs]
         try:
-            returned = self._execute([DecoupledRequest(job, self._output_names, self.name) for job in jobs])
+            returned = self._execute(requests)
             if inspect.iscoroutine(returned):
-                self._background().start(returned, partial(self._background_done, jobs))
+                self._background().start(returned, partial(self._background_done, requests, jobs))
             elif returned is not None:
                 raise self._failure(_MUST_RETURN_NONE.format(self.name))
         except BaseException as error:  # as above
@@ -134,7 +136,9 @@ class PythonInstance:
                 raise
             raise told from error
 
-    def _background_done(self, jobs: list[StreamJob], returned: object, error: BaseException | None) -> None:
+    def _background_done(
+        self, requests: list[DecoupledRequest], jobs: list[StreamJob], returned: object, error: BaseException | None
+    ) -> None:
         """A coroutine has ended. Without an error its requests may still be open: it has given their senders away."""
         fault: Fault
         if isinstance(error, asyncio.CancelledError):

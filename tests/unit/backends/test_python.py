@@ -304,16 +304,6 @@ def test_coroutines(bench):
     instance.close()
 
 
-def test_decoupled_models_are_refused_per_request(bench):
-    """A decoupled model loads; its requests are answered that streaming is not there yet."""
-    write_execute(bench, "return None")
-    job = bench.job({"IN": ONE})
-    config = configuration(model_transaction_policy=ModelTransactionPolicy(decoupled=True))
-    opened(bench, config).execute(bench.batch(job))
-    assert isinstance(job.fault, Unsupported)
-    assert "decoupled" in job.fault.message
-
-
 # Violations
 
 
