@@ -27,6 +27,7 @@ from ..schema.wire.generated.inference import (
 )
 from . import storage
 from .call import Result, request_of
+from .custom_metrics import CustomMetrics
 from .discovery import Backends
 from .health import HealthReport, ServerState
 from .inline import InlineRunner
@@ -86,6 +87,8 @@ class Engine:
         self.inline = InlineRunner()
         """Brackets a door's passes."""
         self.state = ServerState.INITIALIZING
+        self.custom_metrics = CustomMetrics()
+        """Families of models' and backends' own, which the metrics page shows, too."""
         self.tracer = Tracer(settings.trace, self._is_served, open_traces)
         self._repository: Repository | None = None
         self.shared_memory = SharedMemory(

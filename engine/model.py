@@ -136,6 +136,11 @@ class ModelVersion:
         self._inline_running = False
 
     @property
+    def gpus(self) -> tuple[int, ...]:
+        """The devices that its instances execute on, ascending; empty for a model on the CPU."""
+        return tuple(sorted({context.device_id for context in self._contexts if context.kind == "GPU"}))
+
+    @property
     def pending(self) -> int:
         """Requests waiting to execute, now."""
         return self.mailbox.live

@@ -21,12 +21,16 @@ RELEASE_RESCHEDULE = 2
 
 
 class InferenceTrace:
-    """Tracing of nested requests is not built yet; there is never a context."""
+    """The trace of a request, for spans of the model's own."""
 
-    __slots__ = ()
+    __slots__ = ("_context",)
+
+    def __init__(self, context: str | None = None) -> None:
+        self._context = context
 
     def get_context(self) -> str | None:
-        return None
+        """The W3C context as JSON of its headers; None for a request that is not traced in OpenTelemetry mode."""
+        return self._context
 
 
 class InferenceRequest:
@@ -187,6 +191,10 @@ class ReceivedRequest(InferenceRequest):
     def set_release_flags(self, flags: int) -> None:
         if flags == RELEASE_RESCHEDULE:
             raise not_supported_yet("TRITONSERVER_REQUEST_RELEASE_RESCHEDULE")
+
+    def trace(self) -> InferenceTrace:
+        trace = self.job.request.trace
+        return InferenceTrace(None if trace is None else trace.context())
 
     def get_response_sender(self) -> InferenceResponseSender:
         if self._sender is None:

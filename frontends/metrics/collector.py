@@ -7,34 +7,67 @@ families are made from bare `Metric` objects, and exposition.py writes them unde
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
 
+from ...engine.latencies import ObservedStats
 from . import families
+from .latencies import custom_families, latency_families
+from .settings import MetricsSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ...engine.custom_metrics import CustomMetrics
     from ...engine.model import ModelVersion
     from ...engine.statistics import ModelStats
     from .families import Family
+    from .gpu import Gpus
     from .machine import Machine
 
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 GONE_MAX = 1000
 """Unloaded model versions whose failures are still shown."""
 
+_DURATIONS = (
+    (families.REQUEST_DURATION, "success_ns"),
+    (families.QUEUE_DURATION, "queue_ns"),
+    (families.INPUT_DURATION, "input_ns"),
+    (families.INFER_DURATION, "infer_ns"),
+    (families.OUTPUT_DURATION, "output_ns"),
+)
+_GPU_FAMILIES = (
+    (families.GPU_UTILIZATION, "utilization"),
+    (families.GPU_MEMORY_TOTAL, "memory_total"),
+    (families.GPU_MEMORY_USED, "memory_used"),
+    (families.GPU_POWER_USAGE, "power_usage"),
+    (families.GPU_POWER_LIMIT, "power_limit"),
+    (families.GPU_ENERGY, "energy_joules"),
+)
 _LABEL = re.compile(r"[^a-zA-Z0-9_]")
 
 
 class EngineCollector:
     """A collector for any prometheus_client registry. `versions` is asked at each scrape."""
 
-    def __init__(self, versions: Iterable[ModelVersion] = (), machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        versions: Iterable[ModelVersion] = (),
+        machine: Machine | None = None,
+        gpus: Gpus | None = None,
+        settings: MetricsSettings | None = None,
+        custom: CustomMetrics | None = None,
+    ) -> None:
         self.versions: Sequence[ModelVersion] = list(versions)
         """Taken on the trio thread before each scrape; the numbers may then be read on any thread."""
+        settings = settings or MetricsSettings()
+        self._with_durations = settings.counter_latencies
+        self._quantiles = settings.quantiles
         self._machine = machine
+        self._gpus = gpus
+        self._custom = custom
         self._failures: dict[tuple[str, str], _Failures] = {}
 
     def describe(self) -> Iterable[Metric]:
@@ -43,7 +76,7 @@ class EngineCollector:
 
     def collect(self) -> Iterator[Metric]:
         """Every family that has at least one series, in the page's order."""
-        rows = [(_labels(version), version, version.statistics, version.carried) for version in self.versions]
+        rows = [(self._labels(version), version, version.statistics, version.carried) for version in self.versions]
 
         def summed(family: Family, name: str, unit: int = 1) -> Metric:
             metric = Metric(family.name, family.text, family.kind)
@@ -62,16 +95,17 @@ class EngineCollector:
             self._failed(rows),
             summed(families.COUNT, "inference_count"),
             summed(families.EXECUTIONS, "execution_count"),
-            summed(families.REQUEST_DURATION, "success_ns", 1000),
-            summed(families.QUEUE_DURATION, "queue_ns", 1000),
-            summed(families.INPUT_DURATION, "input_ns", 1000),
-            summed(families.INFER_DURATION, "infer_ns", 1000),
-            summed(families.OUTPUT_DURATION, "output_ns", 1000),
+            *(summed(family, name, 1000) for family, name in _DURATIONS if self._with_durations),
             level(families.PENDING, (version.pending for version in self.versions)),
             level(families.LOAD_DURATION, (version.load_seconds for version in self.versions)),
         ]
         yield from (metric for metric in everything if metric.samples)
         yield from self._machine_families()
+        yield from self._gpu_families()
+        observed = [(labels, stats) for labels, _, stats, _ in rows if isinstance(stats, ObservedStats)]
+        yield from latency_families(observed, self._quantiles, time.monotonic())
+        if self._custom is not None:
+            yield from custom_families(self._custom)
 
     def _failed(self, rows: Sequence[tuple[dict[str, str], ModelVersion, ModelStats, ModelStats]]) -> Metric:
         """Failures stay on the page after an unload and go on from there after the next load."""
@@ -104,6 +138,26 @@ class EngineCollector:
             metric.add_sample(family.name, {}, value)
             yield metric
 
+    def _gpu_families(self) -> Iterator[Metric]:
+        readings = self._gpus.read() if self._gpus is not None else []
+        for family, name in _GPU_FAMILIES:
+            metric = Metric(family.name, family.text, family.kind)
+            for reading in readings:
+                value = getattr(reading, name)
+                if value is not None:
+                    metric.add_sample(family.name, {"gpu_uuid": reading.uuid}, value)
+            if metric.samples:
+                yield metric
+
+    def _labels(self, version: ModelVersion) -> dict[str, str]:
+        labels = {"model": version.name, "version": version.version_text}
+        for key, value in version.config.metric_tags.items():
+            labels["_" + _LABEL.sub("_", key)] = value
+        # A model on several GPUs is counted as one, so no single GPU can be named.
+        if self._gpus is not None and len(version.gpus) == 1 and version.gpus[0] in self._gpus.uuids:
+            labels["gpu_uuid"] = self._gpus.uuids[version.gpus[0]]
+        return labels
+
 
 class _Failures:
     """One model version's failures over all its lives."""
@@ -121,10 +175,3 @@ class _Failures:
 
     def total(self, reason: str) -> int:
         return self._earlier[reason] + self._seen[reason]
-
-
-def _labels(version: ModelVersion) -> dict[str, str]:
-    labels = {"model": version.name, "version": version.version_text}
-    for key, value in version.config.metric_tags.items():
-        labels["_" + _LABEL.sub("_", key)] = value
-    return labels

@@ -31,7 +31,13 @@ def text_of(metrics: Iterable[Metric]) -> bytes:
 def _labels(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
-    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in sorted(labels.items())) + "}"
+    ordered = sorted(labels.items(), key=_place)
+    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in ordered) + "}"
+
+
+def _place(label: tuple[str, str]) -> tuple[bool, str]:
+    """By name; those that tell the samples of one series apart come last."""
+    return label[0] in ("quantile", "le"), label[0]
 
 
 def _escaped(value: str) -> str:
@@ -44,7 +50,7 @@ def _number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     if value != value:
-        return "NaN"
+        return "Nan"  # as the reference server writes it; every reader of the format takes it in any case
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"
     if value.is_integer() and abs(value) < 1e15:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import attrs
 
-Kind = Literal["counter", "gauge"]
+Kind = Literal["counter", "gauge", "histogram", "summary"]
 
 
 @attrs.frozen
@@ -60,6 +60,36 @@ PENDING: Final = Family(
     "Instantaneous number of pending requests awaiting execution per-model.",
 )
 LOAD_DURATION: Final = Family("nv_model_load_duration_secs", "gauge", "Model load time in seconds")
+
+FIRST_RESPONSE: Final = Family(
+    "nv_inference_first_response_histogram_ms",
+    "histogram",
+    "Duration from request to first response in milliseconds",
+)
+REQUEST_SUMMARY: Final = Family(
+    "nv_inference_request_summary_us",
+    "summary",
+    "Summary of inference request duration in microseconds (includes cached requests)",
+)
+QUEUE_SUMMARY: Final = Family(
+    "nv_inference_queue_summary_us",
+    "summary",
+    "Summary of inference queuing duration in microseconds (includes cached requests)",
+)
+INPUT_SUMMARY: Final = Family(
+    "nv_inference_compute_input_summary_us", "summary", INPUT_DURATION.text
+)  # the protocol's word, too
+INFER_SUMMARY: Final = Family("nv_inference_compute_infer_summary_us", "summary", INFER_DURATION.text)
+OUTPUT_SUMMARY: Final = Family("nv_inference_compute_output_summary_us", "summary", OUTPUT_DURATION.text)
+
+GPU_UTILIZATION: Final = Family("nv_gpu_utilization", "gauge", "GPU utilization rate [0.0 - 1.0)")
+GPU_MEMORY_TOTAL: Final = Family("nv_gpu_memory_total_bytes", "gauge", "GPU total memory, in bytes")
+GPU_MEMORY_USED: Final = Family("nv_gpu_memory_used_bytes", "gauge", "GPU used memory, in bytes")
+GPU_POWER_USAGE: Final = Family("nv_gpu_power_usage", "gauge", "GPU power usage in watts")
+GPU_POWER_LIMIT: Final = Family("nv_gpu_power_limit", "gauge", "GPU power management limit in watts")
+GPU_ENERGY: Final = Family(
+    "nv_energy_consumption", "counter", "GPU energy consumption in joules since the Triton Server started"
+)
 
 PINNED_TOTAL: Final = Family(
     "nv_pinned_memory_pool_total_bytes", "gauge", "Pinned memory pool total memory size, in bytes"

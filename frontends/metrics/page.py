@@ -12,6 +12,7 @@ from ..http.listener import Listener
 from ..http.settings import HttpSettings
 from .collector import EngineCollector
 from .exposition import CONTENT_TYPE, text_of
+from .gpu import open_gpus
 from .machine import Machine
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from trio import TaskStatus
 
+    from ...engine.custom_metrics import CustomMetrics
     from ...engine.model import ModelVersion
     from ..http.request import HttpRequest
     from .settings import MetricsSettings
@@ -32,6 +34,8 @@ MODELS_INLINE_MAX: Final = 10
 class HasVersions(Protocol):
     """What the page asks of an engine."""
 
+    custom_metrics: CustomMetrics
+
     def versions(self) -> Iterable[ModelVersion]: ...
 
 
@@ -42,8 +46,10 @@ class MetricsPage:
         self.registry = CollectorRegistry(auto_describe=False)
         self._engine = engine
         self._nursery = nursery
-        machine = Machine(settings.interval_ms / 1000, time.monotonic) if settings.allow_cpu_metrics else None
-        self._collector = EngineCollector(machine=machine)
+        interval_s = settings.interval_ms / 1000
+        machine = Machine(interval_s, time.monotonic) if settings.allow_cpu_metrics else None
+        gpus = open_gpus(interval_s, time.monotonic) if settings.allow_gpu_metrics else None
+        self._collector = EngineCollector(machine=machine, gpus=gpus, settings=settings, custom=engine.custom_metrics)
         self.registry.register(self._collector)
         self._writing = trio.Lock()
 

@@ -8,6 +8,7 @@ import time
 import pytest
 import trio
 from attrs import define, field, frozen
+from despina.engine.custom_metrics import CustomMetrics
 from despina.engine.statistics import ModelStats
 from despina.frontends.metrics import MetricsPage, MetricsSettings, serve_metrics
 from despina.frontends.metrics import collector as collector_module
@@ -31,6 +32,7 @@ class Version:
     version_text: str = "1"
     pending: int = 0
     load_seconds: float = 0.25
+    gpus: tuple = ()
     config: Config = field(factory=Config)
     statistics: ModelStats = field(factory=ModelStats)
     carried: ModelStats = field(factory=ModelStats)
@@ -39,6 +41,7 @@ class Version:
 @frozen
 class FakeEngine:
     loaded: list
+    custom_metrics: CustomMetrics = field(factory=CustomMetrics)
 
     def versions(self):
         return iter(self.loaded)
@@ -127,7 +130,7 @@ def test_memory_of_gone_models_is_bounded(monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (10**18, "1000000000000000000"), (0.5, "0.5"), (2.0, "2"), (1e-7, "0.0000001"), (float("nan"), "NaN"),
+    [(0, "0"), (10**18, "1000000000000000000"), (0.5, "0.5"), (2.0, "2"), (1e-7, "0.0000001"), (float("nan"), "Nan"),
      (float("inf"), "+Inf"), (float("-inf"), "-Inf")],
 )  # fmt: skip
 def test_number_forms(value, text):
@@ -168,10 +171,11 @@ def test_machine_without_proc(tmp_path, stat):
 
 @pytest.mark.parametrize(
     "pair",
-    [("summary_latencies", "true"), ("counter_latencies", "false"), ("nonsense", "1"), ("summary_quantiles", "")],
-)
-def test_settings_that_are_not_built(pair):
-    """Goal: a promise that cannot be kept is refused by name."""
+    [("summary_latencies", "maybe"), ("nonsense", "1"), ("summary_quantiles", ""), ("summary_quantiles", "0.5:2"),
+     ("summary_quantiles", "0.5;0.1")],
+)  # fmt: skip
+def test_settings_that_cannot_be(pair):
+    """Goal: a wrong setting is refused by name."""
     with pytest.raises(ValueError, match=pair[0]):
         MetricsSettings(config=(pair,))
 
