@@ -245,13 +245,11 @@ def _read_outputs(head: InferHead, value: Any, binary_default: bool, shared: Sha
 
 def _read_form(parameters: dict[str, Any]) -> tuple[bool, int, SharedMemoryRange | None]:
     """Of one requested output: whether it is binary, how many classes to rank, and where in shared memory it goes."""
-    class_count = 0
-    if "classification" in parameters:
-        class_count = as_unsigned(parameters["classification"], "Unable to set 'classification': ")
     if "shared_memory_region" not in parameters:
+        class_count = as_unsigned(parameters.get("classification", 0), "Unable to set 'classification': ")
         return as_boolean(parameters.get("binary_data", False), "Unable to parse 'binary_data': "), class_count, None
     place = _read_range(parameters)
-    if class_count:
+    if "classification" in parameters:
         raise InvalidArgument("Output can't set both 'shared_memory_region' and 'classification'")
     if as_boolean(parameters.get("binary_data", False), "Unable to set 'binary_data': "):
         raise InvalidArgument("Output can't set both 'shared_memory_region' and 'binary_data'")

@@ -12,8 +12,6 @@ ORDER = "the reference goes through inputs in the order of a hash table; here it
 LENGTH = "the newest release refuses a header length that is no number; 24.10 reads its leading digits"
 OVERFLOW = "the newest release refuses shapes whose product overflows before it compares them"
 ZERO = "a request of no rows is a request; the reference takes its zero for a batch size that is not set"
-REGIONS = "shared memory is not built yet"
-CLASSES = "classification is not built yet for gRPC"
 PLACEHOLDER = "the model's own name of the input, where the reference says raw_input"
 WIDE = "an unsigned integer beyond 63 bits stays an integer; the reference makes it a double"
 LENGTHS = "lying lengths are refused before the model runs, and the message names the request and the model"
@@ -25,8 +23,15 @@ OVERRIDE = (
 )
 BACKENDS = "the message also tells which backends there are"
 EXECUTE = "the newest release refuses a model without execute when it is loaded, not when it is asked"
+RESERVED = "the newest release names what the key must not begin with"
+GPUS = "there are no GPUs to register memory of; the reference was built for them, and says that the arguments are bad"
+TURN = "strings in shared memory are read, and so checked, when the request's turn comes: after execution, to a client"
 VERSION = "the version of the protocol that is spoken"
 TYPES = "Python's name of the class, which lives in another module here"
+FORWARD = "the newest release refuses headers named as parameters of the protocol; 24.10 forwards them"
+CAPITALS = (
+    "metadata keys are in lower case, so the reference never finds a key with capitals; here case does not matter"
+)
 COUNTS = "an answer that is an error counts as a failure; the reference's Python backend reports it as a success"
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
@@ -44,8 +49,6 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("http", "infer batch of 0"): ZERO,
     ("http", "infer tensor shape [4294967296, 4294967296]"): OVERFLOW,
     ("http", "infer header length '*"): LENGTH,
-    ("http", "infer output parameters {'shared_memory_region': 'nope', 'shared_memory_byte_size': 64}"): REGIONS,
-    ("http", "infer input with unknown region"): REGIONS,
     ("http", "infer first of duplicate members"): "the last of duplicate members counts; JSON leaves that open",
     ("http", "infer bytes cut text*"): LENGTHS,
     ("http", "infer bytes huge length*"): LENGTHS,
@@ -82,13 +85,8 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("grpc", "ModelReady *"): READY,
     ("grpc", "infer three inputs"): ORDER,
     ("grpc", "infer second input {'shape': *"): ORDER,
-    ("grpc", "infer output with {'shared_memory_region': *"): REGIONS,
-    ("grpc", "infer input with {'shared_memory_region': *"): REGIONS,
     ("grpc", "infer bytes cut text"): LENGTHS,
     ("grpc", "infer bytes huge"): LENGTHS,
-    ("grpc", "infer classification {'int64_param': 2}"): CLASSES,
-    ("grpc", "infer classification {'int64_param': 99}"): CLASSES,
-    ("grpc", "infer classify *"): CLASSES,
     ("grpc", "infer misbehave not_a_list"): TYPES,
     ("grpc", "infer misbehave twice"): "the reference writes the second output of one name into the first",
     ("grpc", "statistics misbehave"): COUNTS,
@@ -103,6 +101,20 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("grpc_explicit", "050 load unknown_backend "): BACKENDS,
     ("grpc_explicit", "054 index {}"): EXECUTE,
     ("grpc_explicit", "055 index {'ready': True}"): EXECUTE,
+    ("http_shared_memory", '* {"key": "/triton_python_backend_shm_region_x", "byte_size": 8}'): RESERVED,
+    ("http_shared_memory", "075 post *"): GPUS,
+    ("http_shared_memory", "152 strings *"): TURN,
+    ("http_shared_memory", "153 strings *"): TURN,
+    ("grpc_shared_memory", "019 CudaSharedMemoryRegister *"): GPUS,
+    ("http_doors", "forward reserved"): FORWARD,
+    ("http_doors", "forward reserved prefix"): FORWARD,
+    ("http_doors", "forward empty"): "an empty header is empty; the reference makes it one blank",
+    ("http_doors", "accept 'gzip; q=0.2, deflate; q=0.9' *"): "HTTP allows blanks around weights",
+    ("http_doors", "log 21 []"): BODY,
+    ("grpc_doors", "forward reserved*"): FORWARD,
+    ("grpc_doors", "restricted RepositoryIndex right"): CAPITALS,
+    ("grpc_doors", "restricted RepositoryModelLoad right"): CAPITALS,
+    ("grpc_doors", "restricted ModelStatistics right"): CAPITALS,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,9 +17,15 @@ from tests.conformance.grpc_probes import grpc_probes
 from tests.conformance.http_exchange import HttpProbe, http_answer
 from tests.conformance.http_explicit_probes import http_explicit_probes
 from tests.conformance.http_probes import http_probes
+from tests.conformance.shared_memory_probes import (
+    KEY,
+    OBJECT_BYTES,
+    grpc_shared_memory_probes,
+    http_shared_memory_probes,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conformance.servers import Server
 
@@ -34,6 +42,8 @@ class Suite:
     models: Path
     options: tuple[str, ...]
     probes: Callable[[], list[Any]]
+    shares_memory: bool = False
+    """A shared memory object exists while it is asked; KEY in a question stands for its name."""
 
     @property
     def golden(self) -> Path:
@@ -42,7 +52,13 @@ class Suite:
 
     def ask(self, server: Server) -> dict[str, Any]:
         """Every answer of `server`, by the probe's name, settled for comparison."""
-        probes = self.probes()
+        if self.shares_memory:
+            with shared_object() as key:
+                answers = self._ask(server, [with_key(probe, key) for probe in self.probes()])
+            return {name: replaced(answer, key, KEY) for name, answer in answers.items()}
+        return self._ask(server, self.probes())
+
+    def _ask(self, server: Server, probes: list[Any]) -> dict[str, Any]:
         if isinstance(probes[0], HttpProbe):
             answers = {probe.name: http_answer(server.http_port, probe) for probe in probes}
         else:
@@ -51,9 +67,46 @@ class Suite:
         return {name: settled(answer, str(server.repository)) for name, answer in answers.items()}
 
 
+@contextmanager
+def shared_object() -> Iterator[str]:
+    """A POSIX shared memory object full of zeros: its name. Two runs at a time do not meet."""
+    key = f"despina_conformance_{os.getpid()}"
+    path = f"/dev/shm/{key}"
+    with open(path, "wb") as file:
+        file.truncate(OBJECT_BYTES)
+    try:
+        yield key
+    finally:
+        os.unlink(path)
+
+
+def with_key(probe: Probe, key: str) -> Probe:
+    """The same question about an object that there is."""
+    if isinstance(probe, HttpProbe):
+        return attrs.evolve(probe, body=probe.body and probe.body.replace(KEY.encode(), key.encode()))
+    if probe.rpc == "SystemSharedMemoryRegister":
+        assert not isinstance(probe.request, bytes | list)
+        request = type(probe.request)()
+        request.CopyFrom(probe.request)
+        request.key = request.key.replace(KEY, key)
+        return attrs.evolve(probe, request=request)
+    return probe
+
+
+def replaced(answer: Any, text: str, by: str) -> Any:
+    """`answer` with a text replaced wherever it occurs in strings."""
+    if isinstance(answer, dict):
+        return {key: replaced(value, text, by) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [replaced(item, text, by) for item in answer]
+    return answer.replace(text, by) if isinstance(answer, str) else answer
+
+
 SUITES = (
     Suite("http", HERE / "models", (), http_probes),
     Suite("http_explicit", HERE / "models_explicit", EXPLICIT, http_explicit_probes),
     Suite("grpc", HERE / "models", (), grpc_probes),
     Suite("grpc_explicit", HERE / "models_explicit", EXPLICIT, grpc_explicit_probes),
+    Suite("http_shared_memory", HERE / "models", (), http_shared_memory_probes, shares_memory=True),
+    Suite("grpc_shared_memory", HERE / "models", (), grpc_shared_memory_probes, shares_memory=True),
 )
