@@ -26,7 +26,7 @@ class HeaderForwarder:
 
     def forward(self, fields: Iterable[tuple[str, str]], request: InferenceRequest) -> None:
         """Puts each matching header into the request's parameters, its name as received. Of repeated headers the first
-        counts, and a parameter of the same name in the request counts more.
+        counts, and it counts more than a parameter of the same name in the request.
 
         Raises InvalidArgument for a match that has the name of a parameter of the protocol.
         """
@@ -38,7 +38,7 @@ class HeaderForwarder:
                     raise InvalidArgument(f"Header '{name}' is reserved for Triton usage and cannot be forwarded.")
                 found.setdefault(name, value)
         if found:
-            request.parameters = {**found, **(request.parameters or {})}
+            request.parameters = {**(request.parameters or {}), **found}
 
 
 def open_forwarder(pattern: str) -> HeaderForwarder | None:

@@ -29,8 +29,8 @@ GRPC_KEY_PREFIX: Final = "triton-grpc-protocol-"
 def read_restrictions(
     texts: Iterable[str], option: str, complaints: list[str], *, prefix: str = ""
 ) -> dict[str, tuple[bytes, bytes]]:
-    """`<apis>:<key>=<value>` texts as one table: category to the header's name, lower case with `prefix`, and the value
-    that it must have. What is wrong is added to `complaints`, in the protocol's words where it has some."""
+    """`<apis>:<key>=<value>` texts as one table: category to the header's name, `prefix` in front, as it was written,
+    and the value that it must have. What is wrong is added to `complaints`, in the protocol's words if it has any."""
     restricted: dict[str, tuple[bytes, bytes]] = {}
     for text in texts:
         names, colon, secret = text.partition(":")
@@ -44,12 +44,12 @@ def read_restrictions(
             elif name in restricted:
                 complaints.append(f"restricted api '{name}' can not be specified in multiple config groups")
             else:
-                restricted[name] = ((prefix + key.lower()).encode(), value.encode())
+                restricted[name] = ((prefix + key).encode(), value.encode())
     return restricted
 
 
 def by_path(restricted: Mapping[str, tuple[bytes, bytes]]) -> dict[str, tuple[str, str]]:
-    """gRPC path -> the metadata key and the value that its calls must carry."""
+    """gRPC path -> the metadata key, as it was written, and the value that its calls must carry."""
     return {
         path: (key.decode(), value.decode())
         for category, (key, value) in restricted.items()

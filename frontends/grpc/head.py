@@ -61,7 +61,7 @@ class Head:
         elif self.encoding not in ("identity", "deflate", "gzip"):
             text = f"Compression algorithm '{self.encoding}' is unknown or disabled."
             self.refusal = refusal(_UNIMPLEMENTED, text, accept_encoding=True)
-        elif restricted and (key := restricted.get(fields[":path"])) is not None and (key not in headers):
+        elif restricted and (key := restricted.get(fields[":path"])) is not None and not _carries(headers, *key):
             self.refusal = refusal(_UNAVAILABLE, f"This protocol is restricted, expecting header '{key[0]}'")
 
     def field(self, name: str) -> str:
@@ -82,6 +82,10 @@ class Head:
         if self._metadata is None:
             self._metadata = decode_metadata(self._headers)
         return self._metadata
+
+
+def _carries(headers: list[tuple[str, str]], key: str, value: str) -> bool:
+    return (key.lower(), value) in headers
 
 
 def _is_grpc(content_type: str) -> bool:
@@ -113,7 +117,7 @@ class HeadReader:
     def __init__(
         self, methods: Mapping[str, Method], list_bytes_max: int, restricted: Mapping[str, tuple[str, str]]
     ) -> None:
-        """`restricted`: path -> the header, lower case, and the value that calls of it must carry."""
+        """`restricted`: path -> the header and the value that calls of it must carry."""
         self._restricted = restricted
         self._decoder = Decoder(max_header_list_size=list_bytes_max)
         self._methods = methods

@@ -26,8 +26,7 @@ class GrpcSettings:
     forward_pattern: str = ""
     """Metadata whose key this regular expression finds becomes parameters of the request. Empty: none."""
     restricted: Mapping[str, tuple[bytes, bytes]] = attrs.field(factory=dict)
-    """Category of RPCs (`inference`, `model-repository`, ...) to the metadata key, lower case, and the value that it
-    asks for."""
+    """Category of RPCs (`inference`, `model-repository`, ...) to the metadata key and the value that it asks for."""
     tls: TlsSettings | None = None
     """None for plain connections."""
 

@@ -97,6 +97,13 @@ class Router:
         if logger.isEnabledFor(logging.DEBUG):
             number = _METHOD_NUMBERS.get(request.method, len(_METHOD_NUMBERS))
             logger.debug("HTTP request: %d %s", number, request.path.decode("utf-8", "replace"))
+        notes = request.notes
+        if notes.handler is not None:
+            try:
+                notes.handler(request, notes.match)
+            except Exception as problem:
+                reply_problem(request, problem, notes.match.route.content_type)
+            return
         match = self._matches.get(request.path) or self._match(request.path)
         if match is None:
             reply_fault(request, NotFound("Not Found"), TEXT)
@@ -106,6 +113,7 @@ class Router:
             return
         handler = route.handlers.get(request.method)
         if handler is not None:
+            notes.handler, notes.match = handler, match
             try:
                 handler(request, match)
             except Exception as problem:
@@ -131,7 +139,7 @@ class Router:
 
     def _may_pass(self, request: HttpRequest, category: Category) -> bool:
         key = self._restricted.get(category)
-        if key is None or request.headers.get(key[0]) == key[1]:
+        if key is None or request.headers.get(key[0].lower()) == key[1]:
             return True
         name = key[0].decode("latin-1")
         reply_fault(request, Restricted(f"This API is restricted, expecting header '{name}'"), TEXT)

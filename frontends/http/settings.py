@@ -56,4 +56,4 @@ class HttpSettings:
     tls: TlsSettings | None = None
     """None for plain connections."""
     restricted: Mapping[str, tuple[bytes, bytes]] = attrs.field(factory=dict)
-    """API category (`inference`, `model-repository`, ...) to the header, lower case, and the value that it asks for."""
+    """API category (`inference`, `model-repository`, ...) to the header and the value that it asks for."""

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import socket
+import zlib
 from typing import Any
 
 import attrs
@@ -64,6 +65,8 @@ def http_answer(port: int, probe: HttpProbe) -> dict[str, Any]:
         except (http.client.HTTPException, ConnectionError):
             return {"closed": True}
     headers = {name: value for name in COMPARED_HEADERS if (value := response.getheader(name)) is not None}
+    if headers.get("content-encoding") in ("gzip", "deflate"):
+        body = zlib.decompress(body, 32 + zlib.MAX_WBITS)  # how well it is compressed is nobody's business
     return {"status": response.status, "headers": headers, **described(body, headers)}
 
 

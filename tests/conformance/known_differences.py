@@ -30,7 +30,7 @@ VERSION = "the version of the protocol that is spoken"
 TYPES = "Python's name of the class, which lives in another module here"
 FORWARD = "the newest release refuses headers named as parameters of the protocol; 24.10 forwards them"
 CAPITALS = (
-    "metadata keys are in lower case, so the reference never finds a key with capitals; here case does not matter"
+    "metadata is in lower case, so the reference never finds a key with capitals; here case does not matter"
 )
 COUNTS = "an answer that is an error counts as a failure; the reference's Python backend reports it as a success"
 

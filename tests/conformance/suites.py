@@ -1,4 +1,4 @@
-"""The four conversations: HTTP and gRPC, each with fixed models and with loading and unloading."""
+"""The conversations: HTTP and gRPC, each with fixed models, with loading and unloading, and with the doors' options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 import grpc
 
 from tests.conformance.comparison import settled
+from tests.conformance.door_probes import OPTIONS, grpc_door_probes, http_door_probes
 from tests.conformance.grpc_exchange import GrpcProbe, grpc_answer
 from tests.conformance.grpc_explicit_probes import grpc_explicit_probes
 from tests.conformance.grpc_probes import grpc_probes
@@ -109,4 +110,6 @@ SUITES = (
     Suite("grpc_explicit", HERE / "models_explicit", EXPLICIT, grpc_explicit_probes),
     Suite("http_shared_memory", HERE / "models", (), http_shared_memory_probes, shares_memory=True),
     Suite("grpc_shared_memory", HERE / "models", (), grpc_shared_memory_probes, shares_memory=True),
+    Suite("http_doors", HERE / "models", OPTIONS, http_door_probes),
+    Suite("grpc_doors", HERE / "models", OPTIONS, grpc_door_probes),
 )

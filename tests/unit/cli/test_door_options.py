@@ -48,8 +48,8 @@ def test_bad_certificate_ends_the_start(tmp_path, capsys):
 def test_restrictions():
     """Goal: the gRPC option prefixes its key; both options complain alike."""
     settings = settled("--grpc-restricted-protocol=inference,health:Key=v", "--http-restricted-api=trace:K=w")
-    assert settings.grpc.restricted["health"] == (b"triton-grpc-protocol-key", b"v")
-    assert settings.http.restricted == {"trace": (b"k", b"w")}
+    assert settings.grpc.restricted["health"] == (b"triton-grpc-protocol-Key", b"v")
+    assert settings.http.restricted == {"trace": (b"K", b"w")}
     assert complaints("--grpc-restricted-protocol=nope:k=v", "--http-restricted-api=health,health:k=v") == [
         "restricted api 'health' can not be specified in multiple config groups",
         "unknown restricted api 'nope'",

