@@ -127,5 +127,5 @@ def test_abstract_unix_socket():
 @pytest.mark.parametrize("path", ["", "/no/such/folder/x.sock", "/" + "x" * 200, "a\0b"])
 def test_bad_unix_paths(path):
     """Goal: a path that cannot be is named."""
-    with pytest.raises(BadAddress, match="cannot listen at .unix:"):
+    with pytest.raises(BadAddress, match=r"cannot listen at .unix:"):
         bind_door("HTTP", f"unix:{path}", 0)
