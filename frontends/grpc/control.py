@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SETTINGS_MAX = 64
 """Settings in one frame. The protocol knows six."""
+_PING_INTERVAL_WITHOUT_CALLS_MS = 7_200_000
+"""How rarely a peer may ping without calls where that is not permitted; gRPC's C core has the same."""
 
 
 class Control:
@@ -90,7 +92,10 @@ class Control:
         quiet = sent - self._sent_at_ping <= 17
         since = connection.now - self._pinged_at
         self._pinged_at, self._sent_at_ping = connection.now, sent
-        if not quiet or since * 1000 >= settings.ping_interval_without_data_ms_min:
+        interval_ms = settings.ping_interval_without_data_ms_min
+        if not connection.calls and not settings.keepalive_permit_without_calls:
+            interval_ms = max(interval_ms, _PING_INTERVAL_WITHOUT_CALLS_MS)
+        if not quiet or since * 1000 >= interval_ms:
             self._strikes = 0
             return
         self._strikes += 1

@@ -547,6 +547,58 @@ async def test_connection_age(open_door) -> None:
     assert (await client.goodbye())[0] == 0
 
 
+async def test_connection_age_grace(open_door) -> None:
+    """A call that outlives the grace of an old connection is cut off and cancelled."""
+    door = await open_door(connection_age_ms_max=100, connection_age_grace_ms=100)
+    client = await door.connect()
+    await client.send(client.call(1, INFER, request("held")))
+    held = door.engine.models["held"]
+    await held.submitted.wait()
+    await client.wait_for(client.GOAWAY)
+    assert await client.next_frame() is None
+    assert held.held[0].cancelled
+
+
+async def test_no_keepalive_without_calls(open_door) -> None:
+    """Where it is not permitted, a silent peer is pinged only while it has a call."""
+    door = await open_door(keepalive_time_ms=100, keepalive_timeout_ms=60_000)
+    idle, busy = await door.connect(), await door.connect()
+    await busy.send(busy.call(1, INFER, request("held")))
+    await busy.wait_for(busy.PING)
+    await idle.send(idle.call(1, LIVE))
+    kinds = []
+    while client_frame := await idle.next_frame():
+        kinds.append(client_frame[0])
+        if client_frame[0] == idle.HEADERS and client_frame[1] & 1:
+            break
+    assert idle.PING not in kinds
+
+
+@pytest.mark.parametrize(("permitted", "strikes"), [(True, False), (False, True)])
+async def test_pings_without_calls(open_door, permitted, strikes) -> None:
+    """Pings that keep the interval are strikes without calls, unless that is permitted."""
+    door = await open_door(
+        ping_interval_without_data_ms_min=0, keepalive_permit_without_calls=permitted, ping_strikes_max=2
+    )
+    client = await door.connect()
+    for _ in range(5):
+        await client.send(client.frame(client.PING, 0, 0, bytes(8)))
+    if strikes:
+        assert await client.goodbye() == (11, b"too_many_pings")
+    else:
+        await client.send(client.call(1, LIVE))
+        await client.answer(1)
+
+
+async def test_pings_beside_data_are_no_strikes(open_door) -> None:
+    """A peer that measures while it is served earns no strike."""
+    door = await open_door(ping_strikes_max=1)
+    client = await door.connect()
+    for stream_id in range(1, 20, 2):
+        await client.send(client.call(stream_id, LIVE) + client.frame(client.PING, 0, 0, bytes(8)))
+        await client.answer(stream_id)
+
+
 # Draining.
 
 
