@@ -162,7 +162,7 @@ class Tracer:
 
     def shown(self, model_name: str = "") -> dict[str, tuple[str, ...]]:
         """The settings in force, by the protocol's names and in its order. Raises InvalidArgument for no model."""
-        self._check(model_name)
+        self.check_model(model_name)
         setting = self._models.get(model_name, self._global)
         shown: dict[str, tuple[str, ...]] = {
             "trace_level": tuple(setting.level) or ("OFF",),
@@ -179,7 +179,7 @@ class Tracer:
 
         Raises InvalidArgument for no model and for settings by which nothing could be traced; nothing is changed then.
         """
-        self._check(model_name)
+        self.check_model(model_name)
         if not changes:
             return
         file = self.settings.file
@@ -224,7 +224,8 @@ class Tracer:
 
     # --- Inside
 
-    def _check(self, model_name: str) -> None:
+    def check_model(self, model_name: str) -> None:
+        """Raises InvalidArgument for a name that has no settings."""
         if model_name and not self._is_model(model_name):
             raise InvalidArgument(f"Request for unknown model : {model_name}")
 

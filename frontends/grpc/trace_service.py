@@ -19,6 +19,7 @@ class TraceService(pb.GrpcInferenceServiceBase):
 
     async def trace_setting(self, message: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
         """A setting without values goes back to what it follows; unknown ones are ignored."""
+        self._engine.tracer.check_model(message.model_name)
         wanted = message.settings
         changes: Changes = {}
         if "trace_file" in wanted:

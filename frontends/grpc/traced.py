@@ -51,6 +51,9 @@ def _answer(trace: Trace, answer: Callable[[Job], None], job: Job) -> None:
 
 
 def _answer_stream(trace: Trace, answer: Callable[[StreamJob, Answer], None], job: StreamJob, message: Answer) -> None:
+    if message.response is None and message.fault is None:
+        answer(job, message)  # the end of the stream, which mostly is no message
+        return
     trace.stamp("GRPC_SEND_START")
     answer(job, message)
     trace.stamp("GRPC_SEND_END")

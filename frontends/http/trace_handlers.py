@@ -42,6 +42,7 @@ class _Handlers:
 
     def change(self, request: HttpRequest, match: Match) -> None:
         """Null takes a setting back to what it follows; unknown members are ignored. Answers with what holds now."""
+        self._tracer.check_model(match.model)
         document = read_json(request.body)
         wanted = document if isinstance(document, dict) else {}
         if "trace_file" in wanted:

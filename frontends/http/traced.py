@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from ...engine.tracing import Trace, Tracer
     from ...schema.inference import InferenceRequest
     from .request import Buffer, Field
+    from .streamed import StreamedReply
 
 
-def traced_if_chosen(tracer: Tracer, request: HttpRequest, inference: InferenceRequest) -> HttpRequest:
-    """Counts a decoded request. What stands for `request` from here on: itself, or one that notes its reply."""
+def traced_if_chosen(
+    tracer: Tracer, request: HttpRequest, inference: InferenceRequest, *, is_stream: bool = False
+) -> HttpRequest:
+    """Counts a decoded request. What stands for `request` from here on: itself, or one that notes its reply.
+
+    `is_stream` for decoupled models, whose traces the engine finishes.
+    """
     headers = request.headers
     parent = headers.get(b"traceparent")
     trace = tracer.sample(
@@ -33,17 +39,18 @@ def traced_if_chosen(tracer: Tracer, request: HttpRequest, inference: InferenceR
     began = request.began_at()
     trace.stamp("HTTP_RECV_START", now_ns if began is None else now_ns - int((trio.current_time() - began) * 1e9))
     trace.stamp("HTTP_RECV_END", now_ns)
-    return TracedRequest(request, trace)
+    return TracedRequest(request, trace, is_stream)
 
 
 class TracedRequest(HttpRequest):
     """Stands for the request that it is made from, and finishes the trace when the reply has left."""
 
-    __slots__ = ("_request", "_trace")
+    __slots__ = ("_is_stream", "_request", "_trace")
 
-    def __init__(self, request: HttpRequest, trace: Trace) -> None:
+    def __init__(self, request: HttpRequest, trace: Trace, is_stream: bool) -> None:
         self._request = request
         self._trace = trace
+        self._is_stream = is_stream
         super().__init__(request.method, request.path, request.headers, request.body)
         self.notes = request.notes
 
@@ -58,7 +65,23 @@ class TracedRequest(HttpRequest):
 
     def _sent(self) -> None:
         self._trace.stamp("HTTP_SEND_END")
-        self._trace.finish()
+        if not self._is_stream:
+            self._trace.finish()
+
+    def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
+        self._trace.stamp("HTTP_SEND_START")
+        self._request.begin_reply(status, content_type, streamed)
+
+    def write_part(self, data: bytes) -> None:
+        self._request.write_part(data)
+
+    def end_reply(self) -> None:
+        self._request.end_reply()
+        self._sent()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._request.unsent_bytes
 
     # What the transport sets on the request that it knows, and the handler on this one.
 
