@@ -33,7 +33,7 @@ from .request import JSON, Buffer, Field
 from .status import head_of_reply, head_of_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
@@ -59,12 +59,14 @@ class Connection:
 
     __slots__ = (
         "_body",
+        "_body_since",
         "_buffer",
         "_chunks",
         "_got",
         "_head",
         "_intake",
         "_listener",
+        "_on_sent",
         "_outlet",
         "_peer_ended",
         "_request",
@@ -91,6 +93,10 @@ class Connection:
         self._buffer: np.ndarray | None = None
         """The pool's array below `_body`."""
         self._body: memoryview | None = None
+        self._body_since = 0.0
+        """When the request in flight began, if its body came in pieces."""
+        self._on_sent: Callable[[], None] | None = None
+        """Called once nothing is unsent."""
         self._got = 0
         self._chunks: ChunkedBody | None = None
         self._outlet = Outlet(sock)
@@ -260,6 +266,7 @@ class Connection:
         body[:have] = memoryview(data)[at:]
         self._got = have
         intake.clear()
+        self._body_since = self.since
         self.since = self._listener.now
         self.state = BODY
         if head.expects_continue:
@@ -275,6 +282,7 @@ class Connection:
         data = self._intake.data
         at = self._intake.at
         self._intake.clear()
+        self._body_since = self.since
         self.since = self._listener.now
         self.state = CHUNKS
         if head.expects_continue and at == len(data):
@@ -424,11 +432,33 @@ class Connection:
             self.since = self._listener.now
         if self._outlet.pending:
             return
+        if self._on_sent is not None:
+            self._tell_sent()
         self._watch(self.events & ~WRITE)
         if self.state == LINGER:
             self._end_output()
         elif self._streamed is not None and self._streamed.on_room is not None:
             self._streamed.on_room()
+
+    # For traces.
+
+    def began_at(self) -> float:
+        """When the request in flight began to arrive, in seconds of trio's clock."""
+        head = self._head
+        in_pieces = self._buffer is not None or (head is not None and head.length == CHUNKED)
+        return self._body_since if in_pieces else self.since
+
+    def when_sent(self, on_sent: Callable[[], None]) -> None:
+        """Calls once the reply just given has left, or cannot any more: maybe now."""
+        if self.state == CLOSED or not self._outlet.pending:
+            on_sent()
+        else:
+            self._on_sent = on_sent
+
+    def _tell_sent(self) -> None:
+        on_sent, self._on_sent = self._on_sent, None
+        if on_sent is not None:
+            on_sent()
 
     # The end.
 
@@ -478,6 +508,7 @@ class Connection:
         self._streamed = None
         self._drop_input()
         self._outlet.drop()
+        self._tell_sent()
         self._listener.forget(self)
         self.sock.close()
         request = self._request

@@ -21,6 +21,7 @@ from ...schema.kserve_http_reply import encode_error
 from ..forwarding import open_forwarder
 from .request import JSON, HttpRequest
 from .streamed import StreamedReply
+from .traced import traced_if_chosen
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
@@ -59,6 +60,9 @@ class GenerateHandler:
         inference = read_generate(request.body, model.config, match.model, version, self._json_bytes_max)
         if self._forwarder is not None:
             self._forwarder.forward(request.text_fields(), inference)
+        tracer = self._engine.tracer
+        if tracer.active:
+            request = traced_if_chosen(tracer, request, inference, is_stream=model.decoupled)
         reply: _EventsReply | _SingleReply = _EventsReply(request) if self._streaming else _SingleReply(request)
         job: Job
         if model.decoupled:

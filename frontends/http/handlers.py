@@ -16,6 +16,7 @@ from .log_handlers import LogHandlers
 from .request import JSON, TEXT, HttpRequest
 from .routes import Match, Route
 from .shared_memory import shared_memory_routes
+from .trace_handlers import trace_routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,6 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
     """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread."""
     doors = _Handlers(engine)
     logging = LogHandlers(logs)
-    later = _not_built
     return [
         Route(f"{_MODEL}/infer", "inference", _post(InferHandler(engine, settings, nursery)), content_type=TEXT),
         Route("/v2/health/live", "health", _get(doors.live), content_type=TEXT),
@@ -53,7 +53,7 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
         Route(f"{_MODEL}/generate", "inference", _post(GenerateHandler(engine, settings, streaming=False))),
         Route(f"{_MODEL}/generate_stream", "inference", _post(GenerateHandler(engine, settings, streaming=True))),
         Route("/v2/logging", "logging", {b"GET": logging.show, b"POST": logging.change}),
-        Route("(?:/v2/models/[^/]+|/v2)/trace/setting", "trace", _both(later("the trace extension"))),
+        *trace_routes(engine),
         *shared_memory_routes(engine),
     ]
 
@@ -64,17 +64,6 @@ def _get(handler: Callable[[HttpRequest, Match], None]) -> dict[bytes, Callable[
 
 def _post(handler: Callable[[HttpRequest, Match], None]) -> dict[bytes, Callable[[HttpRequest, Match], None]]:
     return {b"POST": handler}
-
-
-def _both(handler: Callable[[HttpRequest, Match], None]) -> dict[bytes, Callable[[HttpRequest, Match], None]]:
-    return {b"GET": handler, b"POST": handler}
-
-
-def _not_built(what: str) -> Callable[[HttpRequest, Match], None]:
-    def refuse(request: HttpRequest, match: Match) -> None:
-        raise Unsupported(f"{what} is not supported by this server")
-
-    return refuse
 
 
 class _Handlers:

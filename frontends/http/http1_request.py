@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .request import TEXT, Buffer, Field, HttpRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .connection import Connection
     from .head import Head
@@ -42,6 +42,24 @@ class Http1Request(HttpRequest):
             self._connection = None
             self.on_gone = None
             connection.answer(self._head, status, content_type, buffers, fields)
+
+    def began_at(self) -> float | None:
+        return None if self._connection is None else self._connection.began_at()
+
+    def reply_and_tell(
+        self,
+        on_sent: Callable[[], None],
+        status: int,
+        content_type: bytes = TEXT,
+        buffers: Sequence[Buffer] = (),
+        fields: Sequence[Field] = (),
+    ) -> None:
+        connection = self._connection
+        self.reply(status, content_type, buffers, fields)
+        if connection is None:
+            on_sent()
+        else:
+            connection.when_sent(on_sent)
 
     def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
         if self._connection is not None:

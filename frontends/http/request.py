@@ -89,3 +89,21 @@ class HttpRequest:
     def unsent_bytes(self) -> int:
         """Of the reply, waiting for the client to read."""
         raise NotImplementedError
+
+    # For traces.
+
+    def began_at(self) -> float | None:
+        """When the request began to arrive, in seconds of trio's clock; None where the transport does not know."""
+        return None
+
+    def reply_and_tell(
+        self,
+        on_sent: Callable[[], None],
+        status: int,
+        content_type: bytes = TEXT,
+        buffers: Sequence[Buffer] = (),
+        fields: Sequence[Field] = (),
+    ) -> None:
+        """As `reply`; then calls `on_sent` once the answer has left, or cannot any more: maybe now."""
+        self.reply(status, content_type, buffers, fields)
+        on_sent()

@@ -102,6 +102,7 @@ class FakeModel:
 
 class FakeEngine:
     inline = None
+
     def __init__(self) -> None:
         self.models = {name: FakeModel(name) for name in ("addsub", "identity", "held", "broken", "streams", "nothing")}
         self.ready = True

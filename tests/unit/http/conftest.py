@@ -8,6 +8,9 @@ import pytest
 import trio
 from despina.engine.job import Job
 from despina.engine.shared_memory import SharedMemory
+from despina.engine.trace_file import open_trace_file
+from despina.engine.trace_settings import TraceSettings
+from despina.engine.tracing import Tracer
 from despina.frontends.http import HttpSettings, serve_http
 from despina.schema.fault import InvalidArgument, NotFound, ShuttingDown
 from despina.schema.inference import LATEST
@@ -83,6 +86,7 @@ class FakeEngine:
         self.models = {name: FakeModel(name) for name in ("addsub", "identity")}
         self.models["stream"] = FakeModel("stream", decoupled=True)
         self.shared_memory = SharedMemory()
+        self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file)
         self.is_stopping = False
         self.ready = True
         self.commands = []

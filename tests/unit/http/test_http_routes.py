@@ -62,8 +62,6 @@ ANSWERS = [
 ANSWERS += [
     (path, 501, "application/json", f'{{"error":"{what} is not supported by this server"}}')
     for path, what in (
-        ("/v2/trace/setting", "the trace extension"),
-        ("/v2/models/m/trace/setting", "the trace extension"),
         ("/v2/systemsharedmemory/status", "shared memory"),
         ("/v2/cudasharedmemory/region/r/status", "shared memory"),
     )
