@@ -267,6 +267,8 @@ class Connection:
             if not end:
                 self.outlet.put(rst_stream(stream_id, ErrorCode.NO_ERROR))
             return
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("gRPC request: %s", head.field(":path"))
         call = self.calls[stream_id] = Call(self, stream_id, head)
         if head.timeout_s is not None:
             call.deadline = self.now + head.timeout_s

@@ -29,9 +29,7 @@ TURN = "strings in shared memory are read, and so checked, when the request's tu
 VERSION = "the version of the protocol that is spoken"
 TYPES = "Python's name of the class, which lives in another module here"
 FORWARD = "the newest release refuses headers named as parameters of the protocol; 24.10 forwards them"
-CAPITALS = (
-    "metadata is in lower case, so the reference never finds a key with capitals; here case does not matter"
-)
+CAPITALS = "metadata is in lower case, so the reference never finds a key with capitals; here case does not matter"
 COUNTS = "an answer that is an error counts as a failure; the reference's Python backend reports it as a success"
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {

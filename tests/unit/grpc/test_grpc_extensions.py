@@ -311,3 +311,11 @@ async def test_plain_client_on_a_tls_port(open_door, certificates):
         client = await door.connect(greet=greeting)
         with trio.fail_after(5):
             assert await client.next_frame() is None
+
+
+async def test_verbose_lines(door, level, caplog):
+    """Goal: at verbose level 1 each call is a line, and a level set over the wire is enough for that."""
+    await with_stub(door, log(log_verbose_level={"uint32_param": 1}))
+    with caplog.at_level(logging.DEBUG, "despina"):
+        await with_stub(door, lambda stub: stub.ModelInfer(request()))
+    assert f"gRPC request: {INFER}" in caplog.messages
