@@ -1,0 +1,59 @@
+"""The moments of the HTTP door in traces, where replies and bodies take their time."""
+
+from __future__ import annotations
+
+from despina.engine.trace_settings import TraceSettings
+from despina.engine.tracing import Tracer
+from despina.frontends.http.request import HttpRequest
+from despina.frontends.http.traced import TracedRequest, traced_if_chosen
+from despina.schema.inference import InferenceRequest
+
+
+class Sink:
+    def __init__(self):
+        self.taken = []
+
+    def take(self, finished):
+        self.taken.append([note[0] for note in finished.notes])
+
+    def retire(self, setting):
+        pass
+
+    def close(self):
+        pass
+
+
+class Slow(HttpRequest):
+    """A request whose reply leaves when `leave` is called."""
+
+    def reply_and_tell(self, on_sent, status, content_type=b"", buffers=(), fields=()):
+        self.status = status
+        self.leave = on_sent
+
+
+def chosen(sink):
+    tracer = Tracer(TraceSettings(level=["TIMESTAMPS"], rate=1, file="x"), lambda _: True, lambda _: sink)
+    request = Slow(b"POST", b"/", {}, b"")
+    return tracer, request, traced_if_chosen(tracer, request, InferenceRequest("m", {}))
+
+
+async def test_sending_ends_when_the_reply_has_left():
+    """Goal: the trace is finished by the last byte, not by the handler."""
+    sink = Sink()
+    tracer, request, traced = chosen(sink)
+    assert isinstance(traced, TracedRequest)
+    traced.reply(200)
+    tracer.close()
+    assert (request.status, sink.taken) == (200, [])
+    request.leave()
+    tracer.close()
+    assert sink.taken == [["HTTP_RECV_START", "HTTP_RECV_END", "HTTP_SEND_START", "HTTP_SEND_END"]]
+
+
+async def test_leaving_clients_are_seen_through_it():
+    """Goal: what the transport says of the client, and what the handler wants to be told, pass both ways."""
+    _, request, traced = chosen(Sink())
+    traced.on_gone = leave = object()
+    assert request.on_gone is leave
+    request.is_gone = True
+    assert traced.is_gone
