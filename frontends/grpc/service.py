@@ -15,6 +15,7 @@ from ...schema.version import parse_version
 from ...schema.wire.generated import inference as pb
 from ...schema.wire.generated.grpc.health import v1 as health
 from ..log_settings import NAMES, SWITCHES
+from .reflection import reflection_methods
 from .shared_memory import SharedMemoryService
 from .stream_infer import StreamInfer
 from .tasks import methods_of
@@ -36,6 +37,7 @@ def open_methods(engine: Any, settings: GrpcSettings, logs: LogSettings) -> dict
     methods.update(methods_of(HealthService(engine)))
     methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine, settings)
     methods[_PREFIX + "ModelStreamInfer"] = StreamInfer(engine, settings)
+    methods.update(reflection_methods(methods))
     return methods
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 PROTO = _HERE / "proto"
 GENERATED = _HERE / "generated"
+DESCRIPTORS = "descriptors.binpb"
+"""In `GENERATED`: what reflection tells clients about `PROTO`, a serialised FileDescriptorSet (see descriptors.py)."""
 
 _PLUGIN = "protoc-gen-python_betterproto2"
 # Messages and the service's base class; clients use tritonclient or their own.
@@ -32,6 +34,7 @@ def generate(target: Path) -> None:
         f"--plugin={_PLUGIN}={_plugin()}",
         f"--python_betterproto2_out={target}",
         *(f"--python_betterproto2_opt={option}" for option in _OPTIONS),
+        f"--descriptor_set_out={target / DESCRIPTORS}",
         *(str(path) for path in sorted(PROTO.glob("*.proto"))),
     ]
     # The plugin formats its output with ruff, which it looks for on the path and which would take over the settings of
