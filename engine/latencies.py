@@ -48,7 +48,7 @@ class LatencySettings:
 class Summary:
     """Quantiles of whole numbers of microseconds over the last minute; sum and count over all time.
 
-    The rank of a quantile is exact; its value is rounded to the buckets, so it is off by at most 0.5 % or 1 us.
+    The rank of a quantile is exact; its value is rounded to the buckets, so it is off by at most 0.5 % and half a us.
     Memory: at most some 2,100 buckets for each of five slots.
     """
 

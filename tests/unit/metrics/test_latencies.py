@@ -28,13 +28,13 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=200))
 def test_quantiles_against_sorting(values):
-    """Goal: each quantile is the value of that rank, off by half a percent or a microsecond."""
+    """Goal: each quantile is the value of that rank, off by half a percent and half a microsecond."""
     summary = Summary(0.0)
     for value in values:
         summary.observe(value, 1.0)
     for quantile, found in zip(QUANTILES, summary.quantiles(QUANTILES, 1.0), strict=True):
         exact = sorted(values)[max(0, math.ceil(quantile * len(values)) - 1)]
-        assert abs(found - exact) <= max(1, exact * 0.0051)
+        assert abs(found - exact) <= 0.5 + exact * 0.005
     assert (summary.count, summary.sum_us) == (len(values), sum(values))
 
 
