@@ -209,6 +209,8 @@ _MEMO_KEY_BYTES_MAX = 512
 
 _input_memo: dict[bytes, tuple[str, str, tuple[int, ...]]] = {}
 _output_memo: dict[bytes, str] = {}
+_unusual_memo: set[bytes] = set()
+"""Descriptions of inputs that the short way does not read."""
 
 
 def read_plain_request(data: bytes) -> InferenceRequest | None:
@@ -274,8 +276,14 @@ class _NotPlain(ValueError):
 
 
 def _describe_input(key: bytes) -> tuple[str, str, tuple[int, ...]]:
+    if key in _unusual_memo:
+        raise _NotPlain
     message = codec.decode(ModelInferRequestInferInputTensor, key)
     if message.parameters or message.contents is not None:
+        if len(key) <= _MEMO_KEY_BYTES_MAX:
+            if len(_unusual_memo) >= _MEMO_ENTRIES_MAX:
+                _unusual_memo.clear()
+            _unusual_memo.add(key)
         raise _NotPlain
     head = (message.name, message.datatype, tuple(message.shape))
     if len(key) <= _MEMO_KEY_BYTES_MAX:

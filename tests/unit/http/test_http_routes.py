@@ -58,13 +58,13 @@ ANSWERS = [
     ("/v2/repository/index", 405, "application/json", '{"error":"Method Not Allowed"}'),
     ("/v2/repository/models/m/load", 405, "application/json", '{"error":"Method Not Allowed"}'),
     ("/v2/models/m/versions/1/trace/setting", 404, "text/plain", '{"error":"Not Found"}'),
-]
-ANSWERS += [
-    (path, 501, "application/json", f'{{"error":"{what} is not supported by this server"}}')
-    for path, what in (
-        ("/v2/systemsharedmemory/status", "shared memory"),
-        ("/v2/cudasharedmemory/region/r/status", "shared memory"),
-    )
+    ("/v2/systemsharedmemory/status", 200, "application/json", "[]"),
+    (
+        "/v2/cudasharedmemory/region/r/status",
+        404,
+        "application/json",
+        '{"error":"Unable to find cuda shared memory region: \'r\'"}',
+    ),
 ]
 
 
