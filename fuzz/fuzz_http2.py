@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from despina.engine.trace_file import open_trace_file
+from despina.engine.trace_settings import TraceSettings
+from despina.engine.tracing import Tracer
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.schema.inference import InferenceResponse
 
@@ -36,6 +39,8 @@ class EchoEngine:
 
     decoupled = False
     shared_memory = None
+    inline = None
+    tracer = Tracer(TraceSettings(), lambda name: True, open_trace_file)
 
     def is_live(self) -> bool:
         return True

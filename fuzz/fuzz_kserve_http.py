@@ -120,7 +120,7 @@ def read(body: bytes, header_length: int | None) -> tuple[InferenceRequest, Repl
 
 
 def describe(request: InferenceRequest) -> str:
-    slots = [repr(getattr(request, slot)) for slot in request.__slots__]
+    slots = [repr(getattr(request, slot)) for slot in request.__slots__ if slot != "template"]  # set on repetition
     return repr([slots, {name: bytes(tensor.memory()) for name, tensor in request.inputs.items()}])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from despina.backends.python import PythonBackend
 from despina.schema.datatype import TABLE
-from despina.schema.fault import Internal, InvalidArgument, ModelFailure, NotFound, Unsupported
+from despina.schema.fault import Internal, InvalidArgument, ModelFailure, NotFound
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import (
     DataType,

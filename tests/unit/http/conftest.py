@@ -80,6 +80,7 @@ class FakeModel:
 
 class FakeEngine:
     """The methods of an engine that doors call, over a dictionary of models."""
+
     inline = None
 
     def __init__(self):
