@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench fuzz soak clean
+.PHONY: help serve test bench fuzz api soak clean
 
 help:  ## Say what the targets do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ bench: .venv/test.stamp  ## Measure CPU and throughput, answers checked; options
 
 fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine, each for SECONDS (default 60); a seed in ARGS="--seed N"
 	@set -e; for target in fuzz/fuzz_*.py; do echo "$$target"; $(BIN)/python $$target --seconds $(or $(SECONDS),60) $(ARGS); done
+
+api: .venv/test.stamp  ## Check the HTTP API against its own description, with EXAMPLES requests per operation (default 300)
+	DESPINA_SCHEMATHESIS_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest -q tests/conformance/test_schemathesis.py $(ARGS)
 
 soak: .venv/test.stamp  ## Run the simulation over many seeds: SEEDS of them (default 200)
 	DESPINA_SIMULATION_SEEDS=$(or $(SEEDS),200) $(BIN)/python -m pytest -q tests/simulation $(ARGS)

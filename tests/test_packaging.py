@@ -31,7 +31,7 @@ def sources(checkout, *parts):
         str(path.relative_to(checkout))
         for part in parts
         for path in (checkout / part).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix in {".py", ".proto", ".binpb"}
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix in {".py", ".proto", ".binpb", ".html"}
     }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         ServerMetadataResponse,
     )
 
-_INFERENCE_STATS = (
+INFERENCE_STATS = (
     "success",
     "fail",
     "queue",
@@ -28,8 +28,8 @@ _INFERENCE_STATS = (
     "cache_hit",
     "cache_miss",
 )
-_RESPONSE_STATS = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
-_BATCH_STATS = ("compute_input", "compute_infer", "compute_output")
+RESPONSE_STATS = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
+BATCH_STATS = ("compute_input", "compute_infer", "compute_output")
 
 
 def server_metadata(message: ServerMetadataResponse) -> bytes:
@@ -77,10 +77,10 @@ def _statistics(message: ModelStatistics) -> dict[str, Any]:
         "last_inference": message.last_inference,
         "inference_count": message.inference_count,
         "execution_count": message.execution_count,
-        "inference_stats": _durations(message.inference_stats, _INFERENCE_STATS),
-        "response_stats": {key: _durations(item, _RESPONSE_STATS) for key, item in message.response_stats.items()},
+        "inference_stats": _durations(message.inference_stats, INFERENCE_STATS),
+        "response_stats": {key: _durations(item, RESPONSE_STATS) for key, item in message.response_stats.items()},
         "batch_stats": [
-            {"batch_size": item.batch_size} | _durations(item, _BATCH_STATS) for item in message.batch_stats
+            {"batch_size": item.batch_size} | _durations(item, BATCH_STATS) for item in message.batch_stats
         ],
         "memory_usage": [
             {"type": item.type, "id": item.id, "byte_size": item.byte_size} for item in message.memory_usage

@@ -13,6 +13,7 @@ from . import answers
 from .generate import GenerateHandler
 from .infer import InferHandler
 from .log_handlers import LogHandlers
+from .openapi import description_routes
 from .request import JSON, TEXT, HttpRequest
 from .routes import Match, Route
 from .shared_memory import shared_memory_routes
@@ -35,7 +36,7 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
     """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread."""
     doors = _Handlers(engine)
     logging = LogHandlers(logs)
-    return [
+    routes = [
         Route(f"{_MODEL}/infer", "inference", _post(InferHandler(engine, settings, nursery)), content_type=TEXT),
         Route("/v2/health/live", "health", _get(doors.live), content_type=TEXT),
         Route("/v2/health/ready", "health", _get(doors.ready), content_type=TEXT),
@@ -56,6 +57,7 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
         *trace_routes(engine),
         *shared_memory_routes(engine),
     ]
+    return [*routes, *description_routes(engine, routes)]
 
 
 def _get(handler: Callable[[HttpRequest, Match], None]) -> dict[bytes, Callable[[HttpRequest, Match], None]]:
