@@ -79,6 +79,7 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("http_explicit", "154 unload plain []"): BODY,
     ("http_explicit", '158 unload other {"parameters":[]}'): BODY,
     ("grpc", "ServerMetadata"): VERSION,
+    ("grpc", "reflection"): "reflection is served, so that tools without .proto files work; the reference has none",
     ("grpc", "ready nope"): READY,
     ("grpc", "ModelReady *"): READY,
     ("grpc", "infer three inputs"): ORDER,
