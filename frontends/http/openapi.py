@@ -39,7 +39,8 @@ _COMMON: Final = (400, 403, 503)
 """The faults that every operation can have."""
 _ABOUT: Final = (
     "The inference protocol of KServe, version 2, with the extensions of Triton. Paths are matched as received: "
-    "percent escapes in them are not decoded. Other methods than those listed get 405. Beneath the operations, HTTP "
+    "percent escapes in them are not decoded. The body of every fault is a JSON object with the member "
+    "`error`, whatever its content type says. Other methods than those listed get 405. Beneath the operations, HTTP "
     "itself is refused with 400, 408 (too slow), 431 (head too large) or 501 (transfer coding), and the connection is "
     "closed."
 )

@@ -269,4 +269,7 @@ def _field_schema(field: Any, found: Schema) -> Schema:
         return STRING
     if field.kind == "bool":
         return BOOLEAN
-    return {"type": ["number", "string"] if field.kind in FLOATS else ["integer", "string"]}
+    if field.kind in FLOATS:
+        return {"type": ["number", "string"], "description": "A string for NaN and infinities."}
+    # proto3 writes 64-bit integers as strings; the protocol does so with some only.
+    return {"type": ["integer", "string"]} if field.kind.endswith("int64") else {"type": "integer"}
