@@ -19,29 +19,24 @@ All of it happens on the trio thread; instances' threads only post.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
 
-from ..schema.fault import DeadlineExceeded, Fault, QueueTimeout, ShuttingDown, Unavailable
-from ..schema.wire.generated.inference import ModelQueuePolicy
+from ..schema.fault import DeadlineExceeded, Fault, QueueTimeout, ShuttingDown
 from ..schema.wire.generated.inference import ModelQueuePolicyTimeoutAction as TimeoutAction
+from . import queue_rules
 from .admission import Admission
 from .instance import TaskInstance, ThreadInstance, as_fault
 from .job import Job, JobState
 from .latencies import stats_for
-from .mailbox import Mailbox
-from .policy.batching import BatchRule
-from .policy.placement import Placement
 from .sharing import place
 from .statistics import ModelStats
 from .stream import Answer, StreamJob
+from .timers import Timers
 from .tracing import trace_accepted, trace_batch, trace_computed
 
 if TYPE_CHECKING:
@@ -56,12 +51,6 @@ if TYPE_CHECKING:
     from .warmup import Warmup
 
 log = logging.getLogger("despina.engine.model")
-
-EXECUTOR_PARAMETER = "DESPINA_EXECUTOR"
-"""Model parameter: `inline`, `thread` or `auto` (the default) for instances that can move."""
-
-TIMERS_SWEEP_MIN = 256
-"""The heap of deadlines is swept of finished jobs when it has this many entries and most are dead."""
 
 
 class ModelVersion:
@@ -94,8 +83,8 @@ class ModelVersion:
         self.load_seconds = 0.0
         self.clock = clock
         self.admission = Admission(config)
-        self.placement = _placement(config)
-        self.mailbox = _mailbox(config, settings, clock)
+        self.placement = queue_rules.placement(config)
+        self.mailbox = queue_rules.mailbox(config, settings, clock)
         self.accepting = False
         self.inflight = 0
         """Jobs accepted and not yet over: queued, executing, or executing for a caller that has left."""
@@ -112,22 +101,18 @@ class ModelVersion:
         self._instances: list[Instance] = []
         self._settings = settings
         self._warmup = warmup
-        self._policies = _policies(config)
+        self._policies = queue_rules.policies(config)
         self._stamped = (
             len(self.mailbox.levels) > 1
             or self.mailbox.rule.delay_s > 0
             or any(policy.default_timeout_microseconds for policy in self._policies)
         )
         """Whether a job's arrival, level or time in the queue makes a difference."""
-        self._priority_default = _priority_default(config)
+        self._priority_default = queue_rules.priority_default(config)
         self._stop = trio.Event()
         self._closed = trio.Event()
         self._empty: trio.Event | None = None
-        self._timers: list[tuple[float, int, Job | None]] = []
-        self._timer_order = itertools.count()
-        self._timer_scope: trio.CancelScope | None = None
-        self._wake_next = 0.0
-        """The next look at a waiting batch, 0 for none. One is enough: whoever looks asks for the one after."""
+        self.timers = Timers(clock, self._expire, self._wake)
         self._traced = 0
         """Traced requests that are not over."""
         self._direct = False
@@ -168,7 +153,7 @@ class ModelVersion:
                     and not self._policies
                     and all(instance.movable for instance in self._instances)
                 )
-                nursery.start_soon(self._run_timers)
+                nursery.start_soon(self.timers.run)
                 self.accepting = True
                 task_status.started()
                 try:
@@ -302,12 +287,12 @@ class ModelVersion:
         policy = self._policies[job.level] if self._policies else None
         if deadline:
             job.deadline = now + deadline - trio.current_time()
-            self._at(job.deadline, job)
+            self.timers.at(job.deadline, job, self.inflight)
         if policy is not None and policy.default_timeout_microseconds:
             timeout_us = policy.default_timeout_microseconds
             if policy.allow_timeout_override and 0 < request.timeout_us < timeout_us:
                 timeout_us = request.timeout_us
-            self._at(now + timeout_us * 1e-6, job)
+            self.timers.at(now + timeout_us * 1e-6, job, self.inflight)
 
     # --- From instances
 
@@ -362,9 +347,7 @@ class ModelVersion:
 
     def wake_at(self, when: float) -> None:
         """Starts an idle instance at `when`, in seconds of the engine's clock."""
-        if not self._wake_next or when < self._wake_next:
-            self._wake_next = when
-            self._at(when, None)
+        self.timers.wake_at(when, self.inflight)
 
     # --- Ends of jobs
 
@@ -453,36 +436,12 @@ class ModelVersion:
             self._traced -= 1
             job.request.trace.stamp("REQUEST_END")
 
-    # --- Timers
+    # --- Limits in time
 
-    def _at(self, when: float, job: Job | None) -> None:
-        timers = self._timers
-        if len(timers) >= TIMERS_SWEEP_MIN and len(timers) > 4 * self.inflight:
-            timers[:] = [entry for entry in timers if entry[2] is None or entry[2].state <= JobState.EXECUTING]
-            heapq.heapify(timers)
-        entry = (when, next(self._timer_order), job)
-        heapq.heappush(timers, entry)
-        if timers[0] is entry and self._timer_scope is not None:
-            self._timer_scope.deadline = trio.current_time() + max(0.0, when - self.clock())
-
-    async def _run_timers(self) -> None:
-        timers = self._timers
-        while True:
-            wait_s = max(0.0, timers[0][0] - self.clock()) if timers else float("inf")
-            with trio.move_on_after(wait_s) as self._timer_scope:
-                await trio.sleep_forever()
-            self._timer_scope = None
-            now = self.clock()
-            wake = False
-            while timers and timers[0][0] <= now:
-                _, _, job = heapq.heappop(timers)
-                if job is None:
-                    wake = True
-                    self._wake_next = 0.0
-                else:
-                    self._expire(job, now)
-            if wake and (instance := self.mailbox.wake()) is not None:
-                self.start(instance)
+    def _wake(self) -> None:
+        instance = self.mailbox.wake()
+        if instance is not None:
+            self.start(instance)
 
     def _expire(self, job: Job, now: float) -> None:
         """A limit of this job has passed: its caller's deadline, or what its level lets it wait in the queue."""
@@ -522,47 +481,3 @@ class ModelVersion:
 
 def _nowhere(*_: object) -> None:
     raise trio.RunFinishedError("the model does not run")
-
-
-def _placement(config: ModelConfig) -> Placement:
-    wanted = config.parameters.get(EXECUTOR_PARAMETER)
-    value = wanted.string_value if wanted is not None else "auto"
-    if value not in ("inline", "thread", "auto"):
-        raise Unavailable(
-            f"model '{config.name}', parameter '{EXECUTOR_PARAMETER}': expected inline, thread or auto, got '{value}'"
-        )
-    return Placement(forced=value != "auto", inline=value == "inline")
-
-
-def _policies(config: ModelConfig) -> list[ModelQueuePolicy]:
-    """The queue policy of each priority level; empty for models without any."""
-    batching = config.dynamic_batching
-    if batching is None:
-        return []
-    default = batching.default_queue_policy or ModelQueuePolicy()
-    levels = max(1, batching.priority_levels)
-    return [batching.priority_queue_policy.get(level, default) for level in range(1, levels + 1)]
-
-
-def _priority_default(config: ModelConfig) -> int:
-    batching = config.dynamic_batching
-    return max(1, batching.default_priority_level) if batching is not None else 1
-
-
-def _mailbox(config: ModelConfig, settings: EngineSettings, clock: Callable[[], float]) -> Mailbox:
-    batching = config.dynamic_batching
-    if batching is None or config.max_batch_size == 0:
-        rule = BatchRule(rows_max=1)
-    else:
-        rule = BatchRule(
-            rows_max=config.max_batch_size,
-            preferred=tuple(sorted(set(batching.preferred_batch_size))),
-            delay_s=batching.max_queue_delay_microseconds * 1e-6,
-        )
-    sizes = [policy.max_queue_size for policy in _policies(config)] or [0]
-    mailbox = Mailbox(rule, sizes, settings.queue_size_max, clock)
-    decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
-    # Streams would have to be held back whole, with their senders waiting for each other.
-    if batching is not None and batching.preserve_ordering and not decoupled:
-        mailbox.ordered = deque()
-    return mailbox

@@ -29,8 +29,9 @@ import trio.testing
 from despina.engine.backend import Batch
 from despina.engine.engine import Engine, open_engine
 from despina.engine.job import Job, JobState
-from despina.engine.model import TIMERS_SWEEP_MIN, ModelVersion
+from despina.engine.model import ModelVersion
 from despina.engine.registry import UNLOADED, State
+from despina.engine.timers import SWEEP_MIN
 from despina.schema.fault import Fault, Internal, InvalidArgument
 from despina.schema.wire.generated.inference import ModelQueuePolicyTimeoutAction
 
@@ -299,7 +300,7 @@ def check_now(engine: Engine) -> None:
         assert mailbox.tombstones == stored - mailbox.live
         assert model.inflight >= mailbox.live
         assert len(set(map(id, mailbox.idle))) == len(mailbox.idle) <= len(model._instances)
-        assert len(model._timers) <= 2 * TIMERS_SWEEP_MIN + 8 * model.inflight
+        assert len(model.timers) <= 2 * SWEEP_MIN + 8 * model.inflight
 
 
 @contextmanager
