@@ -422,7 +422,7 @@ async def test_timers_do_not_pile_up(virtual_time, repository, backend, opened):
         for index in range(10_000):
             response = await engine.infer_request(request(value=index), deadline=trio.current_time() + 3600)
             assert value_of(response) == index
-        assert len(model._timers) <= 512
+        assert len(model.timers) <= 512
 
 
 async def test_looks_at_a_waiting_batch_do_not_pile_up(virtual_time, repository, backend, opened):
@@ -441,5 +441,5 @@ async def test_looks_at_a_waiting_batch_do_not_pile_up(virtual_time, repository,
             nursery.start_soon(engine.infer_request, request())
             await trio.testing.wait_all_tasks_blocked()
         assert engine.model("m").pending == 1003
-        assert len(engine.model("m")._timers) <= 4
+        assert len(engine.model("m").timers) <= 4
     assert [one.size for one in backend.executed] == [1003]
