@@ -41,7 +41,7 @@ _ABOUT: Final = (
     "The inference protocol of KServe, version 2, with the extensions of Triton. Paths are matched as received: "
     "percent escapes in them are not decoded. The body of every fault is a JSON object with the member "
     "`error`, whatever its content type says. Other methods than those listed get 405. Beneath the operations, HTTP "
-    "itself is refused with 400, 408 (too slow), 431 (head too large) or 501 (transfer coding), and the connection is "
+    "itself is refused with 400, 408 (too slow) or 431 (head too large), and the connection is "
     "closed."
 )
 _PARAMETERS: Final[dict[str, Any]] = {
@@ -172,4 +172,6 @@ def _responses(described: Operation, names: Sequence[str]) -> dict[str, Any]:
             answer["headers"] = described.answer_headers
     for status in sorted({*_COMMON, *described.statuses, *((404,) if names else ())}):
         responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
+    if described.failure:
+        responses["400"] = {"description": _REASONS[400], "content": {**ERROR_TYPES, **contents(described.failure)}}
     return responses

@@ -34,6 +34,8 @@ class Operation:
     answer_headers: Schema = attrs.field(factory=dict)
     statuses: tuple[int, ...] = ()
     """Of the faults that it can have besides the common ones, and 404 where the path has parameters."""
+    failure: Mapping[str, Schema] = attrs.field(factory=dict)
+    """Content types that status 400 can have besides the common ones, with their schemas."""
     succeeds: bool = True
     """False where the path can only be refused."""
 
@@ -70,7 +72,7 @@ _BINARY_BODY: Final[Schema] = {
     "format": "binary",
     "description": f"JSON of {LENGTH_HEADER} bytes, then the binary tensors one behind the other, little-endian.",
 }
-_MANY: Final = "One server-sent event for each answer, as it comes: `data: ` and a GenerateResponse or an Error."
+_EVENTS: Final = {EVENTS.decode(): ref("GenerateEvent")}
 _GENERATE_BODY: Final = _json("GenerateRequest")
 
 OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
@@ -116,10 +118,11 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("POST", "/v2/models/{model}/generate_stream"): Operation(
         "generate_stream",
         "Run a model that gives any number of answers, in flat JSON",
-        {EVENTS.decode(): {**STRING, "description": _MANY}},
-        _MANY,
+        _EVENTS,
+        "One event for each answer, as it comes. The first decides the status. " + _ONLY_ONE,
         body=_GENERATE_BODY,
         body_required=True,
+        failure=_EVENTS,
         statuses=(500, 501),
     ),
     ("POST", "/v2/repository/index"): Operation(

@@ -27,7 +27,9 @@ _EXAMPLE: Final[Schema] = {
         {"name": name, "datatype": "INT32", "shape": [1, 16], "data": list(range(16))} for name in ("INPUT0", "INPUT1")
     ]
 }
-"""What the example model `addsub` takes."""
+"""What the example model `addsub` takes,"""
+_FLAT_EXAMPLE: Final[Schema] = {name: list(range(16)) for name in ("INPUT0", "INPUT1")}
+"""and the same for generate."""
 
 
 def ref(name: str) -> Schema:
@@ -123,7 +125,19 @@ def _inference() -> Schema:
             "type": "object",
             "description": "Members named as inputs are these inputs, all others are parameters.",
             "properties": {"id": STRING, "parameters": {"type": "object"}},
+            "examples": [_FLAT_EXAMPLE],
         },
+        "GenerateEvent": record(
+            {
+                "data": {
+                    **STRING,
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"anyOf": [ref("GenerateResponse"), ref("Error")]},
+                }
+            },
+            ["data"],
+            "One of the stream's events; `data` is the JSON of a GenerateResponse or an Error.",
+        ),
         "GenerateResponse": record(
             {"id": STRING, "model_name": STRING, "model_version": STRING},
             ["model_name", "model_version"],

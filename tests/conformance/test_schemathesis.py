@@ -5,10 +5,12 @@ The long form takes more examples for each operation: DESPINA_SCHEMATHESIS_EXAMP
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -50,5 +52,9 @@ def test_schemathesis_finds_nothing(checkout, models, tmp_path):
             stderr=subprocess.STDOUT,
             timeout=SECONDS_MAX,
         )
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/models/addsub/stats") as answer:
+            statistics = json.load(answer)["model_stats"][0]
     assert done.returncode == 0, done.stdout[-20000:]
     assert "Traceback" not in server.log.read_text()
+    # At least the document's own examples, with and without a version, by each of the three ways to infer.
+    assert statistics["inference_stats"]["success"]["count"] >= 6
