@@ -2,7 +2,7 @@
 
 Refused with 400: anything that two parsers could read in two ways (bare LF, folded headers, spaces before the colon,
 NUL, repeated or odd Content-Length, Content-Length beside Transfer-Encoding), HTTP versions other than 1.0 and 1.1.
-Refused with 501: transfer codings other than `chunked`.
+Transfer codings other than `chunked` are 400 too, not 501: what cannot be framed must not look like our failure.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _body_length(headers: Mapping[bytes, bytes], is_http10: bool, body_bytes_max
                 400, "malformed request: Transfer-Encoding must not stand beside Content-Length or in HTTP/1.0"
             )
         if coding.strip().lower() != b"chunked":
-            raise Refusal(501, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
+            raise Refusal(400, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
         return CHUNKED
     if text is None:
         return 0

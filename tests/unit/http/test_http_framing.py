@@ -235,7 +235,7 @@ REFUSED = {
     "NUL in an unfinished head": (POST + b"Foo: a\0b", 400),
     "blank before the colon": (POST + b"Foo : a\r\n\r\n", 400),
     "no colon": (POST + b"Foo\r\n\r\n", 400),
-    "other coding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    "other coding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 400),
     "chunked twice": (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n", 400),
     "chunks in HTTP/1.0": (CHUNKED.replace(b"1.1", b"1.0") + b"0\r\n\r\n", 400),
     "version 2.0": (b"GET /v2 HTTP/2.0\r\n\r\n", 400),
