@@ -156,7 +156,7 @@ def _management() -> Schema:
     logging = dict(zip(names, kinds, strict=True))
     number = {"type": "string", "pattern": "^-?[0-9]+$"}
     trace = {"trace_rate": number, "trace_count": number, "log_frequency": number}
-    nullable = {name: {**kind, "type": [kind["type"], "null"]} for name, kind in trace.items()}
+    changed = {"type": ["string", "null"], "description": "A whole number. What follows its digits is ignored."}
     levels = array(STRING)
     region = {"name": STRING, "byte_size": COUNT}
     return {
@@ -206,7 +206,7 @@ def _management() -> Schema:
         ),
         "TraceSettingsChange": {
             "description": "Null takes a setting back to what it follows. What is no object changes nothing.",
-            "properties": {"trace_level": {**levels, "type": ["array", "null"]}, **nullable},
+            "properties": {"trace_level": {**levels, "type": ["array", "null"]}, **dict.fromkeys(trace, changed)},
         },
         "SystemRegions": array(
             record({**region, "key": STRING, "offset": COUNT}, ["name", "key", "offset", "byte_size"])
