@@ -11,6 +11,7 @@ A broken call is the call's affair (call.py) and ends with a status.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from enum import Enum
@@ -149,6 +150,13 @@ class Connection:
             self.server.flush_later(self)
         else:
             self.flush()
+
+    def abort(self) -> None:
+        """Closes with a reset: what the peer does not take must not stay in the kernel."""
+        if self.state is not State.CLOSED:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.close()
 
     def close(self) -> None:
         """Ends the connection at once and abandons its calls. Idempotent."""

@@ -29,7 +29,7 @@ def sweep_connection(connection: Connection, now: float) -> None:
         connection.close()
         return
     if _is_write_stalled(connection, now):
-        connection.close()
+        connection.abort()
         return
     _sweep_calls(connection, now)
     _keep_alive(connection, now)

@@ -376,7 +376,7 @@ class Connection:
         self.state = HEAD
         if streamed.is_chunked:
             self._send([b"0\r\n\r\n"])
-        self._answered(streamed.keeps)
+        self._answered(streamed.keeps and not self._listener.draining)  # it may have begun before the draining
 
     @property
     def unsent_bytes(self) -> int:

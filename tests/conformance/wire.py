@@ -1,4 +1,4 @@
-"""What the tests of the wire share: a repository for them, plain sockets with a time limit, and a look at the process."""
+"""What the tests of the wire share: a repository, plain sockets with a time limit, and a look at the process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ output [ { name: "I" data_type: TYPE_INT32 dims: [ 1 ] } ]
 instance_group [ { kind: KIND_CPU count: 1 } ]
 """
 _COUNT_MODEL = '''
-"""Answers each request with the number 0, and after 0.4 s with the number 1."""
+"""Answers each request with the number 0, and after N milliseconds with the number 1."""
 import threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -46,14 +46,25 @@ class TritonPythonModel:
 '''
 
 
+_NAP_CONFIG = """
+name: "nap" backend: "python" max_batch_size: 0
+input [ { name: "SECONDS" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "SLEPT" data_type: TYPE_FP32 dims: [ 1 ] } ]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
+
+
 def wire_models(folder: Path) -> Path:
-    """A repository with `simple`, `slow`, `identity_any` and the decoupled `count`: N is its pause in milliseconds."""
+    """A repository with `simple`, `identity_any`, `nap`, which sleeps without a bound on its queue, and the decoupled
+    `count`, whose input is its pause in milliseconds."""
     models = folder / "models"
-    for name in ("simple", "slow", "identity_any"):
+    for name in ("simple", "identity_any"):
         shutil.copytree(HERE / "models" / name, models / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (models / "count" / "1").mkdir(parents=True)
-    (models / "count" / "config.pbtxt").write_text(_COUNT_CONFIG)
-    (models / "count" / "1" / "model.py").write_text(_COUNT_MODEL)
+    slow = (HERE / "models" / "slow" / "1" / "model.py").read_text()
+    for name, config, code in (("count", _COUNT_CONFIG, _COUNT_MODEL), ("nap", _NAP_CONFIG, slow)):
+        (models / name / "1").mkdir(parents=True)
+        (models / name / "config.pbtxt").write_text(config)
+        (models / name / "1" / "model.py").write_text(code)
     return models
 
 
