@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from .backend import Backend
+
+log = logging.getLogger("despina.engine.discovery")
 
 GROUP = "despina.backends"
 
@@ -34,9 +37,10 @@ class Backends:
             if backend is None:
                 entry = self._entries.get(name)
                 if entry is None:
+                    log.error("no backend '%s' is installed.%s", name, self._hint(name))
                     raise InvalidArgument(
                         f"unable to find backend library for backend '{name}', try specifying runtime on the model "
-                        f"configuration.{self._hint(name)}"
+                        "configuration."
                     )
                 try:
                     backend = entry.load()()

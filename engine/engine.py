@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import Abort
 
 from ..schema.datatype import BY_NUMBER
-from ..schema.fault import Fault, ShuttingDown, Unavailable, Unsupported
+from ..schema.fault import Fault, NotFound, ShuttingDown, Unavailable, Unsupported
 from ..schema.inference import LATEST
 from ..schema.wire.generated.inference import (
     ModelMetadataResponse,
@@ -159,11 +159,11 @@ class Engine:
         return HealthReport(not (problems and self.settings.strict_readiness), tuple(problems))
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
-        """Whether that version, or any, serves. Raises NotFound for a model or version never heard of."""
+        """Whether that version, or any, serves. False also for a model never heard of, as clients' polling expects."""
         self._check_running()
         try:
             self.registry.find(name, version)
-        except Unavailable:
+        except (NotFound, Unavailable):
             return False
         return True
 

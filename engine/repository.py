@@ -248,14 +248,11 @@ class Repository:
             if source is not None:
                 source.discard()
             raise Internal(f"failed to load '{name}', failed to poll from model repository") from error
-        if not available:
-            source.discard()
-            raise Internal(f"failed to load '{name}', no version is available")
         try:
             chosen = storage.chosen_versions(name, available, config.version_policy)
-        except InvalidArgument:
+        except InvalidArgument as fault:
             source.discard()
-            raise
+            raise InvalidArgument(f"load failed for model '{name}': {fault.message}\n") from fault
         await self._load_versions(self._registry.entry(name), source, config, chosen)
 
     def _source(self, command: Load) -> ModelSource:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.config_json import config_to_json
 from ...schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
-from ...schema.json_text import as_object, as_string, read_json
+from ...schema.json_text import as_boolean, as_object, as_string, read_json
 from . import answers
 from .generate import GenerateHandler
 from .infer import InferHandler
@@ -103,9 +103,7 @@ class _Handlers:
 
     def repository_index(self, request: HttpRequest, match: Match) -> None:
         wanted = _object_of(request)
-        ready = wanted.get("ready", False)
-        if not isinstance(ready, bool):
-            raise InvalidArgument("Invalid value for 'ready': expected a boolean")
+        ready = as_boolean(wanted["ready"]) if "ready" in wanted else False
         request.reply(200, JSON, [answers.repository_index(self._engine.index(ready))])
 
     async def load(self, request: HttpRequest, match: Match) -> None:

@@ -62,7 +62,7 @@ def test_every_known_difference_exists(answers, golden):
         if canonical(expected) != canonical(answers.of(BY_NAME[suite])[probe])
     ]
     idle = [key for key in KNOWN_DIFFERENCES if not any(matches(key, *one) for one in differing)]
-    assert not idle
+    assert not idle, "\n".join(map(str, idle))
 
 
 def test_what_the_reference_server_dies_of_is_refused_here(tmp_path):

@@ -307,6 +307,11 @@ async def test_retries(virtual_time, repository, backend, opened):
     assert len(backend.contexts) == 3
 
 
+VERSIONLESS = (
+    "load failed for model '{0}': at least one version must be available under the version policy of model '{0}'\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -315,11 +320,11 @@ async def test_retries(virtual_time, repository, backend, opened):
         ("..", "invalid model name '..', model name must not contain path traversal characters"),
         ("a/b", "invalid model name 'a/b', model name must not contain path traversal characters"),
         ("none", "failed to load 'none', failed to poll from model repository"),
-        ("empty", "failed to load 'empty', no version is available"),
+        ("empty", VERSIONLESS.format("empty")),
         ("odd", "failed to load 'odd', failed to poll from model repository"),
         ("twice", "failed to load 'twice', failed to poll from model repository"),
         ("nul\0l", "failed to load 'nul\0l', failed to poll from model repository"),
-        ("latest0", "at least one version must be available under the version policy of model 'latest0'"),
+        ("latest0", VERSIONLESS.format("latest0")),
     ],
 )
 async def test_load_errors(virtual_time, repository, backend, tmp_path, name, message):

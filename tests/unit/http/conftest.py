@@ -121,8 +121,7 @@ class FakeEngine:
         return ModelMetadataResponse(name=name, versions=["1"], platform="onnxruntime_onnx", inputs=[tensor])
 
     def is_model_ready(self, name, version=LATEST):
-        self.model(name, version)
-        return self.ready
+        return self.ready and name in self.models
 
     def statistics(self, name="", version=LATEST):
         if name and name not in self.models:
