@@ -45,7 +45,7 @@ def infer_request(model="simple", size=0):
     """`simple` with ones, or `identity_any` with `size` bytes."""
     if size:
         message = service_pb2.ModelInferRequest(model_name="identity_any", raw_input_contents=[bytes(size)])
-        message.inputs.add(name="IN_UINT8", datatype="UINT8", shape=[size])
+        message.inputs.add(name="IN_UINT8", datatype="UINT8", shape=[1, size])
         return message.SerializeToString()
     message = service_pb2.ModelInferRequest(model_name=model)
     for name in ("INPUT0", "INPUT1"):
