@@ -135,6 +135,8 @@ class Connection:
         if not data:
             self._on_peer_end()
         elif state == HEAD:
+            if self._took_familiar(data):
+                return
             if not self._ahead():
                 self.since = self._listener.now
             self._intake.append(data)
@@ -148,6 +150,24 @@ class Connection:
             self._intake.append(data)
             self._watch_input()
         # LINGER: thrown away
+
+    def _took_familiar(self, data: bytes) -> bool:
+        """Hands over the usual request: whole, alone, and with the same head as the last one. False for any other."""
+        intake = self._intake
+        head = intake.memo
+        if head is None or intake.data or not data.startswith(head.raw):
+            return False
+        start = len(head.raw)
+        if len(data) != start + head.length:
+            return False
+        self.since = self._listener.now
+        self._head = head
+        self.state = ANSWER
+        self._request = request = Http1Request(self, head, memoryview(data)[start:])
+        self._listener.handle(request)
+        if self.state == ANSWER and self.events != READ:
+            self._watch_input()
+        return True
 
     def _receive_body(self) -> None:
         """Large body: the kernel copies straight into its place."""
@@ -334,6 +354,11 @@ class Connection:
 
     def _answered(self, keep: bool) -> None:
         """The whole reply is on its way."""
+        intake = self._intake
+        if keep and self.state == HEAD and self.events == READ and intake.at >= len(intake.data):
+            if self._peer_ended:
+                self._finish(unread=False)
+            return
         listener = self._listener
         if self.state == CLOSED:
             return

@@ -21,7 +21,7 @@ _CARRIAGE_RETURN: Final = 13
 class Intake:
     """The bytes of one connection from `at` on in `data`. Whoever consumes some moves `at`."""
 
-    __slots__ = ("_memo", "_scanned", "_settings", "at", "data")
+    __slots__ = ("_scanned", "_settings", "at", "data", "memo")
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
@@ -29,7 +29,7 @@ class Intake:
         self.at = 0
         self._scanned = 0
         """Where the search for the end of the head goes on."""
-        self._memo: Head | None = None
+        self.memo: Head | None = None
         """The last head, for the next request that has the same one."""
 
     def append(self, data: bytes) -> None:
@@ -54,7 +54,7 @@ class Intake:
         """Consumes the next head, up to where the body begins; None while it is not whole. Raises Refusal."""
         data = self.data
         at = self.at
-        memo = self._memo
+        memo = self.memo
         if memo is not None and data.startswith(memo.raw, at):
             self.at = at + len(memo.raw)
             return memo
@@ -74,7 +74,7 @@ class Intake:
             data[at:end], header_count_max=settings.header_count_max, body_bytes_max=settings.body_bytes_max
         )
         if end - at <= _MEMO_BYTES_MAX:
-            self._memo = head
+            self.memo = head
         self.at = end
         self._scanned = 0
         return head
