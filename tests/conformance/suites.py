@@ -1,4 +1,5 @@
-"""The conversations: HTTP and gRPC, each with fixed models, with loading and unloading, and with the doors' options."""
+"""The conversations: HTTP and gRPC, each with fixed models, with loading and unloading, with the doors' options,
+and of answers in pieces."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from tests.conformance.shared_memory_probes import (
     grpc_shared_memory_probes,
     http_shared_memory_probes,
 )
+from tests.conformance.streaming_probes import grpc_streaming_probes, http_streaming_probes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,4 +114,6 @@ SUITES = (
     Suite("grpc_shared_memory", HERE / "models", (), grpc_shared_memory_probes, shares_memory=True),
     Suite("http_doors", HERE / "models", OPTIONS, http_door_probes),
     Suite("grpc_doors", HERE / "models", OPTIONS, grpc_door_probes),
+    Suite("http_streaming", HERE / "models_streaming", (), http_streaming_probes),
+    Suite("grpc_streaming", HERE / "models_streaming", (), grpc_streaming_probes),
 )
