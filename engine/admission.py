@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ..schema.config.normal_form import shape_text
 from ..schema.datatype import BY_NAME, BY_NUMBER
 from ..schema.fault import InvalidArgument
 from ..schema.inference import InferenceRequest
 from ..schema.tensor import Tensor, encode_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..schema.shared_memory import SharedTensor
     from ..schema.wire.generated.inference import ModelConfig
     from .job import Job
@@ -28,11 +27,6 @@ BATCH_NOTE = (
     "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
     "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
 )
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """`[1,16]`, as messages print shapes."""
-    return "[" + ",".join(map(str, shape)) + "]"
 
 
 @attrs.frozen
