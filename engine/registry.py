@@ -96,6 +96,8 @@ class Registry:
 
     def __init__(self) -> None:
         self.models: dict[str, ModelEntry] = {}
+        self.changes = 0
+        """How often what serves has changed: who keeps what a look-up found compares it."""
         self._serving: dict[tuple[str, int], ModelVersion] = {}
 
     def entry(self, name: str) -> ModelEntry:
@@ -106,6 +108,7 @@ class Registry:
 
     def refresh(self, name: str) -> None:
         """Rebuilds the look-up table for one model, without a checkpoint."""
+        self.changes += 1
         entry = self.models[name]
         for key in [key for key in self._serving if key[0] == name]:
             del self._serving[key]

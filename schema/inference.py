@@ -95,6 +95,24 @@ class InferenceRequest:
         self.trace: Any = None
         """The engine's trace, set by a door for the few requests that are traced."""
 
+    def alike(self) -> InferenceRequest:
+        """Another one that differs in its inputs only, which are to be set. Not for shared memory."""
+        other = InferenceRequest(
+            self.model_name,
+            {},
+            model_version=self.model_version,
+            id=self.id,
+            outputs=self.outputs,
+            parameters=self.parameters and self.parameters.copy(),
+            priority=self.priority,
+            timeout_us=self.timeout_us,
+            correlation_id=self.correlation_id,
+            sequence_start=self.sequence_start,
+            sequence_end=self.sequence_end,
+        )
+        other.template = self.template
+        return other
+
     def log_prefix(self) -> str:
         """What precedes request-scoped error texts: `[request id: <id>] `."""
         return f"[request id: {self.id or '<id_unknown>'}] "

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .listener import Listener
     from .streamed import StreamedReply
+    from .usual import UsualInfer
 
 HEAD, BODY, CHUNKS, ANSWER, LINGER, CLOSED = range(6)
 
@@ -76,6 +77,7 @@ class Connection:
         "since",
         "sock",
         "state",
+        "usual",
     )
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
@@ -89,7 +91,10 @@ class Connection:
         """When the wait began that the present state's timeout limits."""
         self._intake = Intake(listener.settings)
         self._head: Head | None = None
-        self._request: Http1Request | None = None
+        self._request: Http1Request | UsualInfer | None = None
+        """In flight."""
+        self.usual: UsualInfer | None = None
+        """Takes requests like one before by itself."""
         self._buffer: np.ndarray | None = None
         """The pool's array below `_body`."""
         self._body: memoryview | None = None
@@ -135,6 +140,11 @@ class Connection:
         if not data:
             self._on_peer_end()
         elif state == HEAD:
+            usual = self.usual
+            if usual is not None and not self._intake.data and not self._listener.is_verbose and usual.submit(data):
+                if self.state == ANSWER and self.events != READ:
+                    self._watch_input()
+                return
             if self._took_familiar(data):
                 return
             if not self._ahead():
@@ -331,7 +341,38 @@ class Connection:
         self._request = request = Http1Request(self, head, body)
         self._listener.handle(request)
 
+    def begin(self, request: UsualInfer, head: Head) -> None:
+        """`request`, whole, is in flight from here on."""
+        self.since = self._listener.now
+        self.state = ANSWER
+        self._head = head
+        self._request = request
+
     # From replies to bytes.
+
+    @property
+    def is_draining(self) -> bool:
+        """Replies say `Connection: close`."""
+        return self._listener.draining
+
+    def answer_whole(self, reply: bytes) -> None:
+        """Sends a reply that is made, head and all, and makes ready for the next request."""
+        self._request = None
+        self.since = self._listener.now
+        self.state = HEAD
+        outlet = self._outlet
+        if outlet.pending:
+            self._send([reply])
+        else:
+            try:
+                outlet.send_whole(reply)
+            except OSError:
+                self.abort()
+                return
+            if outlet.pending:
+                self._watch(self.events | WRITE)
+        if self.events != READ or self._intake.data or self._peer_ended:
+            self._answered(keep=True)
 
     def answer(
         self, head: Head, status: int, content_type: bytes, buffers: Sequence[Buffer], fields: Sequence[Field]
@@ -536,6 +577,7 @@ class Connection:
         self._tell_sent()
         self._listener.forget(self)
         self.sock.close()
+        self.usual = None
         request = self._request
         self._request = None
         if request is not None:
@@ -544,6 +586,7 @@ class Connection:
     def release(self) -> socket.socket:
         """Gives the socket away, for another protocol."""
         self.state = CLOSED
+        self.usual = None
         self._listener.forget(self)
         return self.sock
 

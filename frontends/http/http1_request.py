@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Http1Request(HttpRequest):
     """Takes its reply, once, to the Connection that it came from, while that is there."""
 
-    __slots__ = ("_connection", "_head")
+    __slots__ = ("connection", "head")
 
     def __init__(self, connection: Connection, head: Head, body: Buffer) -> None:
         # As the base class, but for the notes, which come with the head.
@@ -28,23 +28,24 @@ class Http1Request(HttpRequest):
         self.body = body
         self.is_gone = False
         self.on_gone = None
-        self._connection: Connection | None = connection
-        self._head = head
+        self.connection: Connection | None = connection
+        """None once the reply is given, or nobody is there to take it."""
+        self.head = head
 
     def fields(self) -> Iterable[Field]:
-        return self._head.fields
+        return self.head.fields
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
     ) -> None:
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
-            self._connection = None
+            self.connection = None
             self.on_gone = None
-            connection.answer(self._head, status, content_type, buffers, fields)
+            connection.answer(self.head, status, content_type, buffers, fields)
 
     def began_at(self) -> float | None:
-        return None if self._connection is None else self._connection.began_at()
+        return None if self.connection is None else self.connection.began_at()
 
     def reply_and_tell(
         self,
@@ -54,7 +55,7 @@ class Http1Request(HttpRequest):
         buffers: Sequence[Buffer] = (),
         fields: Sequence[Field] = (),
     ) -> None:
-        connection = self._connection
+        connection = self.connection
         self.reply(status, content_type, buffers, fields)
         if connection is None:
             on_sent()
@@ -62,27 +63,27 @@ class Http1Request(HttpRequest):
             connection.when_sent(on_sent)
 
     def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
-        if self._connection is not None:
-            self._connection.begin_answer(self._head, status, content_type, streamed)
+        if self.connection is not None:
+            self.connection.begin_answer(self.head, status, content_type, streamed)
 
     def write_part(self, data: bytes) -> None:
-        if self._connection is not None:
-            self._connection.send_part(data)
+        if self.connection is not None:
+            self.connection.send_part(data)
 
     def end_reply(self) -> None:
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
-            self._connection = None
+            self.connection = None
             self.on_gone = None
             connection.end_answer()
 
     @property
     def unsent_bytes(self) -> int:
-        return self._connection.unsent_bytes if self._connection is not None else 0
+        return self.connection.unsent_bytes if self.connection is not None else 0
 
     def abandon(self) -> None:
         """The client has left: the handler is told, and its reply goes nowhere."""
-        self._connection = None
+        self.connection = None
         self.is_gone = True
         on_gone = self.on_gone
         self.on_gone = None

@@ -11,17 +11,24 @@ from ...schema.kserve_http import DecodeLimits, decode_infer, parse_header_lengt
 from ...schema.kserve_http_reply import encode_error, encode_infer
 from ..forwarding import open_forwarder
 from .compression import INLINE_BYTES_MAX, coding_for, compress
+from .http1_request import Http1Request
 from .inflate import ENCODINGS, Inflation
 from .request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .routes import Match, reply_fault, reply_problem
 from .traced import traced_if_chosen
+from .usual import UsualInfer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...engine.engine import Engine
     from ...engine.job import Job
     from ...engine.model import ModelVersion
     from ...schema.infer_head import ReplyFormat
+    from ...schema.inference import InferenceRequest
     from .settings import HttpSettings
+
+    Answer = Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None]
 
 
 class InferHandler:
@@ -72,13 +79,28 @@ class InferHandler:
                 self._forwarder.forward(request.text_fields(), inference)
             if self._tracer.active:
                 request = traced_if_chosen(self._tracer, request, inference)
-            pending = _Pending(request, model, reply, self._nursery)
+            elif inference.template is not None and type(request) is Http1Request and self._forwarder is None:
+                self._expect_alike(request, match, model, inference, reply)
+            pending = _Pending(request, model, reply, self._answer)
             job = model.submit(inference, pending.finish)
         except Fault as fault:
             reply_fault(request, fault, JSON)
             return
         if not pending.is_finished:
             request.on_gone = job.cancel
+
+    def _expect_alike(
+        self, request: Http1Request, match: Match, model: ModelVersion, inference: InferenceRequest, reply: ReplyFormat
+    ) -> None:
+        """Lets the connection take more of these by itself."""
+        head = request.head
+        connection = request.connection
+        if connection is not None and UsualInfer.suits(head, inference):
+            body = memoryview(request.body)
+            text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
+            connection.usual = UsualInfer(
+                connection, self._engine, match, model, head, text, inference, reply, self._answer
+            )
 
     def _inflate(self, request: HttpRequest, match: Match, model: ModelVersion, encoding: bytes) -> None:
         if encoding not in ENCODINGS:
@@ -103,30 +125,14 @@ class InferHandler:
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 
-
-class _Pending:
-    """What is needed to answer once the job is done."""
-
-    __slots__ = ("_model", "_nursery", "_reply", "_request", "is_finished")
-
-    def __init__(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, nursery: trio.Nursery) -> None:
-        self._request = request
-        self._nursery = nursery
-        self._model = model
-        self._reply = reply
-        self.is_finished = False
-
-    def finish(self, job: Job) -> None:
-        """The engine's `on_done`: on the trio thread, once, must not raise."""
-        self.is_finished = True
-        request = self._request
+    def _answer(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, job: Job) -> None:
+        """Replies with what has become of a job. Never raises."""
         response = job.response
         if job.fault is not None or response is None:
             reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
             return
-        model = self._model
         try:
-            head, buffers, has_binary = encode_infer(response, self._reply, model.labels, model.config.max_batch_size)
+            head, buffers, has_binary = encode_infer(response, reply, model.labels, model.config.max_batch_size)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
             return
@@ -144,6 +150,24 @@ class _Pending:
             request.reply(200, content_type, compress(body, coding), fields)
         else:
             self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
+
+
+class _Pending:
+    """What is needed to answer once the job is done."""
+
+    __slots__ = ("_answer", "_model", "_reply", "_request", "is_finished")
+
+    def __init__(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, answer: Answer) -> None:
+        self._request = request
+        self._answer = answer
+        self._model = model
+        self._reply = reply
+        self.is_finished = False
+
+    def finish(self, job: Job) -> None:
+        """The engine's `on_done`: on the trio thread, once, must not raise."""
+        self.is_finished = True
+        self._answer(self._request, self._model, self._reply, job)
 
 
 async def _compress_aside(

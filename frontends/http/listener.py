@@ -68,6 +68,8 @@ class Listener:
         """Seconds on trio's clock at the start of this pass."""
         self.draining = False
         """True once replies say `Connection: close`."""
+        self.is_verbose = False
+        """Every request is logged: none may take a short way past that."""
         self.takes_http2 = hand_over_http2 is not None
         self.buffers = BufferPool(settings.recycled_bytes_max)
         self.connections: dict[int, Connection] = {}
@@ -120,6 +122,7 @@ class Listener:
                 await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
             self._is_awake = True
+            self.is_verbose = logger.isEnabledFor(logging.DEBUG)
             found = epoll.poll(0, _EVENTS_MAX)
             for _ in range(_PASSES_MAX):
                 inline.begin_pass()

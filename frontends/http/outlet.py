@@ -41,9 +41,12 @@ class Outlet:
                 self.pending.extend(buffers)
                 self.flush()
                 return
-            whole: Buffer = b"".join(buffers)
+            self.send_whole(b"".join(buffers))
         else:
-            whole = buffers[0]
+            self.send_whole(buffers[0])
+
+    def send_whole(self, whole: Buffer) -> None:
+        """The same for one buffer, while nothing is pending."""
         try:
             sent = self._sock.send(whole)
         except BlockingIOError:

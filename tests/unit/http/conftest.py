@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import trio
 from despina.engine.job import Job
+from despina.engine.registry import Registry
 from despina.engine.shared_memory import SharedMemory
 from despina.engine.trace_file import open_trace_file
 from despina.engine.trace_settings import TraceSettings
@@ -88,6 +89,7 @@ class FakeEngine:
         self.models["stream"] = FakeModel("stream", decoupled=True)
         self.shared_memory = SharedMemory()
         self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file)
+        self.registry = Registry()
         self.is_stopping = False
         self.ready = True
         self.commands = []

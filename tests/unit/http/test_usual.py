@@ -1,0 +1,236 @@
+"""Requests that repeat themselves on a connection: whatever way they take, the answers are the same."""
+
+import logging
+
+import numpy as np
+import pytest
+import trio
+
+from despina.frontends.http.usual import UsualInfer
+from despina.schema.fault import QueueFull
+from despina.schema.inference import ResponseTemplate
+
+from .conftest import FakeModel
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Whether each request offered to the short way was taken there, in order."""
+    verdicts = []
+    submit = UsualInfer.submit
+
+    def watched(self, data):
+        verdicts.append(submit(self, data))
+        return verdicts[-1]
+
+    monkeypatch.setattr(UsualInfer, "submit", watched)
+    return verdicts
+
+
+def asking(seed, *, name="addsub", extra="", fields=""):
+    """A request for add/sub of two INT32[1,16], and the sum and difference as bytes."""
+    a, b = np.random.default_rng(seed).integers(-1000, 1000, (2, 1, 16), dtype=np.int32)
+    tensors = ",".join(
+        f'{{"name":"INPUT{index}","shape":[1,16],"datatype":"INT32","parameters":{{"binary_data_size":64}}}}'
+        for index in (0, 1)
+    )
+    head = f'{{{extra}"inputs":[{tensors}],"parameters":{{"binary_data_output":true}}}}'.encode()
+    body = head + a.tobytes() + b.tobytes()
+    lines = f"POST /v2/models/{name}/infer HTTP/1.1\r\nInference-Header-Content-Length: {len(head)}\r\n{fields}"
+    return f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body, (a + b).tobytes() + (a - b).tobytes()
+
+
+def with_templates(model):
+    """The model's answers say that they are alike, as the cheapest backends' do."""
+    template = ResponseTemplate()
+    finish = model._finish
+
+    def finished(job):
+        on_done = job.on_done
+
+        def answered(job):
+            for tensor in job.response.outputs:
+                tensor.memory()
+            job.response.template = template
+            on_done(job)
+
+        if model.fault is None:
+            job.on_done = answered
+        finish(job)
+
+    model._finish = finished
+    return model
+
+
+@pytest.mark.parametrize("alike", [False, True])
+async def test_answers_are_those_of_the_long_way(door, taken, alike):
+    """Goal: byte for byte, whether or not the model tells that its answers are alike."""
+    if alike:
+        with_templates(door.engine.models["addsub"])
+    client = await door.connect()
+    for seed in range(20):
+        data, expected = asking(seed)
+        first = await door.ask(data)  # on a connection of its own: the long way
+        again = await client.ask(data)
+        assert (again.status, again.headers, again.body) == (first.status, first.headers, first.body)
+        assert again.body.endswith(expected)
+    assert taken.count(True) >= 17
+
+
+async def test_an_id_is_answered_with_itself(door, taken):
+    """Goal: the text after which an answer is made belongs to the request: ids that change are never mixed up."""
+    with_templates(door.engine.models["addsub"])
+    client = await door.connect()
+    for seed, name in enumerate("aaabbcacbaaaddd"):
+        data, expected = asking(seed, extra=f'"id":"{name}",')
+        reply = await client.ask(data)
+        assert reply.body.startswith(b'{"id":"%b",' % name.encode())
+        assert reply.body.endswith(expected)
+    assert True in taken
+    assert False in taken
+
+
+async def test_a_client_that_never_repeats_itself_is_left_alone(door, taken):
+    """Goal: after some tries with the same head nothing is prepared for such a client any more."""
+    client = await door.connect()
+    for seed in range(50):
+        data, _ = asking(seed, extra=f'"id":"{seed:02}",')
+        assert (await client.ask(data)).status == 200
+    connection = next(iter(door.listener.connections.values()))
+    assert connection._intake.memo.notes.usual_made == 3
+    assert not any(taken)
+
+
+async def test_another_model_under_the_name_answers(door, taken):
+    """Goal: a reload or unload counts from the next request on, and requests are usual again after it."""
+    engine = door.engine
+    client = await door.connect()
+    for _ in range(10):
+        for seed in range(3):
+            data, expected = asking(seed)
+            assert (await client.ask(data)).body.endswith(expected)
+        engine.models["addsub"] = FakeModel("addsub")
+        engine.registry.changes += 1
+    assert taken == [False, True, True] * 10 or taken == [True, True] + [False, True, True] * 9
+    del engine.models["addsub"]
+    engine.registry.changes += 1
+    assert (await client.ask(asking(0)[0])).status == 404
+
+
+async def test_changes_elsewhere_cost_nothing(door, taken):
+    """Goal: other models that come and go leave the short way open."""
+    client = await door.connect()
+    for seed in range(5):
+        await client.ask(asking(seed)[0])
+        door.engine.registry.changes += 1
+    assert all(taken)
+    assert len(taken) >= 3
+
+
+async def test_faults_are_told_as_on_the_long_way(door, taken):
+    """Goal: a refusal and a failure of a usual request read as those of any other, and the next is served."""
+    model = with_templates(door.engine.models["addsub"])
+    client = await door.connect()
+    data, expected = asking(1)
+    for _ in range(4):
+        await client.ask(data)
+    for attribute in ("refusal", "fault"):
+        setattr(model, attribute, QueueFull("Exceeds maximum queue size"))
+        usual, other = await client.ask(data), await door.ask(data)
+        assert (usual.status, usual.headers, usual.body) == (other.status, other.headers, other.body)
+        assert usual.status >= 400
+        setattr(model, attribute, None)
+        assert (await client.ask(data)).body.endswith(expected)
+    assert all(taken)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_a_client_that_leaves_cancels_it(door, taken, how):
+    """Goal: as for any other request."""
+    model = door.engine.models["addsub"]
+    client = await door.connect()
+    for _ in range(4):
+        await client.ask(asking(1)[0])
+    model.is_held = True
+    await client.send(asking(2)[0])
+    await door.until(lambda: model.waiting)
+    assert taken[-1]
+    if how == "reset":
+        client.reset()
+    else:
+        await client.stream.aclose()
+    await door.until(lambda: model.cancelled)
+    await door.until(lambda: not door.listener.connections)
+
+
+async def test_what_comes_ahead_of_the_answer_waits(door, taken):
+    """Goal: two more sent while a usual one is in flight are answered in order."""
+    model = with_templates(door.engine.models["addsub"])
+    client = await door.connect()
+    for _ in range(4):
+        await client.ask(asking(1)[0])
+    model.is_held = True
+    await client.send(asking(2)[0])
+    await door.until(lambda: model.waiting)
+    assert taken[-1]
+    await client.send(asking(3)[0] + asking(4)[0][:100])
+    await trio.sleep(0.02)
+    model.is_held = False
+    model.release()
+    await client.send(asking(4)[0][100:])
+    for seed in (2, 3, 4):
+        assert (await client.reply()).body.endswith(asking(seed)[1])
+
+
+async def test_a_request_that_somebody_keeps_is_not_written_to(door, taken):
+    """Goal: whoever holds on to requests finds them as they were."""
+    model = door.engine.models["addsub"]
+    kept = []
+    finish = model._finish
+    model._finish = lambda job: (kept.append(job.request), finish(job))
+    client = await door.connect()
+    for seed in range(8):
+        await client.ask(asking(seed)[0])
+    assert True in taken
+    sums = [request.inputs["INPUT0"].numpy() + request.inputs["INPUT1"].numpy() for request in kept]
+    assert [one.tobytes() for one in sums] == [asking(seed)[1][:64] for seed in range(8)]
+
+
+async def test_a_draining_server_says_close(door, taken):
+    """Goal: the answer to a usual request in flight when the server begins to drain ends its connection."""
+    model = with_templates(door.engine.models["addsub"])
+    client = await door.connect()
+    for _ in range(4):
+        await client.ask(asking(1)[0])
+    model.is_held = True
+    await client.send(asking(2)[0])
+    await door.until(lambda: model.waiting)
+    assert taken[-1]
+    door.listener.draining = True
+    model.release()
+    reply = await client.reply()
+    assert reply.headers["connection"] == "close"
+    assert reply.body.endswith(asking(2)[1])
+    assert await client.ended() == b""
+
+
+async def test_every_request_is_in_a_verbose_log(door, taken, caplog):
+    """Goal: the short way is closed while requests are logged."""
+    client = await door.connect()
+    for _ in range(4):
+        await client.ask(asking(1)[0])
+    caplog.set_level(logging.DEBUG, "despina.http")
+    count = len(taken)
+    for _ in range(3):
+        await client.ask(asking(1)[0])
+    assert len(taken) == count
+    assert sum("HTTP request" in record.message for record in caplog.records) == 3
+
+
+@pytest.mark.parametrize("fields", ["Accept-Encoding: gzip\r\n", "Connection: close\r\n"])
+async def test_requests_with_wishes_are_not_usual(door, taken, fields):
+    """Goal: compressed answers and connections that end take the long way."""
+    for _ in range(3):
+        client = await door.connect()
+        assert (await client.ask(asking(1, fields=fields)[0])).status == 200
+    assert taken == []
