@@ -1,7 +1,7 @@
 """Traces as OpenTelemetry spans, sent to a collector over OTLP/HTTP. Needs the extra `otel`.
 
-    InferRequest                    the door's moments as events
-     └─ <model>                     REQUEST_START, QUEUE_START, REQUEST_END, ...
+    InferRequest                    the door's moments as events, and each INFER_RESPONSE_COMPLETE
+     └─ <model>                     REQUEST_START, QUEUE_START, REQUEST_END
          ├─ compute                 COMPUTE_START ... COMPUTE_END
          └─ <x>                     a model's own <x>_START and <x>_END
 
@@ -10,6 +10,8 @@ Spans are made from finished traces, on the trace worker's thread; the SDK's bat
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -30,13 +32,20 @@ if TYPE_CHECKING:
     from ..engine.trace_worker import FinishedTrace
     from ..engine.tracing import Trace
 
+log = logging.getLogger("despina.otel")
+
 SERVICE: Final = "triton-inference-server"
 """`service.name` unless the options say another: what dashboards for the reference server look for."""
 SCOPE: Final = "triton-server"
 
+CLOSE_S: Final = 2.0
+"""How long stopping waits for a collector."""
+
 _DOOR: Final = ("HTTP_", "GRPC_")
+_ANSWERED: Final = "INFER_RESPONSE_COMPLETE"
+"""Of the whole request, as the reference server has it."""
 _COMPUTE: Final = ("COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END")
-_MODEL: Final = ("REQUEST_START", "QUEUE_START", "REQUEST_END", "INFER_RESPONSE_COMPLETE")
+_MODEL: Final = ("REQUEST_START", "QUEUE_START", "REQUEST_END")
 
 Moment = tuple[str, int]
 """Name, and nanoseconds since 1970."""
@@ -77,8 +86,13 @@ class SpanExport:
         """Spans do not wait for the end of a setting."""
 
     def close(self) -> None:
-        """Sends what waits. A collector that does not answer costs the exporter's time-out, 10 s by default."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK does not annotate it
+        """Sends what waits. What the collector has not taken within CLOSE_S is lost: the SDK would try for up to 30 s,
+        and nobody who stops a server waits for that. Its thread ends with the process."""
+        ending = threading.Thread(target=self._processor.shutdown, name="despina/spans", daemon=True)
+        ending.start()
+        ending.join(CLOSE_S)
+        if ending.is_alive():
+            log.warning("the collector did not take the last spans within %g s: they are lost", CLOSE_S)
 
     def spans_of(self, finished: FinishedTrace) -> list[ReadableSpan]:
         """Parents before children."""
@@ -94,9 +108,9 @@ class SpanExport:
         root = self._context(trace, trace.span_id)
         parent = trace.parent
         caller = None if parent is None else self._context(trace, parent.span_id, is_remote=True)
-        door = [moment for moment in moments if moment[0].startswith(_DOOR)]
+        door = [moment for moment in moments if _is_whole(moment[0])]
         spans = [self._span("InferRequest", root, caller, door, within=moments)]
-        rest = [moment for moment in moments if not moment[0].startswith(_DOOR)]
+        rest = [moment for moment in moments if not _is_whole(moment[0])]
         if not rest:
             return spans  # refused before a model had it
         model = self._context(trace, trace.model_span_id)
@@ -145,6 +159,11 @@ class SpanExport:
             start_time=min(times),
             end_time=max(times),
         )
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a moment is one of the whole request."""
+    return name.startswith(_DOOR) or name == _ANSWERED
 
 
 def _attributes(trace: Trace) -> dict[str, str | int]:
