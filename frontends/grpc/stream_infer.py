@@ -33,7 +33,7 @@ from ...schema.wire.generated.inference import ModelInferRequest, ModelInferResp
 from ...schema.wire.varint import varint
 from ..forwarding import open_forwarder
 from .deflate import compress_replies
-from .traced import traced_if_chosen, traced_stream_if_chosen
+from .traced import submit_stream_traced, submit_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,12 +213,14 @@ class _Session:
         if model.decoupled:
             on_answer = partial(self._on_answer, slot)
             if self._tracer.active:
-                on_answer = traced_stream_if_chosen(self._tracer, self._call, request, on_answer)
-            self._streams.add(model.submit_stream(request, on_answer, self._call.deadline))
+                stream = submit_stream_traced(self._tracer, self._call, model, request, on_answer)
+            else:
+                stream = model.submit_stream(request, on_answer, self._call.deadline)
+            self._streams.add(stream)
             return None
         answered = partial(self._answered, slot)
         if self._tracer.active:
-            answered = traced_if_chosen(self._tracer, self._call, request, answered)
+            return submit_traced(self._tracer, self._call, model, request, answered)
         job: Job = model.submit(request, answered, self._call.deadline)
         return job
 

@@ -18,18 +18,37 @@ if TYPE_CHECKING:
     from .call import Call
 
 
-def traced_if_chosen(tracer: Tracer, call: Call, request: InferenceRequest, answer: Callable[[Job], None]) -> Any:
-    """Counts a decoded request. What to call with the finished job: `answer`, or what notes its moments too."""
+def submit_traced(
+    tracer: Tracer, call: Call, model: Any, request: InferenceRequest, answer: Callable[[Job], None]
+) -> Job:
+    """Counts a decoded request and submits it; if it is its turn, its moments are noted. Raises what the model does,
+    and then the trace ends with the refusal."""
     trace = _sample(tracer, call, request)
-    return answer if trace is None else partial(_answer, trace, answer)
+    if trace is None:
+        job: Job = model.submit(request, answer, call.deadline)
+        return job
+    try:
+        job = model.submit(request, partial(_answer, trace, answer), call.deadline)
+    except Exception:
+        trace.finish()
+        raise
+    return job
 
 
-def traced_stream_if_chosen(
-    tracer: Tracer, call: Call, request: InferenceRequest, answer: Callable[[StreamJob, Answer], None]
-) -> Any:
-    """The same for decoupled models, whose traces the engine finishes."""
+def submit_stream_traced(
+    tracer: Tracer, call: Call, model: Any, request: InferenceRequest, answer: Callable[[StreamJob, Answer], None]
+) -> StreamJob:
+    """The same for decoupled models, whose traces the engine finishes once they are accepted."""
     trace = _sample(tracer, call, request)
-    return answer if trace is None else partial(_answer_stream, trace, answer)
+    if trace is None:
+        job: StreamJob = model.submit_stream(request, answer, call.deadline)
+        return job
+    try:
+        job = model.submit_stream(request, partial(_answer_stream, trace, answer), call.deadline)
+    except Exception:
+        trace.finish()
+        raise
+    return job
 
 
 def _sample(tracer: Tracer, call: Call, request: InferenceRequest) -> Trace | None:

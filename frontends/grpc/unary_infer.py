@@ -14,7 +14,7 @@ from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest
 from ..forwarding import open_forwarder
 from .deflate import compress_replies
-from .traced import traced_if_chosen
+from .traced import submit_traced
 
 if TYPE_CHECKING:
     from ...engine.job import Job
@@ -61,8 +61,9 @@ class UnaryInfer:
             if self._forwarder is not None:
                 self._forwarder.forward(call.head.forwardable(), request)
             if self._tracer.active:
-                answer = traced_if_chosen(self._tracer, call, request, answer)
-            job = model.submit(request, answer, call.deadline)
+                job = submit_traced(self._tracer, call, model, request, answer)
+            else:
+                job = model.submit(request, answer, call.deadline)
         except codec.Malformed:
             call.finish(_INTERNAL, "Unable to parse request")
         except Fault as fault:
