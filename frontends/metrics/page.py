@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 from prometheus_client import CollectorRegistry
 
+from ...schema.kserve_http_reply import encode_error
 from ..http.listener import Listener
 from ..http.settings import HttpSettings
 from .collector import EngineCollector
@@ -56,9 +57,9 @@ class MetricsPage:
     def answer(self, request: HttpRequest) -> None:
         """The handler of the door's listener: never blocks. Other paths are an empty 200, other methods a 405."""
         if request.method != b"GET":
-            request.reply(405)
-        elif request.path != b"/metrics":
-            request.reply(200)
+            request.reply(405, b"text/plain", [encode_error("Method Not Allowed")])
+        elif request.path not in (b"/metrics", b"/metrics/"):
+            request.reply(200, CONTENT_TYPE)
         else:
             self._collector.versions = list(self._engine.versions())
             if len(self._collector.versions) <= MODELS_INLINE_MAX and not self._writing.locked():

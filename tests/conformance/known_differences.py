@@ -33,6 +33,9 @@ NO_INPUTS = (
     "a model may be asked with none of its optional inputs; the reference needs one to learn the batch size from"
 )
 COUNTS = "an answer that is an error counts as a failure; the reference's Python backend reports it as a success"
+PAGE = "the newest release shows how long each load took, and the histogram of first responses where that is asked for"
+POOL = "there is no pinned memory pool, and its gauges say so"
+COUNTERS = "without cumulated durations, counts go on; the reference stops counting anything, which is a bug"
 
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("http", "route GET /v2"): VERSION,
@@ -107,7 +110,32 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("grpc_doors", "restricted RepositoryModelLoad right"): CAPITALS,
     ("grpc_doors", "restricted ModelStatistics right"): CAPITALS,
     ("http_streaming", "generate plain {}"): NO_INPUTS,
+    **{
+        (suite, probe): why
+        for suite in ("metrics", "metrics_summaries", "metrics_config")
+        for probe, why in {
+            "fresh": PAGE,
+            "families*": PAGE,
+            "nv_pinned_memory_pool_total_bytes": POOL,
+            "nv_inference_request_success of tasks/2": COUNTS,
+            "nv_inference_request_success of pieces/2*": COUNTS,
+            "nv_inference_request_failure of tasks/2*": COUNTS,
+            "nv_inference_request_failure of pieces/2*": COUNTS,
+            "nv_inference_count of tasks/2": COUNTS,
+            "nv_inference_count of pieces/2*": COUNTS,
+        }.items()
+    },
+    ("metrics_summaries", "nv_inference_*_summary_us of tasks/2"): COUNTS,
+    ("metrics_summaries", "nv_inference_*_summary_us of pieces/2"): COUNTS,
+    ("metrics_config", "nv_inference_*_summary_us of tasks/2"): COUNTS,
+    ("metrics_config", "nv_inference_*_summary_us of pieces/2"): COUNTS,
+    ("metrics_config", "nv_inference_request_success of *"): COUNTERS,
+    ("metrics_config", "nv_inference_request_failure of *"): COUNTERS,
+    ("metrics_config", "nv_inference_count of *"): COUNTERS,
+    ("metrics_config", "nv_inference_exec_count of *"): COUNTERS,
 }
+OPENTELEMETRY_DIFFERENCES: dict[str, str] = {}
+"""Of spans: the request's name in test_opentelemetry.py, then why."""
 
 
 def reason(suite: str, probe: str) -> str | None:

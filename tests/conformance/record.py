@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.conformance.comparison import canonical
+from tests.conformance.metrics_suite import MetricsSuite
 from tests.conformance.servers import reference_script, running_reference
 from tests.conformance.suites import SUITES, Suite
 
@@ -28,7 +29,7 @@ def main() -> None:
             record(suite)
 
 
-def record(suite: Suite) -> None:
+def record(suite: Suite | MetricsSuite) -> None:
     """Asks twice and writes what was steady."""
     first, second = answers(suite), answers(suite)
     steady = {name: answer for name, answer in first.items() if canonical(answer) == canonical(second[name])}
@@ -40,7 +41,7 @@ def record(suite: Suite) -> None:
     print(f"{suite.name}: {len(steady)} answers in {suite.golden.name}")
 
 
-def answers(suite: Suite) -> dict[str, Any]:
+def answers(suite: Suite | MetricsSuite) -> dict[str, Any]:
     """One fresh server's answers."""
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.conformance.comparison import canonical
 from tests.conformance.known_differences import reason
+from tests.conformance.metrics_suite import MetricsSuite
 from tests.conformance.servers import running_despina
 from tests.conformance.suites import SUITES, Suite
 
@@ -27,7 +28,7 @@ def main() -> None:
             report(suite)
 
 
-def report(suite: Suite) -> None:
+def report(suite: Suite | MetricsSuite) -> None:
     """Asks one fresh server and prints what differs without a reason."""
     golden = json.loads(suite.golden.read_text())
     with tempfile.TemporaryDirectory() as folder, running_despina(suite.models, Path(folder), suite.options) as server:

@@ -1,5 +1,5 @@
 """The conversations: HTTP and gRPC, each with fixed models, with loading and unloading, with the doors' options,
-and of answers in pieces."""
+of answers in pieces, and of the metrics page."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.conformance.grpc_probes import grpc_probes
 from tests.conformance.http_exchange import HttpProbe, http_answer
 from tests.conformance.http_explicit_probes import http_explicit_probes
 from tests.conformance.http_probes import http_probes
+from tests.conformance.metrics_suite import METRICS_SUITES, MetricsSuite
 from tests.conformance.shared_memory_probes import (
     KEY,
     OBJECT_BYTES,
@@ -105,7 +106,7 @@ def replaced(answer: Any, text: str, by: str) -> Any:
     return answer.replace(text, by) if isinstance(answer, str) else answer
 
 
-SUITES = (
+SUITES: tuple[Suite | MetricsSuite, ...] = (
     Suite("http", HERE / "models", (), http_probes),
     Suite("http_explicit", HERE / "models_explicit", EXPLICIT, http_explicit_probes),
     Suite("grpc", HERE / "models", (), grpc_probes),
@@ -116,4 +117,5 @@ SUITES = (
     Suite("grpc_doors", HERE / "models", OPTIONS, grpc_door_probes),
     Suite("http_streaming", HERE / "models_streaming", (), http_streaming_probes),
     Suite("grpc_streaming", HERE / "models_streaming", (), grpc_streaming_probes),
+    *METRICS_SUITES,
 )

@@ -11,6 +11,7 @@ from tests.conformance.comparison import canonical
 from tests.conformance.http_exchange import http_answer
 from tests.conformance.http_probes import deadly_probes
 from tests.conformance.known_differences import KNOWN_DIFFERENCES, matches, reason
+from tests.conformance.metrics_suite import MetricsSuite
 from tests.conformance.servers import reference_script, running_despina, running_reference
 from tests.conformance.suites import SUITES, Suite
 
@@ -25,7 +26,7 @@ class Answers:
         self._folders = folders
         self._answers: dict[str, dict[str, Any]] = {}
 
-    def of(self, suite: Suite) -> dict[str, Any]:
+    def of(self, suite: Suite | MetricsSuite) -> dict[str, Any]:
         """All answers of one suite; the first call asks."""
         if suite.name not in self._answers:
             folder = self._folders.mktemp(suite.name)

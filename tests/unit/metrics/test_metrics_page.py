@@ -8,13 +8,16 @@ import time
 import pytest
 import trio
 from attrs import define, field, frozen
+from despina.engine.backend import Batch
 from despina.engine.custom_metrics import CustomMetrics
+from despina.engine.job import Job
 from despina.engine.statistics import ModelStats
 from despina.frontends.metrics import MetricsPage, MetricsSettings, serve_metrics
 from despina.frontends.metrics import collector as collector_module
 from despina.frontends.metrics.collector import EngineCollector
 from despina.frontends.metrics.exposition import text_of
 from despina.frontends.metrics.machine import Machine
+from despina.schema.inference import InferenceRequest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -51,6 +54,12 @@ def page(*versions, machine=None):
     return text_of(EngineCollector(versions, machine).collect()).decode()
 
 
+def execute(statistics, count):
+    """Executions that succeeded, of one request each."""
+    for _ in range(count):
+        statistics.executed(Batch([Job(InferenceRequest("m", {}), None)], 1, "single"))
+
+
 def test_names_order_and_kinds():
     """Goal: every family under its own name (no _total, no _created), in the protocol's order, with its kind."""
     families = re.findall(r"^# TYPE (\S+) (\S+)$", page(Version(), machine=Machine(0, time.monotonic)), re.MULTILINE)
@@ -77,8 +86,9 @@ def test_names_order_and_kinds():
 def test_numbers_are_microseconds_without_exponents():
     """Goal: ns become truncated us; what a predecessor counted is added; large numbers stay plain digits."""
     version = Version(pending=3)
-    version.statistics.success_count, version.statistics.success_ns = 2, 12_345_678_901_999
-    version.carried.success_count, version.carried.success_ns = 40, 1
+    execute(version.statistics, 2)
+    execute(version.carried, 40)
+    version.statistics.success_ns, version.carried.success_ns = 12_345_678_901_999, 1
     text = page(version)
     assert 'nv_inference_request_success{model="m",version="1"} 42\n' in text
     assert 'nv_inference_request_duration_us{model="m",version="1"} 12345678902\n' in text
@@ -210,10 +220,13 @@ async def test_door(models, nursery):
         assert head.startswith("HTTP/1.1 200 OK")
         assert "Content-Type: text/plain; charset=utf-8" in head
         assert body.count("nv_inference_count{") == models
+        head, again = await ask(stream, "/metrics/")
+        assert again.count("nv_inference_count{") == models
         head, body = await ask(stream, "/nope")
         assert (head.split("\r\n")[0], body) == ("HTTP/1.1 200 OK", "")
         head, body = await ask(stream, "/metrics", "POST")
         assert head.startswith("HTTP/1.1 405")
+        assert body == '{"error":"Method Not Allowed"}'
         await server.drain(trio.current_time() + 1)
         assert await stream.receive_some() == b""
 
