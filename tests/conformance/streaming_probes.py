@@ -46,7 +46,7 @@ BODIES = (
 
 def http_streaming_probes() -> list[HttpProbe]:
     """Every probe; names are unique."""
-    probes = [*story_probes(), *body_probes(), *route_probes()]
+    probes = [*story_probes(), *body_probes(), *route_probes(), *empty_probes()]
     assert len({probe.name for probe in probes}) == len(probes)
     return probes
 
@@ -84,6 +84,13 @@ def route_probes() -> Iterator[HttpProbe]:
     yield HttpProbe("infer", "POST", "/v2/models/repeat/infer", json.dumps({"inputs": inputs}).encode())
 
 
+def empty_probes() -> Iterator[HttpProbe]:
+    """None of the inputs, where all are optional: of a model with batches, and of one without."""
+    for body in ("{}", '{"inputs":[]}', '{"id":"mine"}'):
+        yield HttpProbe(f"infer plain {body}", "POST", "/v2/models/plain/infer", body.encode())
+    yield from generate("script without inputs", "script", "{}")
+
+
 def repeat(values: list[int], **more: Any) -> Any:
     """A request to `repeat`."""
     return request("repeat", [tensor("IN", [len(values)], "INT32")], [struct.pack(f"<{len(values)}i", *values)], **more)
@@ -97,7 +104,12 @@ def script(steps: list[list[str]], **more: Any) -> Any:
 
 def grpc_streaming_probes() -> list[GrpcProbe]:
     """Every probe; names are unique."""
-    probes = [*stream_probes(), GrpcProbe("infer", "ModelInfer", repeat([1]))]
+    infer = [
+        ("infer", repeat([1])),
+        ("infer without inputs", request("plain", [])),
+        ("infer without inputs, with id", request("plain", [], id="mine")),
+    ]
+    probes = [*stream_probes(), *(GrpcProbe(name, "ModelInfer", message) for name, message in infer)]
     assert len({probe.name for probe in probes}) == len(probes)
     return probes
 
@@ -119,6 +131,8 @@ def stream_probes() -> Iterator[GrpcProbe]:
     yield stream("repeat never, empty final asked", repeat([], parameters=final))
     yield stream("same model twice", repeat([1, 2], id="1"), repeat([3], id="2"))
     yield stream("unknown model", request("nope", [], id="mine"))
+    yield stream("no inputs, batches", request("plain", [], id="mine"))
+    yield stream("no inputs", request("script", [], id="mine"))
     yield stream("missing input", request("repeat", [], id="mine"))
     yield stream("unknown version", repeat([1], id="mine", model_version="7"))
     wrong = {"triton_enable_empty_final_response": {"int64_param": 5}}
