@@ -141,8 +141,8 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
 }
 
 OPENTELEMETRY_DIFFERENCES: dict[str, str] = {
-    "* a later version *": "a context of a later version is read as far as this version goes, as W3C asks; not so there",
-    "* capitals *": "a context in capitals is not valid, says W3C; the reference takes it",
+    "* a later version": "a context of a later version is read as far as this one goes, as W3C asks; not so there",
+    "* capitals": "a context in capitals is not valid, says W3C; the reference takes it",
 }
 """Of spans: the request's name in test_opentelemetry.py, then why."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import json
 import random
+import socket
 import time
 import urllib.request
 
@@ -17,9 +19,10 @@ import tritonclient.http
 import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException
 
+from tests.conformance.known_differences import OPENTELEMETRY_DIFFERENCES
 from tests.conformance.napping import nap, occupy
 from tests.conformance.processes import serving
-from tests.conformance.servers import free_ports, reference_script, running_reference
+from tests.conformance.servers import reference_script, running_despina, running_reference
 from tests.conformance.wire import WAIT_S, wire_models
 
 Collector = pytest.importorskip("tests.conformance.collector", reason="the extra `otel` is not installed").Collector
@@ -36,6 +39,8 @@ MOMENTS = {
     "grpc": ["GRPC_WAITREAD_START", "GRPC_WAITREAD_END", "INFER_RESPONSE_COMPLETE", "GRPC_SEND_START", "GRPC_SEND_END"],
 }
 COMPUTE = ["COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END"]
+SERIAL = {"triton.trace_id", "triton.request_id"}
+"""Attributes that differ from run to run."""
 CLOCK_NS = 50_000_000
 """How far the server's idea of a time may be from ours."""
 
@@ -111,6 +116,13 @@ def sums(module):
     for one in made:
         one.set_data_from_numpy(np.ones((1, 16), np.int32))
     return made
+
+
+def one_number(module, name="X"):
+    """The input of `context`; of `count` by the name of N."""
+    made = module.InferInput(name, [1], "INT32")
+    made.set_data_from_numpy(np.ones(1, np.int32))
+    return [made]
 
 
 def infer(server, kind, model="simple", inputs=None, **named):
@@ -195,10 +207,8 @@ def test_context_in_the_model(server, collector, kind):
     """Goal: a model sees the trace in which it executes, to hand it on to whom it asks."""
     parent, trace, _ = caller()
     request_id = fresh()
-    one = KINDS[kind].InferInput("X", [1], "INT32")
-    one.set_data_from_numpy(np.ones(1, np.int32))
     headers = {"traceparent": parent, "tracestate": "a=b"}
-    result = infer(server, kind, "context", [one], request_id=request_id, headers=headers)
+    result = infer(server, kind, "context", one_number(KINDS[kind]), request_id=request_id, headers=headers)
     seen = json.loads(result.as_numpy("CONTEXT")[0])
     model = collector.of_request(request_id)["context"]
     assert seen == {"traceparent": f"00-{trace}-{model.span_id}-01", "tracestate": "a=b"}
@@ -270,11 +280,9 @@ def test_answers_in_pieces(server, collector, door):
     """Goal: a decoupled model's request is one family of spans, with each answer's completion."""
     parent, trace, span = caller()
     if door == "stream":
-        one = tritonclient.grpc.InferInput("N", [1], "INT32")
-        one.set_data_from_numpy(np.array([1], np.int32))
         with tritonclient.grpc.InferenceServerClient(address(server, "grpc")) as client:
             client.start_stream(lambda result, error: None, headers={"traceparent": parent})
-            client.async_stream_infer("count", [one])
+            client.async_stream_infer("count", one_number(tritonclient.grpc, "N"))
             client.stop_stream()
     else:
         url = f"http://{address(server, 'http')}/v2/models/count/generate_stream"
@@ -372,9 +380,153 @@ def test_many_at_once(server, collector):
             await asyncio.gather(*(client.infer("simple", sums(module), request_id=one) for one in ids))
 
     asyncio.run(asyncio.wait_for(main(), 30))
-    seen = lambda spans: {one.attributes.get("triton.request_id") for one in spans}  # noqa: E731
-    spans = collector.wait(lambda spans: seen(spans) >= set(ids))
-    models = [one for one in spans if one.attributes.get("triton.request_id") in set(ids)]
+
+    def of_models(spans):
+        return [one for one in spans if one.attributes.get("triton.request_id") in set(ids)]
+
+    spans = collector.wait(lambda spans: len(of_models(spans)) >= len(ids))
+    models = of_models(spans)
     by_id = {one.span_id: one for one in spans}
     assert len(models) == len({one.trace_id for one in models}) == 200
     assert all(by_id[one.parent_id].trace_id == one.trace_id for one in models)
+
+
+def test_last_spans(models, collector, tmp_path):
+    """Goal: what waits for its turn to be sent is sent when the server stops, and costs no time."""
+    with serving(models, tmp_path / "log", *options(collector.url, delay_ms=60_000)) as server:
+        for door in DOORS:
+            infer(server, door, request_id=f"last {door}")
+        begin = time.monotonic()
+        server.terminate()
+        assert server.ended()[0] == 0
+        assert time.monotonic() - begin < 5
+    for door in DOORS:
+        found = collector.of_request(f"last {door}")
+        assert found["InferRequest"].resource["service.name"] == "triton-inference-server"
+
+
+def longest_s(server, count):
+    """The longest that one of so many requests took, by turns over both doors."""
+    longest = 0.0
+    with contextlib.ExitStack() as stack:
+        modules = [KINDS[door] for door in DOORS]
+        clients = [
+            stack.enter_context(module.InferenceServerClient(address(server, door)))
+            for door, module in zip(DOORS, modules, strict=True)
+        ]
+        for number in range(count):
+            begin = time.monotonic()
+            clients[number % 2].infer("simple", sums(modules[number % 2]))
+            longest = max(longest, time.monotonic() - begin)
+    return longest
+
+
+def test_collector_that_is_down(models, tmp_path):
+    """Goal: requests are answered as soon as ever while nobody takes their spans, and so is SIGTERM."""
+    small = ["opentelemetry,bsp_max_queue_size=64", "opentelemetry,bsp_max_export_batch_size=16"]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1/traces"
+        with serving(models, tmp_path / "log", *options(url, *small)) as server:
+            assert longest_s(server, 200) < 2
+            server.said("(Transient error|Failed to export)")
+            begin = time.monotonic()
+            server.terminate()
+            code, _ = server.ended()
+            assert code == 0
+            assert time.monotonic() - begin < 6
+
+
+def test_collector_that_does_not_answer(models, tmp_path):
+    """Goal: neither requests nor SIGTERM wait for a collector that takes messages and says nothing; what does not fit
+    the queue is dropped; when the collector is well again it gets what comes then."""
+    small = ["opentelemetry,bsp_max_queue_size=64", "opentelemetry,bsp_max_export_batch_size=16"]
+    with (
+        Collector().running() as collector,
+        serving(models, tmp_path / "log", *options(collector.url, *small)) as server,
+    ):
+        collector.hold.clear()
+        assert longest_s(server, 200) < 2
+        assert collector.held.wait(WAIT_S)
+        collector.hold.set()
+        infer(server, "http", request_id="well again")
+        collector.of_request("well again")
+        assert len(collector.spans) <= 64 + 16 + 3 + 16
+        collector.hold.clear()
+        collector.held.clear()
+        infer(server, "grpc")
+        assert collector.held.wait(WAIT_S)
+        begin = time.monotonic()
+        server.terminate()
+        code, said = server.ended()
+        assert code == 0
+        assert time.monotonic() - begin < 6
+        assert "the collector did not take the last spans" in said
+
+
+def conversation(server, collector):
+    """What becomes of the same requests: by their names the family of spans, without ids and times; and what the model
+    sees. Over gRPC the reference server now and then forgets a context, and mostly its state, so that it may be asked
+    five times, without state."""
+    contexts = CONTEXTS | {"none": ("", False), "capitals": ("00-{trace}-{span}-01", True)}
+    said = {}
+    for door in DOORS:
+        for name, (form, is_valid) in contexts.items():
+            for _ in range(5 if door == "grpc" and is_valid else 1):
+                answer = said[f"{door} {name}"] = ask(server, collector, door, name, form)
+                if answer[1]:
+                    break
+    return said
+
+
+def ask(server, collector, door, name, form):
+    """One request of `context`: its family of spans, whether it is the caller's, and what the model saw."""
+    _, trace, span = caller()
+    if name == "capitals":
+        trace, span = trace.upper(), span.upper()
+    headers = {"traceparent": form.format(trace=trace, span=span)} if form else {}
+    if door == "http":
+        headers["tracestate"] = "a=b,c=d"
+    request_id = fresh()
+    result = infer(server, door, "context", one_number(KINDS[door]), request_id=request_id, headers=headers)
+    family = collector.of_request(request_id)
+    seen = json.loads(result.as_numpy("CONTEXT")[0])
+    version, trace_id, span_id, flags = seen.pop("traceparent").split("-")
+    names = {one.span_id: one.name for one in family.values()}
+    seen |= {"version": version, "span": names[span_id], "flags": flags}
+    assert trace_id == family["InferRequest"].trace_id
+    return told(family, span.lower()), trace_id == trace.lower(), seen
+
+
+def told(family, span):
+    """A family of spans, without what differs from run to run. `span` is the caller's."""
+    names = {one.span_id: one.name for one in family.values()} | {span: "the caller"}
+    return {
+        name: {
+            "parent": names.get(one.parent_id, one.parent_id),
+            "state": one.state,
+            "kind": one.kind,
+            "moments": one.moments,
+            "attributes": {key: value for key, value in one.attributes.items() if key not in SERIAL},
+            "service": one.resource["service.name"],
+            "scope": one.scope,
+        }
+        for name, one in family.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
+def test_same_spans_as_the_reference_server(models, collector, tmp_path):
+    """Goal: the same names, parents, events and attributes as the reference server's, but for the known differences,
+    each of which is one."""
+    found = []
+    for name, run in (("reference", running_reference), ("despina", running_despina)):
+        (tmp_path / name).mkdir()
+        with Collector().running() as own, run(models, tmp_path / name, options(own.url, delay_ms=10)) as server:
+            found.append(conversation(server, own))
+    expected, ours = found
+    differing = {name for name in expected if ours[name] != expected[name]}
+    known = {pattern: fnmatch.filter(differing, pattern) for pattern in OPENTELEMETRY_DIFFERENCES}
+    assert {name: (expected[name], ours[name]) for name in differing.difference(*known.values())} == {}
+    assert [pattern for pattern, names in known.items() if not names] == []
