@@ -72,7 +72,7 @@ class ThreadInstance:
         self.context = context
         self.movable = False
         self.current: Batch | None = None
-        """What its executor works on now."""
+        """What its executor works on now, on its own thread."""
         self._backend_model = backend_model
         self._executor: BackendInstance | None = None
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -126,8 +126,7 @@ class ThreadInstance:
                 if wake_at:
                     model.wake_at(wake_at)
                 return False
-            self._execute(batch)
-            self.current = None
+            self._run(batch)
             placement.learn((batch.ended_ns - batch.started_ns) * 1e-9)
             model.finish(batch)
             if not placement.inline:
@@ -142,8 +141,7 @@ class ThreadInstance:
         placement = model.placement
         job.state = JobState.EXECUTING
         batch = Batch([job], job.batch_size, "single")
-        self._execute(batch)
-        self.current = None
+        self._run(batch)
         self._learn_in -= 1
         if self._learn_in <= 0:
             self._learn_in = LEARN_EVERY
@@ -218,13 +216,18 @@ class ThreadInstance:
                     return
 
     def _execute(self, batch: Batch) -> None:
+        """On the instance's own thread, which may never come back: then the batch is disowned."""
+        self.current = batch
+        if self.model.decoupled:
+            batch.started_ns = time.monotonic_ns()
+            start_streams(batch)
+        self._run(batch)
+
+    def _run(self, batch: Batch) -> None:
         executor = self._executor
         assert executor is not None, "an instance executes only once it is open"
-        self.current = batch
         error: BaseException | None = None
         batch.started_ns = time.monotonic_ns()
-        if self.model.decoupled:
-            start_streams(batch)
         sound = fetch(batch, self.model.admission) if self.model.shares else batch
         try:
             if sound.jobs:
@@ -234,7 +237,9 @@ class ThreadInstance:
             if not isinstance(caught, Fault):
                 log.exception("instance %s raised", self.context.name)
         batch.ended_ns = time.monotonic_ns()
-        answer_all(batch, error)
+        for job in batch.jobs:
+            if job.response is None and job.fault is None:
+                job.settle(None if error is None else as_fault(error))
         if sound is not batch:
             executed(batch, sound)
 

@@ -40,39 +40,27 @@ class Job:
     `response` or `fault` set and must not raise. It may be called before `submit` returns.
     """
 
-    __slots__ = (
-        "batch_size",
-        "deadline",
-        "fault",
-        "key",
-        "level",
-        "model",
-        "on_done",
-        "queued_at",
-        "received_ns",
-        "request",
-        "response",
-        "state",
-    )
+    model: ModelVersion | None = None
+    batch_size = 1
+    """Rows: the first dimension for models that batch, else 1."""
+    response: InferenceResponse | None = None
+    fault: Fault | None = None
+    deadline = 0.0
+    """When the caller stops waiting, in seconds of the engine's clock; 0 for never."""
+    key: object = None
+    """Requests share a batch only if their keys are equal; None where any two may."""
+    level = 0
+    """Index of the priority level, 0 the first to be served."""
+    received_ns = 0
+    queued_at = 0.0
+    """Arrival, in seconds of the engine's clock."""
+    state = JobState.QUEUED
+
+    # What most jobs have at these values is stored with those only that differ.
 
     def __init__(self, request: InferenceRequest, on_done: Callable[[Job], None] | None) -> None:
         self.request = request
         self.on_done = on_done
-        self.model: ModelVersion | None = None
-        self.batch_size = 1
-        """Rows: the first dimension for models that batch, else 1."""
-        self.state = JobState.QUEUED
-        self.response: InferenceResponse | None = None
-        self.fault: Fault | None = None
-        self.deadline = 0.0
-        """When the caller stops waiting, in seconds of the engine's clock; 0 for never."""
-        self.key: object = None
-        """Requests share a batch only if their keys are equal; None where any two may."""
-        self.level = 0
-        """Index of the priority level, 0 the first to be served."""
-        self.received_ns = 0
-        self.queued_at = 0.0
-        """Arrival, in seconds of the engine's clock."""
 
     # For backends, on the executing thread.
 

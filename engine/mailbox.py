@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..schema.fault import QueueFull
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from .instance import Instance
     from .policy.batching import BatchRule
+
+_ROWS = attrgetter("batch_size")
+_KEY = attrgetter("key")
 
 TOMBSTONES_MIN = 64
 """Fewer are not worth a sweep."""
@@ -80,17 +84,18 @@ class Mailbox:
             return self.idle.pop() if self.idle else None
 
     def claim(self) -> Instance | None:
-        """An idle instance for a job that need not queue, now the caller's; None while anything waits."""
-        with self.lock:
-            return self.idle.pop() if self.idle and not self.live else None
+        """An idle instance for a job that need not queue, now the caller's; None while anything waits.
+
+        Without the lock, as `rest`: jobs come and idle instances go on the trio thread only.
+        """
+        return self.idle.pop() if self.idle and not self.live else None
 
     def rest(self, instance: Instance) -> bool:
         """Puts a claimed instance back on the idle list. False, and it is still the caller's, if something waits."""
-        with self.lock:
-            if self.live:
-                return False
-            self.idle.append(instance)
-            return True
+        if self.live:
+            return False
+        self.idle.append(instance)
+        return True
 
     def leave(self, job: Job, state: JobState) -> bool:
         """Takes a queued job out. False if it was no longer queued: somebody else has won."""
@@ -190,18 +195,32 @@ class Mailbox:
     def _take_front(self) -> Batch | None:
         """What `form` and `_pop` come to where nobody has left, is late, urgent or delayed, and nothing waits."""
         level = self.levels[0]
-        verdict = form(level.jobs, self.rule, 0.0)
-        if verdict.count == 0:
+        waiting = level.jobs
+        if not waiting:
             return None
-        popleft = level.jobs.popleft
-        jobs = [popleft() for _ in range(verdict.count)]
+        count = len(waiting)
+        rows_max = self.rule.rows_max
+        if (
+            count <= rows_max
+            and not self.rule.preferred
+            and (rows := sum(map(_ROWS, waiting))) <= rows_max
+            and len(set(map(_KEY, waiting))) == 1
+        ):
+            jobs = list(waiting)  # all of them fit, as is usual
+            waiting.clear()
+            reason = "full" if rows == rows_max else "eager"
+        else:
+            verdict = form(waiting, self.rule, 0.0)
+            count, rows, reason = verdict.count, verdict.rows, verdict.reason
+            jobs = [waiting.popleft() for _ in range(count)]
+        executing = JobState.EXECUTING
         for job in jobs:
-            job.state = JobState.EXECUTING
-        level.live -= verdict.count
-        self.live -= verdict.count
+            job.state = executing
+        level.live -= count
+        self.live -= count
         if self.ordered is not None:
             self.ordered.extend(jobs)
-        return Batch(jobs, verdict.rows, verdict.reason)
+        return Batch(jobs, rows, reason)
 
     def _waiting(self) -> Iterator[Job]:
         for level in self.levels:

@@ -88,20 +88,21 @@ def place_response(response: InferenceResponse, shared: SharedUse) -> Fault | No
     """Writes the outputs that have a place, and leaves them in the answer without their bytes. Returns what went
     wrong: then either nothing or only some outputs were written."""
     outputs = shared.outputs
+    results = response.outputs
     response.template = None  # without their bytes, its outputs are like no others
     try:
-        for tensor in response.outputs:
+        for tensor in results:
             extent = outputs.get(tensor.name)
             if extent is not None and len(tensor.memory()) > extent.byte_size:
                 return Internal(
                     f"shared memory size specified with the request for output '{tensor.name}' ({extent.byte_size} "
                     f"bytes) should be at least {len(tensor.memory())} bytes to hold the results"
                 )
-        for index, tensor in enumerate(response.outputs):
+        for index, tensor in enumerate(results):
             extent = outputs.get(tensor.name)
             if extent is not None:
                 extent.write(tensor.memory())
-                response.outputs[index] = Tensor(tensor.name, tensor.datatype, tensor.shape, b"")
+                results[index] = Tensor(tensor.name, tensor.datatype, tensor.shape, b"")
     except Fault as fault:
         return fault.with_traceback(None)  # whose frames would keep the region open
     except Exception as problem:

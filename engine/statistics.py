@@ -30,96 +30,93 @@ FAILURE_REASONS: tuple[FailureReason, ...] = ("REJECTED", "CANCELED", "BACKEND",
 _LEFT = (Cancelled, DeadlineExceeded)
 
 
+_SUMS = ("success_count", "input_ns", "infer_ns", "output_ns", "inference_count", "execution_count")
+
+
+class Executions:
+    """Those with the same rows, the same number of jobs that succeeded, and closed for the same reason."""
+
+    __slots__ = ("count", "infer_ns", "input_ns", "jobs", "output_ns", "rows")
+
+    def __init__(self, rows: int, jobs: int) -> None:
+        self.rows = rows
+        self.jobs = jobs
+        self.count = 0
+        self.input_ns = 0
+        self.infer_ns = 0
+        self.output_ns = 0
+
+
 class ModelStats:
-    """All durations are nanoseconds of the monotonic clock."""
+    """All durations are nanoseconds of the monotonic clock.
+
+    An execution is counted once, in its `Executions`; what follows from those is worked out when somebody asks.
+    """
 
     __slots__ = (
-        "batch_reasons",
-        "batches",
-        "execution_count",
+        "_executions",
+        "_last_ended_ns",
+        "_last_inference_ms",
+        "_more",
         "fail_count",
         "fail_ns",
         "failures",
-        "infer_ns",
-        "inference_count",
-        "input_ns",
-        "last_inference_ms",
-        "output_ns",
         "queue_ns",
         "responses",
-        "success_count",
         "success_ns",
     )
 
     def __init__(self) -> None:
-        self.success_count = 0
         self.success_ns = 0
         self.fail_count = 0
         self.fail_ns = 0
         self.failures: dict[str, int] = dict.fromkeys(FAILURE_REASONS, 0)
         self.queue_ns = 0
-        self.input_ns = 0
-        self.infer_ns = 0
-        self.output_ns = 0
-        self.inference_count = 0
-        self.execution_count = 0
-        self.last_inference_ms = 0
-        self.batches: dict[int, list[int]] = {}
-        """Rows of a batch -> [executions, input ns, infer ns, output ns]."""
-        self.batch_reasons: dict[str, int] = {}
-        """Why batches were closed -> how many."""
         self.responses = ResponseStatistics()
         """Of decoupled models; empty for others."""
+        self._executions: dict[tuple[int, int, str], Executions] = {}
+        """By rows, jobs that succeeded, and reason."""
+        self._more = dict.fromkeys(_SUMS, 0)
+        """What does not follow from executions, or corrects it."""
+        self._last_ended_ns = 0
+        self._last_inference_ms = (0, 0)
+        """An end of the last execution and the time of day that it was."""
 
     def executed(self, batch: Batch) -> None:
         """Counts one execution and each of its jobs, by what the backend answered."""
-        started, ended = batch.started_ns, batch.ended_ns
-        ready = batch.inputs_ready_ns or started
-        outputs = batch.outputs_started_ns or ended
-        input_ns, infer_ns, output_ns = ready - started, outputs - ready, ended - outputs
-        row = self.batches.get(batch.size)
-        if row is None:
-            row = self.batches[batch.size] = [0, 0, 0, 0]
-        row[0] += 1
-        row[1] += input_ns
-        row[2] += infer_ns
-        row[3] += output_ns
-        reason = batch.reason
-        self.batch_reasons[reason] = self.batch_reasons.get(reason, 0) + 1
-        self.execution_count += 1
-        self.last_inference_ms = time.time_ns() // 1_000_000
         now = time.monotonic_ns()
         jobs = batch.jobs
-        if len(jobs) == 1 and jobs[0].fault is None:
-            job = jobs[0]
-            self.inference_count += job.batch_size
-            self.success_count += 1
-            self.success_ns += now - job.received_ns
-            self.queue_ns += started - job.received_ns
-            self.input_ns += input_ns
-            self.infer_ns += infer_ns
-            self.output_ns += output_ns
-            return
-        succeeded = 0
+        succeeded = len(jobs)
+        received = 0
         for job in jobs:
-            if job.fault is not None:
+            if job.fault is None:
+                received += job.received_ns
+            else:
+                succeeded -= 1
+                self._more["inference_count"] -= job.batch_size
                 self.failed(job, "CANCELED" if isinstance(job.fault, DeadlineExceeded) else "BACKEND", now)
-                continue
-            succeeded += 1
-            self.inference_count += job.batch_size
-            self.success_ns += now - job.received_ns
-            self.queue_ns += started - job.received_ns
-        self.success_count += succeeded
-        self.input_ns += succeeded * input_ns
-        self.infer_ns += succeeded * infer_ns
-        self.output_ns += succeeded * output_ns
+        self.success_ns += succeeded * now - received
+        started, ended = batch.started_ns, batch.ended_ns
+        self.queue_ns += succeeded * started - received
+        ready = batch.inputs_ready_ns or started
+        outputs = batch.outputs_started_ns or ended
+        key = (batch.size, succeeded, batch.reason)
+        executions = self._executions.get(key)
+        if executions is None:
+            executions = self._executions[key] = Executions(batch.size, succeeded)
+        executions.count += 1
+        executions.input_ns += ready - started
+        executions.infer_ns += outputs - ready
+        executions.output_ns += ended - outputs
+        self._last_ended_ns = ended
 
     def executed_streams(self, batch: Batch) -> None:
         """Counts one execution whose jobs are counted as their streams end."""
         execution = Batch([], batch.size, batch.reason)
         execution.started_ns, execution.ended_ns = batch.started_ns, batch.ended_ns
         execution.inputs_ready_ns, execution.outputs_started_ns = batch.inputs_ready_ns, batch.outputs_started_ns
-        self.executed(execution)
+        self._more["inference_count"] -= batch.size
+        ModelStats.executed(self, execution)
 
     def streamed(self, job: StreamJob, batch: Batch) -> None:
         """Counts one request that was answered as a stream: it failed if any of its answers was an error."""
@@ -128,12 +125,13 @@ class ModelStats:
             self.failed(job, "CANCELED" if isinstance(job.failure, _LEFT) else "BACKEND", now)
             return
         ready = batch.inputs_ready_ns or batch.started_ns
-        self.success_count += 1
-        self.inference_count += job.batch_size
         self.success_ns += now - job.received_ns
         self.queue_ns += batch.started_ns - job.received_ns
-        self.input_ns += ready - batch.started_ns
-        self.infer_ns += max(0, job.ended_ns - ready)
+        more = self._more
+        more["success_count"] += 1
+        more["inference_count"] += job.batch_size
+        more["input_ns"] += ready - batch.started_ns
+        more["infer_ns"] += max(0, job.ended_ns - ready)
 
     def answered_first(self, job: StreamJob) -> None:
         """A stream's first response is on its way. Of interest to distributions only, see latencies.py."""
@@ -146,13 +144,69 @@ class ModelStats:
 
     def add(self, other: ModelStats) -> None:
         """Takes over another's sums."""
-        for name in (
-            "success_count", "success_ns", "fail_count", "fail_ns", "queue_ns", "input_ns", "infer_ns", "output_ns",
-            "inference_count", "execution_count",
-        ):  # fmt: skip
+        for name in ("success_ns", "fail_count", "fail_ns", "queue_ns"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _SUMS:
+            self._more[name] += getattr(other, name)
         for reason, count in other.failures.items():
             self.failures[reason] += count
+
+    @property
+    def success_count(self) -> int:
+        """Requests."""
+        return self._more["success_count"] + sum(each.jobs * each.count for each in self._executions.values())
+
+    @property
+    def inference_count(self) -> int:
+        """Rows of the requests that succeeded."""
+        return self._more["inference_count"] + sum(each.rows * each.count for each in self._executions.values())
+
+    @property
+    def execution_count(self) -> int:
+        return self._more["execution_count"] + sum(each.count for each in self._executions.values())
+
+    @property
+    def input_ns(self) -> int:
+        """Each request that succeeded is counted with all of its execution's time; so are the next two."""
+        return self._more["input_ns"] + sum(each.jobs * each.input_ns for each in self._executions.values())
+
+    @property
+    def infer_ns(self) -> int:
+        return self._more["infer_ns"] + sum(each.jobs * each.infer_ns for each in self._executions.values())
+
+    @property
+    def output_ns(self) -> int:
+        return self._more["output_ns"] + sum(each.jobs * each.output_ns for each in self._executions.values())
+
+    @property
+    def batches(self) -> dict[int, tuple[int, int, int, int]]:
+        """Rows of a batch -> executions, input ns, infer ns, output ns. Ascending."""
+        found: dict[int, tuple[int, int, int, int]] = {}
+        for each in self._executions.values():
+            count, input_ns, infer_ns, output_ns = found.get(each.rows, (0, 0, 0, 0))
+            found[each.rows] = (
+                count + each.count,
+                input_ns + each.input_ns,
+                infer_ns + each.infer_ns,
+                output_ns + each.output_ns,
+            )
+        return dict(sorted(found.items()))
+
+    @property
+    def batch_reasons(self) -> dict[str, int]:
+        """Why batches were closed -> how many."""
+        found: dict[str, int] = {}
+        for (_, _, reason), each in self._executions.items():
+            found[reason] = found.get(reason, 0) + each.count
+        return found
+
+    @property
+    def last_inference_ms(self) -> int:
+        """The time of day of the last execution's end, in ms since the epoch; 0 before the first."""
+        ended = self._last_ended_ns
+        if self._last_inference_ms[0] != ended:
+            self._last_inference_ms = (ended, (time.time_ns() - time.monotonic_ns() + ended) // 1_000_000)
+        return self._last_inference_ms[1]
 
     def message(self, name: str, version: str) -> ModelStatistics:
         """The statistics extension's element for this model version."""
@@ -184,7 +238,7 @@ class ModelStats:
                     compute_infer=spent(count, infer_ns),
                     compute_output=spent(count, output_ns),
                 )
-                for rows, (count, input_ns, infer_ns, output_ns) in sorted(self.batches.items())
+                for rows, (count, input_ns, infer_ns, output_ns) in self.batches.items()
             ],
             response_stats=self.responses.message(),
         )

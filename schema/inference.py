@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .tensor import Tensor
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .shared_memory import SharedUse
-    from .tensor import Tensor
 
 Parameter = str | int | bool | float
 """A custom request or response parameter."""
@@ -122,30 +123,55 @@ class ResponseTemplate:
     """What responses of one model version have in common whose outputs have the same names, datatypes, shapes and
     sizes, in order. Encoders keep here what they worked out for one of them."""
 
-    __slots__ = ("protobuf",)
+    __slots__ = ("model_name", "model_version", "protobuf", "tensors")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, model_name: str, model_version: str, tensors: Sequence[tuple[str, str, tuple[int, ...]]]
+    ) -> None:
+        self.model_name = model_name
+        self.model_version = model_version
+        self.tensors = tensors
+        """Name, datatype and shape of each output."""
         self.protobuf: Any = None
+
+    def response(self, id: str, wires: Sequence[bytes]) -> InferenceResponse:
+        """The one with these bytes, which have the right sizes."""
+        return InferenceResponse(self.model_name, self.model_version, None, id, None, self, wires)
 
 
 class InferenceResponse:
-    """One answer: the outputs in the order that the model produced them."""
+    """One answer."""
 
-    __slots__ = ("id", "model_name", "model_version", "outputs", "parameters", "template")
+    __slots__ = ("_outputs", "id", "model_name", "model_version", "parameters", "template", "wires")
 
     def __init__(
         self,
         model_name: str,
         model_version: str,
-        outputs: list[Tensor],
-        *,
+        outputs: list[Tensor] | None,
         id: str = "",
         parameters: dict[str, Parameter] | None = None,
+        template: ResponseTemplate | None = None,
+        wires: Sequence[bytes] = (),
     ) -> None:
         self.model_name = model_name
         self.model_version = model_version
         self.id = id
-        self.outputs = outputs
         self.parameters = parameters
-        self.template: ResponseTemplate | None = None
-        """Shared by responses that are alike, their outputs' wire forms made; None for one of a kind."""
+        self.template = template
+        """Shared by responses that are alike, None for one of a kind."""
+        self.wires = wires
+        """With a template: the outputs' wire forms, in order."""
+        self._outputs = outputs
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """In the order that the model produced them."""
+        outputs = self._outputs
+        if outputs is None:
+            assert self.template is not None, "a response has outputs or a template"
+            self._outputs = outputs = [
+                Tensor(name, datatype, shape, wire)
+                for (name, datatype, shape), wire in zip(self.template.tensors, self.wires, strict=True)
+            ]
+        return outputs

@@ -328,9 +328,8 @@ def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
 def _write_familiar(response: InferenceResponse, protobuf: tuple[list[Buffer], int]) -> tuple[list[Buffer], int]:
     fixed, size = protobuf
     buffers: list[Buffer] = []
-    for head, tensor in zip(fixed, response.outputs, strict=True):
-        buffers.append(head)
-        buffers.append(tensor.memory())
+    for pair in zip(fixed, response.wires, strict=True):
+        buffers += pair
     return buffers, size
 
 

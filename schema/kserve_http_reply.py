@@ -55,7 +55,7 @@ def encode_infer(
     familiar = reply.familiar
     if type(familiar) is _Familiar and not response.parameters:
         if familiar.template is not None and familiar.template is response.template:
-            known: list[Buffer] | None = [tensor.wire for tensor in response.outputs if tensor.wire is not None]
+            known: list[Buffer] | None = list(response.wires)
         else:
             known = familiar.buffers(response)
         if known is not None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from ...schema.datatype import BY_NUMBER
 from ...schema.inference import ResponseTemplate
-from ...schema.tensor import Tensor
 
 if TYPE_CHECKING:
     from ...engine.backend import Batch
@@ -52,8 +51,11 @@ class FixedTensor:
 @attrs.frozen
 class _Plan:
     binding: Any
-    inputs: tuple[memoryview, ...]
+    inputs: tuple[tuple[str, memoryview], ...]
+    """With their names."""
     outputs: tuple[memoryview, ...]
+    rows: tuple[tuple[memoryview, tuple[slice, ...]], ...]
+    """The same, with where each row is."""
     keep: tuple[np.ndarray, ...]
     """The arrays behind the views and addresses."""
 
@@ -103,7 +105,9 @@ class BoundRunner:
             if rows < 1 or rows * self._row_bytes > PLAN_BYTES_MAX or len(self._plans) >= PLANS_MAX:
                 return False
             plan = self._plans[rows] = self._bind(rows)
-        if not self._fill(plan, jobs):
+        try:
+            self._fill(plan, jobs)
+        except ValueError:  # too much or too little
             return False
         batch.inputs_ready_ns = time.monotonic_ns()
         if self._run_inner is not None:
@@ -112,67 +116,57 @@ class BoundRunner:
             self._session.run_with_iobinding(plan.binding)
         batch.outputs_started_ns = time.monotonic_ns()
         if len(jobs) == 1:
-            lead = (rows,) if self._batching else ()
-            self._respond(
-                jobs[0],
-                [
-                    Tensor(fixed.name, fixed.datatype, lead + fixed.dims, view.tobytes())
-                    for fixed, view in zip(self._outputs, plan.outputs, strict=True)
-                ],
-            )
-            return True
-        results = [
-            (fixed.name, fixed.datatype, fixed.dims, fixed.row_bytes, view.tobytes())
-            for fixed, view in zip(self._outputs, plan.outputs, strict=True)
-        ]
+            job = jobs[0]
+            template = self._templates.get(rows) or self._template(job, rows)
+            job.response = template.response(job.request.id, [view.tobytes() for view in plan.outputs])
+        elif len(jobs) == rows:
+            template = self._templates.get(1) or self._template(jobs[0], 1)
+            columns = [map(view.tobytes().__getitem__, rows_of) for view, rows_of in plan.rows]
+            for job, wires in zip(jobs, zip(*columns, strict=True), strict=True):
+                job.response = template.response(job.request.id, wires)
+        else:
+            self._answer_unequal(jobs, plan)
+        return True
+
+    def _answer_unequal(self, jobs: list[Job], plan: _Plan) -> None:
+        """Some have several rows."""
+        results = [view.tobytes() for view in plan.outputs]
         start = 0
         for job in jobs:
             count = job.batch_size
             stop = start + count
-            self._respond(
-                job,
+            template = self._templates.get(count) or self._template(job, count)
+            job.response = template.response(
+                job.request.id,
                 [
-                    Tensor(name, datatype, (count, *dims), data[start * size : stop * size])
-                    for name, datatype, dims, size, data in results
+                    data[start * fixed.row_bytes : stop * fixed.row_bytes]
+                    for data, fixed in zip(results, self._outputs, strict=True)
                 ],
             )
             start = stop
-        return True
 
-    def _respond(self, job: Job, outputs: list[Tensor]) -> None:
-        job.respond(outputs)
-        rows = job.batch_size
-        template = self._templates.get(rows)
-        if template is None:
-            template = self._templates[rows] = ResponseTemplate()
-        if job.response is not None:
-            job.response.template = template
+    def _template(self, job: Job, rows: int) -> ResponseTemplate:
+        """Of answers with so many rows."""
+        assert job.model is not None, "a job in a backend has a model"
+        lead = (rows,) if self._batching else ()
+        tensors = [(fixed.name, fixed.datatype, lead + fixed.dims) for fixed in self._outputs]
+        template = ResponseTemplate(job.request.model_name, job.model.version_text, tensors)
+        self._templates[rows] = template
+        return template
 
-    def _fill(self, plan: _Plan, jobs: list[Job]) -> bool:
-        """Copies the jobs' bytes in; False where some job's do not have just the size that its rows need."""
+    def _fill(self, plan: _Plan, jobs: list[Job]) -> None:
+        """Copies the jobs' bytes in. Raises ValueError where they are not just as many as the batch needs."""
         if len(jobs) == 1:
             inputs = jobs[0].request.inputs
-            for fixed, view in zip(self._inputs, plan.inputs, strict=True):
-                tensor = inputs[fixed.name]
+            for name, view in plan.inputs:
+                tensor = inputs[name]
                 memory = tensor.wire
-                if memory is None:
-                    memory = tensor.memory()
-                if len(memory) != len(view):
-                    return False
-                view[:] = memory
-            return True
-        for fixed, view in zip(self._inputs, plan.inputs, strict=True):
-            name = fixed.name
-            size = fixed.row_bytes
-            parts = [job.request.inputs[name].memory() for job in jobs]
-            for part, job in zip(parts, jobs, strict=True):
-                if len(part) != job.batch_size * size:
-                    return False
-            joined = b"".join(parts)
-            if len(joined) != len(view):
-                return False
-            view[:] = joined
-        return True
+                view[:] = tensor.memory() if memory is None else memory
+            return
+        tensors = [job.request.inputs for job in jobs]
+        for name, view in plan.inputs:
+            # Each has the size that its rows need, or would not have been admitted.
+            view[:] = b"".join([one[name].wire or one[name].memory() for one in tensors])
 
     def _bind(self, rows: int) -> _Plan:
         lead = (rows,) if self._batching else ()
@@ -187,7 +181,17 @@ class BoundRunner:
                 bind(fixed.name, "cpu", 0, fixed.dtype.type, shape, array.ctypes.data)
                 arrays.append(array)
                 views[side].append(memoryview(array).cast("B"))  # type: ignore[arg-type]  # numpy arrays are buffers
-        return _Plan(binding, tuple(views[0]), tuple(views[1]), tuple(arrays))
+        return _Plan(
+            binding,
+            tuple((fixed.name, view) for fixed, view in zip(self._inputs, views[0], strict=True)),
+            tuple(views[1]),
+            tuple((view, _rows(fixed.row_bytes, rows)) for fixed, view in zip(self._outputs, views[1], strict=True)),
+            tuple(arrays),
+        )
+
+
+def _rows(size: int, count: int) -> tuple[slice, ...]:
+    return tuple(slice(size * index, size * (index + 1)) for index in range(count))
 
 
 def _fixed(item: ModelInput | ModelOutput, tensor: ModelTensor, batching: bool) -> FixedTensor | None:

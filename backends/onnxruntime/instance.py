@@ -15,6 +15,8 @@ from .bound import BoundRunner
 from .failure import failure_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...engine.backend import Batch
     from ...engine.job import Job
     from ...schema.wire.generated.inference import ModelConfig
@@ -40,6 +42,8 @@ class OnnxInstance:
         self._text_inputs = [slot.name for slot in self._gatherer.slots if slot.kind.name == "BYTES"]
         self._text_outputs = {slot.name for slot in self._scatterer.slots.values() if slot.kind.name == "BYTES"}
         self._bound = BoundRunner.of(session, config, signature) if movable and run_options is None else None
+        self._everything: Sequence[str] = ()
+        """What the last caller asked for who asked for all: most ask with the same object."""
         self._scalar_outputs: dict[str, tuple[int, ...]] = {}
         if config.max_batch_size == 0:
             self._adapt_scalars(config, signature)
@@ -75,10 +79,13 @@ class OnnxInstance:
     def _answered_bound(self, batch: Batch, jobs: list[Job]) -> bool:
         bound = self._bound
         assert bound is not None
-        names = self._scatterer.names
+        everything = self._everything
         for job in jobs:
-            if job.request.outputs and len(set(job.request.outputs)) != len(names):
-                return False  # a caller who wants less should not pay for all
+            wanted = job.request.outputs
+            if wanted is not everything:
+                if wanted and len(set(wanted)) != len(self._scatterer.names):
+                    return False  # a caller who wants less should not pay for all
+                self._everything = everything = wanted
         try:
             return bound.execute(batch, jobs)
         except Exception as error:

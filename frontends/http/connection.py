@@ -112,6 +112,12 @@ class Connection:
     # What epoll says.
 
     def on_event(self, events: int) -> None:
+        if events == READ:
+            if self.state == BODY:
+                self._receive_body()
+            else:
+                self._receive()
+            return
         if events & BROKEN:
             if self.state == LINGER:
                 self.close()  # both directions are at their end; the kernel may still be sending the reply

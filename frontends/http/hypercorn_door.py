@@ -44,7 +44,7 @@ class HypercornDoor:
         self._count = 0
         self._emptied = trio.Event()
         self._is_draining = False
-        self._parts: tuple[Any, Any, Any] | None = None
+        self._parts: tuple[Any, Any, Any, Any] | None = None
         self._preparing = trio.Lock()
 
     async def run(
@@ -85,13 +85,11 @@ class HypercornDoor:
             return
         self._count += 1
         try:
-            wrapper, config, worker = await self._prepare()
-            from hypercorn.trio.tcp_server import TCPServer
-
+            server, wrapper, config, worker = await self._prepare()
             served: Any = _Resumed(stream, data)
             if context is not None and isinstance(stream, trio.SocketStream):
                 served = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-            await TCPServer(wrapper, config, worker, {}, served)
+            await server(wrapper, config, worker, {}, served)
         finally:
             self._count -= 1
             if not self._count:
@@ -99,7 +97,7 @@ class HypercornDoor:
                 self._emptied = trio.Event()
             stream.socket.close()
 
-    async def _prepare(self) -> tuple[Any, Any, Any]:
+    async def _prepare(self) -> tuple[Any, Any, Any, Any]:
         """hypercorn's own objects, the same for every connection. Imported when first needed, off the trio thread."""
         async with self._preparing:
             if self._parts is None:
@@ -122,15 +120,32 @@ class HypercornDoor:
             if self._count:
                 await trio.sleep(_LAST_FRAME_SECONDS)
             if self._parts is not None:
-                await self._parts[2].terminated.set()
+                await self._parts[3].terminated.set()
             if self._count:
                 await self._emptied.wait()
 
 
-def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tuple[Any, Any, Any]:
+def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tuple[Any, Any, Any, Any]:
+    """The class whose objects serve a connection each, and the first three arguments that all of them get."""
     from hypercorn.app_wrappers import ASGIWrapper
     from hypercorn.config import Config
+    from hypercorn.events import Event, Updated
+    from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
+
+    class Connection(TCPServer):
+        """hypercorn lets the timer of an idle connection run on when the client has gone, and so keeps its socket."""
+
+        is_over = False
+
+        async def _read_data(self) -> None:
+            await super()._read_data()
+            self.is_over = True
+            await self.idle_task.stop()
+
+        async def protocol_send(self, event: Event) -> None:
+            if not (self.is_over and isinstance(event, Updated)):  # which would start the timer again
+                await super().protocol_send(event)
 
     config = Config()
     config.accesslog = None
@@ -143,7 +158,7 @@ def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tup
     config.h11_max_incomplete_size = settings.head_bytes_max
     config.h2_max_header_list_size = settings.head_bytes_max
     config.h2_max_concurrent_streams = _STREAMS_MAX
-    return ASGIWrapper(application), config, WorkerContext(None)  # type: ignore[arg-type]  # hypercorn's own types
+    return Connection, ASGIWrapper(application), config, WorkerContext(None)  # type: ignore[arg-type]  # hypercorn's own types
 
 
 def _listener_of(sock: socket.socket) -> trio.SocketListener:

@@ -176,10 +176,7 @@ class UsualInfer:
         if not self._start:
             self._answer(Http1Request(connection, self._head, b""), self._model, self._reply, job)
             return
-        parts = [self._start]
-        for tensor in response.outputs:
-            parts.append(tensor.wire)  # type: ignore[arg-type]  # noqa: PERF401  # made; a comprehension has a frame
-        connection.answer_whole(b"".join(parts))
+        connection.answer_whole(b"".join((self._start, *response.wires)))
 
     def _learn(self, response: InferenceResponse, template: ResponseTemplate) -> None:
         """Makes the start of all answers like this one, where their outputs follow as bytes and are not large."""
@@ -190,7 +187,7 @@ class UsualInfer:
         except Fault:
             return
         size = len(head) + sum(map(len, buffers))
-        if [id(buffer) for buffer in buffers] == [id(tensor.wire) for tensor in response.outputs] != []:
+        if buffers and buffers == list(response.wires):
             fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
             start = head_of_reply(200, BINARY, size, fields) + head
             if len(start) + size <= JOIN_BYTES_MAX:
