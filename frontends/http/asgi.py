@@ -74,12 +74,15 @@ class AsgiApplication:
             request.reply(problem[0], JSON, [encode_error(problem[1])])
         else:
             self._handle(request)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, receive, request)
-            await request.is_answered.wait()
-            await request.stream_through(send)
-            nursery.cancel_scope.cancel()
-        await request.send_through(send)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch, receive, request)
+                await request.is_answered.wait()
+                await request.stream_through(send)
+                nursery.cancel_scope.cancel()
+            await request.send_through(send)
+        finally:
+            request.abandon()  # if this was cancelled: the connection has ended
 
     async def _read_body(
         self, receive: Callable[[], Awaitable[Message]]

@@ -129,23 +129,20 @@ def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tup
     """The class whose objects serve a connection each, and the first three arguments that all of them get."""
     from hypercorn.app_wrappers import ASGIWrapper
     from hypercorn.config import Config
-    from hypercorn.events import Event, Updated
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
 
     class Connection(TCPServer):
-        """hypercorn lets the timer of an idle connection run on when the client has gone, and so keeps its socket."""
+        """Ends with its client. hypercorn alone would wait for its timer of idle connections, and for ever for a reply
+        that nobody takes any more."""
 
-        is_over = False
+        async def run(self) -> None:
+            with trio.CancelScope() as self.served:
+                await super().run()
 
         async def _read_data(self) -> None:
             await super()._read_data()
-            self.is_over = True
-            await self.idle_task.stop()
-
-        async def protocol_send(self, event: Event) -> None:
-            if not (self.is_over and isinstance(event, Updated)):  # which would start the timer again
-                await super().protocol_send(event)
+            self.served.cancel()
 
     config = Config()
     config.accesslog = None

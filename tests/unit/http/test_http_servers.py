@@ -8,6 +8,7 @@ import h2.events
 import numpy as np
 import pytest
 import trio
+import trio.testing
 import tritonclient.http as triton
 from despina.frontends.http import AsgiApplication, HttpSettings
 from tritonclient.utils import InferenceServerException
@@ -126,6 +127,28 @@ async def test_http_2_client_that_leaves_or_resets_cancels(open_door, infer_byte
     await door.until(lambda: len(model.cancelled) == 1)
     await client.stream.aclose()
     await door.until(lambda: len(model.cancelled) == 2)
+
+
+@pytest.mark.parametrize("server", ["native", "hypercorn"])
+async def test_nothing_is_left_of_http_2_clients_that_left(open_door, infer_bytes, server):
+    """Idle, waiting for an answer, or with an answer that they did not wait for: no task stays, long before a timer."""
+    door = await open_door(server=server)
+    model = door.engine.models["addsub"]
+    head, _, body = infer_bytes().partition(b"\r\n\r\n")
+    size = head.partition(b"Inference-Header-Content-Length: ")[2].partition(b"\r\n")[0].decode()
+    await trio.testing.wait_all_tasks_blocked()
+    before = trio.lowlevel.current_statistics().tasks_living
+    for kind in ("idle", "waiting", "hasty"):
+        client = Http2(await trio.open_tcp_stream("127.0.0.1", door.port))
+        model.is_held = kind == "waiting"
+        await client.start("POST", "/v2/models/addsub/infer", body, [("inference-header-content-length", size)])
+        if kind == "idle":
+            await client.replies(1)
+        elif kind == "waiting":
+            await door.until(lambda: model.waiting)
+        await client.stream.aclose()
+        await door.until(lambda: trio.lowlevel.current_statistics().tasks_living == before)
+    assert model.cancelled
 
 
 async def test_drain_with_http_2_in_flight(open_door, infer_bytes):
