@@ -44,11 +44,9 @@ class InputRule:
     row_bytes: int
     """Bytes of one row of a fixed shape, 0 for BYTES."""
     optional: bool
-    sizes: dict[tuple[int, ...], tuple[int, int]] = attrs.field(factory=dict)
-    """Shapes already found right -> (rows, bytes). Bounded: clients choose them."""
 
 
-SIZES_MAX = 256
+KNOWN_MAX = 1024
 
 
 class Admission:
@@ -71,6 +69,8 @@ class Admission:
                 row_bytes=math.prod(dims) * kind.byte_size if fixed else 0,
                 optional=entry.optional,
             )
+        self._known: dict[tuple[str, str, tuple[int, ...]], tuple[int, int]] = {}
+        """Name, datatype and shape of inputs found right -> rows, bytes. Bounded: clients choose them."""
         self.required = [name for name, rule in self.inputs.items() if not rule.optional]
         self.outputs = frozenset(entry.name for entry in config.output)
         ragged = {entry.name for entry in config.input if entry.allow_ragged_batch}
@@ -103,17 +103,16 @@ class Admission:
         """The short way for shapes seen before. False, and nothing is decided, where anything is new or wrong."""
         request = job.request
         inputs = request.inputs
-        rules = self.inputs
-        if len(inputs) != len(rules) or not self.outputs.issuperset(request.outputs):
+        if len(inputs) != len(self.inputs) or (request.outputs and not self.outputs.issuperset(request.outputs)):
             return False
-        rows = 0
+        known = self._known
+        rows = -1
         for name, tensor in inputs.items():
-            rule = rules.get(name)
-            if rule is None or tensor.datatype != rule.datatype:
-                return False
             shape = tensor.shape
-            found = rule.sizes.get(shape) if type(shape) is tuple else None
-            if found is None or (rows and found[0] != rows):
+            if type(shape) is not tuple:
+                return False
+            found = known.get((name, tensor.datatype, shape))
+            if found is None or (found[0] != rows and rows >= 0):
                 return False
             rows, size = found
             wire = tensor.wire
@@ -182,9 +181,9 @@ class Admission:
         job.batch_size = rows or 1
         if self.plain and rows >= 0:
             for name, tensor in inputs.items():
-                rule = rules[name]
-                if len(rule.sizes) < SIZES_MAX:
-                    rule.sizes[tuple(tensor.shape)] = (rows, rule.row_bytes * (rows if batched else 1))
+                if len(self._known) < KNOWN_MAX:
+                    size = rules[name].row_bytes * (rows if batched else 1)
+                    self._known[name, tensor.datatype, tuple(tensor.shape)] = (rows, size)
         elif self.has_optional:
             job.key = (
                 frozenset(inputs),

@@ -314,19 +314,25 @@ class Engine:
 
     async def infer_request(self, request: InferenceRequest, *, deadline: float = 0.0) -> InferenceResponse:
         """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        model = self.model(request.model_name, request.model_version)
+        model = self.registry.find(request.model_name, request.model_version)
         if model.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: its answers come as a stream")
+        if model.at_once and model.placement.inline:
+            await trio.lowlevel.checkpoint_if_cancelled()
         waiter = _Waiter()
-        trace = self.tracer.sample(model.name) if self.tracer.active and request.trace is None else None
-        if trace is not None:
-            request.trace = trace
-            waiter.trace = trace
-        job = model.submit(request, waiter.done, deadline)
-        if waiter.finished:
+        if self.tracer.active and request.trace is None:
+            request.trace = waiter.trace = self.tracer.sample(model.name)
+        model.calling = True
+        try:
+            job = model.submit(request, waiter.done, deadline)
+        finally:
+            model.calling = False
+        if job.on_done is None:  # it is over already
+            model.resting += 1
             await trio.lowlevel.cancel_shielded_checkpoint()
+            model.resting -= 1
         else:
+            # A caller who is cancelled already does not get past here, and its job has not been executed.
             waiter.task = trio.lowlevel.current_task()
 
             def leave(_: object) -> Abort:
@@ -362,15 +368,13 @@ class Engine:
 class _Waiter:
     """Where one caller in process waits."""
 
-    __slots__ = ("finished", "task", "trace")
+    __slots__ = ("task", "trace")
 
     def __init__(self) -> None:
-        self.finished = False
         self.trace: Trace | None = None
         self.task: trio.lowlevel.Task | None = None
 
     def done(self, _: Job) -> None:
-        self.finished = True
         if self.trace is not None:
             self.trace.finish()
         if self.task is not None:

@@ -27,21 +27,22 @@ class InlineRunner:
     def __init__(self) -> None:
         self._ready: deque[ThreadInstance] = deque()
         self._task: trio.lowlevel.Task | None = None
-        self._in_pass = False
+        self.in_pass = False
+        """Between `begin_pass` and `end_pass`."""
 
     def soon(self, instance: ThreadInstance) -> None:
         """Executes the started `instance` at the end of the pass, or when the task gets its turn."""
         self._ready.append(instance)
-        if not self._in_pass:
+        if not self.in_pass:
             self._wake()
 
     def begin_pass(self) -> None:
         """A door is about to submit what its loop has found. Call `end_pass` before the next checkpoint."""
-        self._in_pass = True
+        self.in_pass = True
 
     def end_pass(self) -> None:
         """Executes what the pass has started. What does not fit a slice is left to the task."""
-        self._in_pass = False
+        self.in_pass = False
         ready = self._ready
         for _ in range(len(ready)):
             self._execute(ready.popleft())

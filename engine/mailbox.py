@@ -64,6 +64,8 @@ class Mailbox:
         self.batching = rule.rows_max > 1
         self.eager = self.batching and rule.delay_s == 0 and len(self.levels) == 1
         """Batches are formed from what waits, in order of arrival."""
+        self.greedy = rule.preferred in ((), (rule.rows_max,))
+        """No smaller size is preferred to what waits."""
         self.deadlines = False
         """A job that waits may have a deadline of its caller's."""
         self.ordered: deque[Job] | None = None
@@ -202,7 +204,7 @@ class Mailbox:
         rows_max = self.rule.rows_max
         if (
             count <= rows_max
-            and not self.rule.preferred
+            and self.greedy
             and (rows := sum(map(_ROWS, waiting))) <= rows_max
             and len(set(map(_KEY, waiting))) == 1
         ):
