@@ -283,9 +283,11 @@ def test_restart_on_passed_on_sockets(models, tmp_path):
 
         def start(name):
             line = command(models, f"--id={name}")
-            return stack.enter_context(
+            process = stack.enter_context(
                 activated(line, tmp_path / name, [for_grpc, for_http], LISTEN_FDNAMES="grpc:http")
             )
+            process.place("Metrics Service")
+            return process
 
         early = asked(stack, ports["http"])  # before there is a server
         one = start("one")

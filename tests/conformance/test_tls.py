@@ -374,19 +374,23 @@ def test_protocols(secure, certificates, door, offered, chosen):
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
 def test_chosen_protocol_is_spoken(secure, certificates, version):
-    """Goal: a client of HTTP that offers both versions, and one that offers the older only, infer."""
-    body, length = tritonclient.http.InferenceServerClient.generate_request_body(sums(tritonclient.http, 3))
+    """Goal: a client of HTTP that offers both versions, and one that offers the older only, send and get 1 KiB and
+    8 MiB on one connection."""
+    triton = tritonclient.http.InferenceServerClient
     context = certificates.client_context()
-    with httpx.Client(verify=context, http2=version == "HTTP/2", trust_env=False) as client:
-        answer = client.post(
-            f"https://localhost:{secure.http_port}/v2/models/simple/infer",
-            content=body,
-            headers={"Inference-Header-Content-Length": str(length)},
-        )
-    assert (answer.status_code, answer.http_version) == (200, version)
-    parse = tritonclient.http.InferenceServerClient.parse_response_body
-    result = parse(answer.content, header_length=int(answer.headers["inference-header-content-length"]))
-    assert result.as_numpy("OUTPUT0").tolist() == [list(range(3, 19))]
+    with httpx.Client(verify=context, http2=version == "HTTP/2", trust_env=False, timeout=WAIT_S) as client:
+        for size in (1 << 10, 8 << 20):
+            values = np.arange(size // 4, dtype=np.float32).reshape(1, -1)
+            body, length = triton.generate_request_body([tensor(tritonclient.http, "IN_FP32", "FP32", values)])
+            answer = client.post(
+                f"https://localhost:{secure.http_port}/v2/models/identity_any/infer",
+                content=body,
+                headers={"Inference-Header-Content-Length": str(length), "Accept-Encoding": "identity"},
+            )
+            assert (answer.status_code, answer.http_version) == (200, version)
+            length = int(answer.headers["inference-header-content-length"])
+            back = triton.parse_response_body(answer.content, header_length=length).as_numpy("OUT_FP32")
+            assert np.array_equal(back, values)
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
