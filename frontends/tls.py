@@ -122,7 +122,13 @@ class TlsSocket(ssl.SSLSocket):
         return data
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
-        return self.sendmsg([data])
+        """As `sendmsg`."""
+        if not isinstance(data, bytes) or len(data) > _RECORD_BYTES:
+            return self.sendmsg([data])
+        try:
+            return super().send(data)
+        except _WANTS:
+            raise _blocked() from None
 
     def sendmsg(self, buffers: Iterable[ReadableBuffer]) -> int:  # type: ignore[override]  # ssl refuses it; we can
         """How many bytes the kernel took, encrypted. After BlockingIOError the next call must offer the same bytes
