@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import struct
 import time
 
 import pytest
@@ -40,6 +42,14 @@ def upload(port, *parts):
             for part in parts:
                 sock.sendall(part)
         return read_to_end(sock)
+
+
+def assert_given_back(server, before, growth_max):
+    """Memory is free again a moment after the answer has been read."""
+    give_up = time.monotonic() + WAIT_S
+    while memory_bytes(server.pid) - before >= growth_max:
+        assert time.monotonic() < give_up, "the body's memory is not given back"
+        time.sleep(0.01)
 
 
 def test_chunks_of_one_byte_cost_linear_time(wire_server):
@@ -119,4 +129,61 @@ def test_allowed_uploads_are_streamed_into_their_buffer(wire_server):
         reply = upload(wire_server.http_port, b"POST /v2/nothing" + CHUNKED, PIECE * 960, b"0\r\n\r\n")
         assert reply.startswith(b"HTTP/1.1 404")
     assert memory_bytes(wire_server.pid, "VmHWM") - before < 120 * MIB
-    assert memory_bytes(wire_server.pid) - before < 60 * MIB
+    assert_given_back(wire_server, before, 60 * MIB)
+
+
+_SUM_CONFIG = """
+backend: "python"
+input [ { name: "IN" data_type: TYPE_UINT8 dims: [ -1 ] } ]
+output [ { name: "SEEN" data_type: TYPE_INT64 dims: [ 2 ] } ]
+instance_group [ { kind: KIND_CPU } ]
+"""
+_SUM_MODEL = '''
+"""The size of a tensor, and the sum of one byte in 65536."""
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        arrays = [pb_utils.get_input_tensor_by_name(request, "IN").as_numpy() for request in requests]
+        seen = [np.array([array.size, array[::65536].sum()], np.int64) for array in arrays]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("SEEN", one)]) for one in seen]
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("framing", "size"), [("chunked", 1024 * MIB), ("length", 256 * MIB)])
+def test_a_large_tensor_takes_its_own_size_and_no_more(tmp_path, framing, size):
+    """Goal: where the limit allows it, 1 GiB in pieces of 64 KiB reaches its model in the buffer that it is received
+    into: the process grows by the body and a few MiB, which a second copy of even a tenth of it would exceed."""
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 2 * size:
+        pytest.skip("less than 2 GiB of memory are free")
+    folder = tmp_path / "models" / "sum" / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.pbtxt").write_text(_SUM_CONFIG)
+    (folder / "model.py").write_text(_SUM_MODEL)
+    head = (
+        b"POST /v2/models/sum/infer HTTP/1.1\r\nHost: h\r\nInference-Header-Content-Length: 0\r\nConnection: close\r\n"
+    )
+    body = b"\1" * 65_536
+    if framing == "chunked":
+        head, piece, end = head + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + body + b"\r\n", b"0\r\n\r\n"
+    else:
+        head, piece, end = head + b"Content-Length: %d\r\n\r\n" % size, body, b""
+    with running_despina(tmp_path / "models", tmp_path, (f"--http-max-input-size={size}",)) as server:
+        # What the first request imports and allocates does not count.
+        assert upload(server.http_port, head.replace(b"%d" % size, b"3"), b"3\r\n" * (end != b""), b"abc", b"\r\n", end)
+        reset_peak(server.pid)
+        before = memory_bytes(server.pid)
+        with connect(server.http_port) as sock:
+            sock.settimeout(60)
+            sock.sendall(head)
+            for _ in range(size // len(body)):
+                sock.sendall(piece)
+            sock.sendall(end)
+            reply = read_to_end(sock)
+        assert reply.startswith(b"HTTP/1.1 200")
+        assert reply.endswith(struct.pack("<qq", size, size // 65_536))
+        assert memory_bytes(server.pid, "VmHWM") - before < size + 16 * MIB
+        assert_given_back(server, before, 272 * MIB)  # up to 256 MiB are kept for the next large body
