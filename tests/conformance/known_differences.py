@@ -143,6 +143,7 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
 OPENTELEMETRY_DIFFERENCES: dict[str, str] = {
     "* a later version": "a context of a later version is read as far as this one goes, as W3C asks; not so there",
     "* capitals": "a context in capitals is not valid, says W3C; the reference takes it",
+    "* refused": "a refused request has its door's span, so that its caller's trace shows it; the reference has none",
 }
 """Of spans: the request's name in test_opentelemetry.py, then why."""
 

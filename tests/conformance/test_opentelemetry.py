@@ -476,7 +476,34 @@ def conversation(server, collector):
                 answer = said[f"{door} {name}"] = ask(server, collector, door, name, form)
                 if answer[1]:
                     break
+        said[f"{door} refused"] = refused(server, collector, door)
+        said[f"{door} in pieces"] = in_pieces(server, collector, door)
     return said
+
+
+def refused(server, collector, door):
+    """The spans of a request that the model refuses. Nothing comes of it that could be waited for: of another one."""
+    parent, trace, _ = caller()
+    with contextlib.suppress(InferenceServerException):
+        infer(server, door, inputs=sums(KINDS[door])[:1], headers={"traceparent": parent})
+    mark(server, collector)
+    return [one.name for one in collector.spans if one.trace_id == trace]
+
+
+def in_pieces(server, collector, door):
+    """The family of a request to a decoupled model, which answers twice; how often each moment is noted aside."""
+    request_id = fresh()
+    if door == "grpc":
+        with tritonclient.grpc.InferenceServerClient(address(server, door)) as client:
+            client.start_stream(lambda result, error: None)
+            client.async_stream_infer("count", one_number(tritonclient.grpc, "N"), request_id=request_id)
+            client.stop_stream()
+    else:
+        url = f"http://{address(server, door)}/v2/models/count/generate_stream"
+        with urllib.request.urlopen(url, json.dumps({"N": 1, "id": request_id}).encode(), timeout=WAIT_S) as reply:
+            reply.read()
+    family = told(collector.of_request(request_id), "")
+    return {name: {**one, "moments": sorted(set(one["moments"]))} for name, one in family.items()}
 
 
 def ask(server, collector, door, name, form):
