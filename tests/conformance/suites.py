@@ -26,6 +26,7 @@ from tests.conformance.shared_memory_probes import (
     grpc_shared_memory_probes,
     http_shared_memory_probes,
 )
+from tests.conformance.streaming_memory_probes import grpc_streaming_memory_probes
 from tests.conformance.streaming_probes import grpc_streaming_probes, http_streaming_probes
 
 if TYPE_CHECKING:
@@ -117,5 +118,6 @@ SUITES: tuple[Suite | MetricsSuite, ...] = (
     Suite("grpc_doors", HERE / "models", OPTIONS, grpc_door_probes),
     Suite("http_streaming", HERE / "models_streaming", (), http_streaming_probes),
     Suite("grpc_streaming", HERE / "models_streaming", (), grpc_streaming_probes),
+    Suite("grpc_streaming_memory", HERE / "models_streaming", (), grpc_streaming_memory_probes, shares_memory=True),
     *METRICS_SUITES,
 )
