@@ -9,23 +9,16 @@ from __future__ import annotations
 import queue
 import time
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 
+from tests.conformance.inputs import nap
 from tests.conformance.wire import WAIT_S
 
 if TYPE_CHECKING:
     from tests.conformance.processes import Process
-
-
-def nap(module: Any, seconds: float) -> list[Any]:
-    """The input that makes `nap` sleep, for that client's module."""
-    one = module.InferInput("SECONDS", [1], "FP32")
-    one.set_data_from_numpy(np.array([seconds], np.float32))
-    return [one]
 
 
 def nap_request(seconds: float) -> bytes:

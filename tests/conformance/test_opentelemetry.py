@@ -1,83 +1,50 @@
-"""Spans of the real process as a collector gets them, whoever asks and whatever becomes of the collector."""
+"""Spans of the real process as a collector gets them, whoever asks, and whose requests they tell of."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fnmatch
 import json
-import random
-import socket
 import time
 import urllib.request
 
-import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
-import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException
 
-from tests.conformance.known_differences import OPENTELEMETRY_DIFFERENCES
-from tests.conformance.napping import nap, occupy
+from tests.conformance.collector import Collector
+from tests.conformance.inputs import nap, one_number, sums
+from tests.conformance.napping import occupy
 from tests.conformance.processes import serving
-from tests.conformance.servers import reference_script, running_despina, running_reference
-from tests.conformance.wire import WAIT_S, wire_models
+from tests.conformance.traced_requests import (
+    CONTEXTS,
+    DOORS,
+    KINDS,
+    address,
+    caller,
+    fresh,
+    infer,
+    mark,
+    options,
+    traced_models,
+)
+from tests.conformance.wire import WAIT_S
 
-Collector = pytest.importorskip("tests.conformance.collector", reason="the extra `otel` is not installed").Collector
-
-KINDS = {
-    "http": tritonclient.http,
-    "http.aio": tritonclient.http.aio,
-    "grpc": tritonclient.grpc,
-    "grpc.aio": tritonclient.grpc.aio,
-}
-DOORS = ["http", "grpc"]
 MOMENTS = {
     "http": ["HTTP_RECV_START", "HTTP_RECV_END", "INFER_RESPONSE_COMPLETE", "HTTP_SEND_START", "HTTP_SEND_END"],
     "grpc": ["GRPC_WAITREAD_START", "GRPC_WAITREAD_END", "INFER_RESPONSE_COMPLETE", "GRPC_SEND_START", "GRPC_SEND_END"],
 }
 COMPUTE = ["COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END"]
-SERIAL = {"triton.trace_id", "triton.request_id"}
-"""Attributes that differ from run to run."""
 CLOCK_NS = 50_000_000
 """How far the server's idea of a time may be from ours."""
-
-CONTEXT_CONFIG = """
-name: "context" backend: "python" max_batch_size: 0
-input [ { name: "X" data_type: TYPE_INT32 dims: [ 1 ] } ]
-output [ { name: "CONTEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
-instance_group [ { kind: KIND_CPU count: 1 } ]
-"""
-CONTEXT_MODEL = '''
-"""Tells in which trace it executes."""
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        texts = [np.array([request.trace().get_context() or ""], np.object_) for request in requests]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("CONTEXT", text)]) for text in texts]
-'''
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """simple, nap, count, and context, which tells in which trace it executes."""
-    models = wire_models(tmp_path_factory.mktemp("traced"))
-    (models / "context" / "1").mkdir(parents=True)
-    (models / "context" / "config.pbtxt").write_text(CONTEXT_CONFIG)
-    (models / "context" / "1" / "model.py").write_text(CONTEXT_MODEL)
-    return models
-
-
-def options(url, *more, rate=1, delay_ms=20):
-    """Everything is traced, unless `rate` says otherwise, and sent soon."""
-    settings = ["mode=opentelemetry", "level=TIMESTAMPS", f"rate={rate}", f"opentelemetry,url={url}"]
-    settings += [f"opentelemetry,bsp_schedule_delay={delay_ms}", *more]
-    return [f"--trace-config={setting}" for setting in settings]
+    """simple, nap, count and context."""
+    return traced_models(tmp_path_factory.mktemp("traced"))
 
 
 @pytest.fixture(scope="module")
@@ -93,51 +60,6 @@ def server(models, collector, tmp_path_factory):
     more = ["opentelemetry,resource=deployment=test", "opentelemetry,resource=service.name=ours"]
     with serving(models, tmp_path_factory.mktemp("server") / "log", *options(collector.url, *more)) as running:
         yield running
-
-
-def caller(flags="01"):
-    """The context of some span, which nobody else has: traceparent, trace id, span id."""
-    trace, span = f"{random.getrandbits(128) or 1:032x}", f"{random.getrandbits(64) or 1:016x}"
-    return f"00-{trace}-{span}-{flags}", trace, span
-
-
-def fresh():
-    """An id for a request."""
-    return f"{random.getrandbits(64):x}"
-
-
-def address(server, kind):
-    return f"127.0.0.1:{server.http_port if kind.startswith('http') else server.grpc_port}"
-
-
-def sums(module):
-    """The inputs of `simple`."""
-    made = [module.InferInput(name, [1, 16], "INT32") for name in ("INPUT0", "INPUT1")]
-    for one in made:
-        one.set_data_from_numpy(np.ones((1, 16), np.int32))
-    return made
-
-
-def one_number(module, name="X"):
-    """The input of `context`; of `count` by the name of N."""
-    made = module.InferInput(name, [1], "INT32")
-    made.set_data_from_numpy(np.ones(1, np.int32))
-    return [made]
-
-
-def infer(server, kind, model="simple", inputs=None, **named):
-    """One request of that client."""
-    module = KINDS[kind]
-    arguments = (model, inputs or sums(module))
-
-    async def ask():
-        async with module.InferenceServerClient(address(server, kind)) as client:
-            return await client.infer(*arguments, **named)
-
-    if kind.endswith("aio"):
-        return asyncio.run(asyncio.wait_for(ask(), WAIT_S))
-    with module.InferenceServerClient(address(server, kind)) as client:
-        return client.infer(*arguments, **named)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -208,25 +130,10 @@ def test_context_in_the_model(server, collector, kind):
     parent, trace, _ = caller()
     request_id = fresh()
     headers = {"traceparent": parent, "tracestate": "a=b"}
-    result = infer(server, kind, "context", one_number(KINDS[kind]), request_id=request_id, headers=headers)
+    result = infer(server, kind, "context", one_number(KINDS[kind], "X"), request_id=request_id, headers=headers)
     seen = json.loads(result.as_numpy("CONTEXT")[0])
     model = collector.of_request(request_id)["context"]
     assert seen == {"traceparent": f"00-{trace}-{model.span_id}-01", "tracestate": "a=b"}
-
-
-CONTEXTS = {
-    "sampled": ("00-{trace}-{span}-01", True),
-    "not sampled": ("00-{trace}-{span}-00", True),
-    "other flags": ("00-{trace}-{span}-ff", True),
-    "a later version": ("01-{trace}-{span}-01-more", True),
-    "version ff": ("ff-{trace}-{span}-01", False),
-    "too much": ("00-{trace}-{span}-01-more", False),
-    "no trace": ("00-" + "0" * 32 + "-{span}-01", False),
-    "no span": ("00-{trace}-" + "0" * 16 + "-01", False),
-    "short": ("00-{trace}-12-01", False),
-    "no hexadecimal": ("00-{trace}-{span}-0g", False),
-    "empty": ("", False),
-}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -354,13 +261,6 @@ def test_rate_count_and_level(server, collector, door):
     assert not [one for one in collector.spans if one.trace_id == trace]
 
 
-def mark(server, collector):
-    """Returns when all that was traced before has come: spans are sent in order."""
-    parent, _, _ = caller()
-    infer(server, "http", request_id=(request_id := fresh()), headers={"traceparent": parent})
-    collector.of_request(request_id)
-
-
 def test_settings_of_one_model(server, collector):
     """Goal: a model with a level of its own is traced, or not, whatever holds for the others."""
     with changed(server, trace_level="OFF"), changed(server, "simple", trace_level="TIMESTAMPS"):
@@ -389,171 +289,3 @@ def test_many_at_once(server, collector):
     by_id = {one.span_id: one for one in spans}
     assert len(models) == len({one.trace_id for one in models}) == 200
     assert all(by_id[one.parent_id].trace_id == one.trace_id for one in models)
-
-
-def test_last_spans(models, collector, tmp_path):
-    """Goal: what waits for its turn to be sent is sent when the server stops, and costs no time."""
-    with serving(models, tmp_path / "log", *options(collector.url, delay_ms=60_000)) as server:
-        for door in DOORS:
-            infer(server, door, request_id=f"last {door}")
-        begin = time.monotonic()
-        server.terminate()
-        assert server.ended()[0] == 0
-        assert time.monotonic() - begin < 5
-    for door in DOORS:
-        found = collector.of_request(f"last {door}")
-        assert found["InferRequest"].resource["service.name"] == "triton-inference-server"
-
-
-def longest_s(server, count):
-    """The longest that one of so many requests took, by turns over both doors."""
-    longest = 0.0
-    with contextlib.ExitStack() as stack:
-        modules = [KINDS[door] for door in DOORS]
-        clients = [
-            stack.enter_context(module.InferenceServerClient(address(server, door)))
-            for door, module in zip(DOORS, modules, strict=True)
-        ]
-        for number in range(count):
-            begin = time.monotonic()
-            clients[number % 2].infer("simple", sums(modules[number % 2]))
-            longest = max(longest, time.monotonic() - begin)
-    return longest
-
-
-def test_collector_that_is_down(models, tmp_path):
-    """Goal: requests are answered as soon as ever while nobody takes their spans, and so is SIGTERM."""
-    small = ["opentelemetry,bsp_max_queue_size=64", "opentelemetry,bsp_max_export_batch_size=16"]
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1/traces"
-        with serving(models, tmp_path / "log", *options(url, *small)) as server:
-            assert longest_s(server, 200) < 2
-            server.said("(Transient error|Failed to export)")
-            begin = time.monotonic()
-            server.terminate()
-            code, _ = server.ended()
-            assert code == 0
-            assert time.monotonic() - begin < 6
-
-
-def test_collector_that_does_not_answer(models, tmp_path):
-    """Goal: neither requests nor SIGTERM wait for a collector that takes messages and says nothing; what does not fit
-    the queue is dropped; when the collector is well again it gets what comes then."""
-    small = ["opentelemetry,bsp_max_queue_size=64", "opentelemetry,bsp_max_export_batch_size=16"]
-    with (
-        Collector().running() as collector,
-        serving(models, tmp_path / "log", *options(collector.url, *small)) as server,
-    ):
-        collector.hold.clear()
-        assert longest_s(server, 200) < 2
-        assert collector.held.wait(WAIT_S)
-        collector.hold.set()
-        infer(server, "http", request_id="well again")
-        collector.of_request("well again")
-        assert len(collector.spans) <= 64 + 16 + 3 + 16
-        collector.hold.clear()
-        collector.held.clear()
-        infer(server, "grpc")
-        assert collector.held.wait(WAIT_S)
-        begin = time.monotonic()
-        server.terminate()
-        code, said = server.ended()
-        assert code == 0
-        assert time.monotonic() - begin < 6
-        assert "the collector did not take the last spans" in said
-
-
-def conversation(server, collector):
-    """What becomes of the same requests: by their names the family of spans, without ids and times; and what the model
-    sees. Over gRPC the reference server now and then forgets a context, and mostly its state, so that it may be asked
-    five times, without state."""
-    contexts = CONTEXTS | {"none": ("", False), "capitals": ("00-{trace}-{span}-01", True)}
-    said = {}
-    for door in DOORS:
-        for name, (form, is_valid) in contexts.items():
-            for _ in range(5 if door == "grpc" and is_valid else 1):
-                answer = said[f"{door} {name}"] = ask(server, collector, door, name, form)
-                if answer[1]:
-                    break
-        said[f"{door} refused"] = refused(server, collector, door)
-        said[f"{door} in pieces"] = in_pieces(server, collector, door)
-    return said
-
-
-def refused(server, collector, door):
-    """The spans of a request that the model refuses. Nothing comes of it that could be waited for: of another one."""
-    parent, trace, _ = caller()
-    with contextlib.suppress(InferenceServerException):
-        infer(server, door, inputs=sums(KINDS[door])[:1], headers={"traceparent": parent})
-    mark(server, collector)
-    return [one.name for one in collector.spans if one.trace_id == trace]
-
-
-def in_pieces(server, collector, door):
-    """The family of a request to a decoupled model, which answers twice; how often each moment is noted aside."""
-    request_id = fresh()
-    if door == "grpc":
-        with tritonclient.grpc.InferenceServerClient(address(server, door)) as client:
-            client.start_stream(lambda result, error: None)
-            client.async_stream_infer("count", one_number(tritonclient.grpc, "N"), request_id=request_id)
-            client.stop_stream()
-    else:
-        url = f"http://{address(server, door)}/v2/models/count/generate_stream"
-        with urllib.request.urlopen(url, json.dumps({"N": 1, "id": request_id}).encode(), timeout=WAIT_S) as reply:
-            reply.read()
-    family = told(collector.of_request(request_id), "")
-    return {name: {**one, "moments": sorted(set(one["moments"]))} for name, one in family.items()}
-
-
-def ask(server, collector, door, name, form):
-    """One request of `context`: its family of spans, whether it is the caller's, and what the model saw."""
-    _, trace, span = caller()
-    if name == "capitals":
-        trace, span = trace.upper(), span.upper()
-    headers = {"traceparent": form.format(trace=trace, span=span)} if form else {}
-    if door == "http":
-        headers["tracestate"] = "a=b,c=d"
-    request_id = fresh()
-    result = infer(server, door, "context", one_number(KINDS[door]), request_id=request_id, headers=headers)
-    family = collector.of_request(request_id)
-    seen = json.loads(result.as_numpy("CONTEXT")[0])
-    version, trace_id, span_id, flags = seen.pop("traceparent").split("-")
-    names = {one.span_id: one.name for one in family.values()}
-    seen |= {"version": version, "span": names[span_id], "flags": flags}
-    assert trace_id == family["InferRequest"].trace_id
-    return told(family, span.lower()), trace_id == trace.lower(), seen
-
-
-def told(family, span):
-    """A family of spans, without what differs from run to run. `span` is the caller's."""
-    names = {one.span_id: one.name for one in family.values()} | {span: "the caller"}
-    return {
-        name: {
-            "parent": names.get(one.parent_id, one.parent_id),
-            "state": one.state,
-            "kind": one.kind,
-            "moments": one.moments,
-            "attributes": {key: value for key, value in one.attributes.items() if key not in SERIAL},
-            "service": one.resource["service.name"],
-            "scope": one.scope,
-        }
-        for name, one in family.items()
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
-def test_same_spans_as_the_reference_server(models, collector, tmp_path):
-    """Goal: the same names, parents, events and attributes as the reference server's, but for the known differences,
-    each of which is one."""
-    found = []
-    for name, run in (("reference", running_reference), ("despina", running_despina)):
-        (tmp_path / name).mkdir()
-        with Collector().running() as own, run(models, tmp_path / name, options(own.url, delay_ms=10)) as server:
-            found.append(conversation(server, own))
-    expected, ours = found
-    differing = {name for name in expected if ours[name] != expected[name]}
-    known = {pattern: fnmatch.filter(differing, pattern) for pattern in OPENTELEMETRY_DIFFERENCES}
-    assert {name: (expected[name], ours[name]) for name in differing.difference(*known.values())} == {}
-    assert [pattern for pattern, names in known.items() if not names] == []

@@ -20,6 +20,7 @@ import tritonclient.grpc.aio
 import tritonclient.http
 
 from tests.certificates import Certificates
+from tests.conformance.inputs import sums, tensor
 from tests.conformance.napping import nap_request, occupy, until_waiting
 from tests.conformance.processes import activated, command, serving, started
 from tests.conformance.wire import READY, WAIT_S, connect, read_to_end, wire_models
@@ -82,19 +83,6 @@ def infer(connection, model, inputs):
     data = answer.read()
     assert answer.status == 200, data
     return client.parse_response_body(data, header_length=int(answer.headers["Inference-Header-Content-Length"]))
-
-
-def tensor(module, name, datatype, values):
-    """An input with its data set."""
-    made = module.InferInput(name, list(values.shape), datatype)
-    made.set_data_from_numpy(values)
-    return made
-
-
-def sums(module, value):
-    """The inputs of `simple`; OUTPUT0 begins with `value`."""
-    rows = np.arange(16, dtype=np.int32).reshape(1, 16), np.full((1, 16), value, np.int32)
-    return [tensor(module, f"INPUT{place}", "INT32", row) for place, row in enumerate(rows)]
 
 
 # --- Unix sockets

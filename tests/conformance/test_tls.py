@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import http.client
 import queue
 import ssl
 import time
-import warnings
 
-import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
-import trustme
 from tritonclient.utils import InferenceServerException
 
 from tests.certificates import Certificates
-from tests.conformance.napping import nap, nap_request, occupy, until_waiting
-from tests.conformance.processes import command, serving, started
+from tests.conformance.inputs import nap, one_number, sums, tensor
+from tests.conformance.napping import nap_request, occupy, until_waiting
+from tests.conformance.processes import serving
+from tests.conformance.secured import KINDS, client_of, options, protocol_of, secured
 from tests.conformance.servers import reference_script, running_reference
 from tests.conformance.wire import READY, WAIT_S, connect, read_to_end, wire_models
 
-KINDS = {
-    "http": tritonclient.http,
-    "http.aio": tritonclient.http.aio,
-    "grpc": tritonclient.grpc,
-    "grpc.aio": tritonclient.grpc.aio,
-}
 REFUSED = (InferenceServerException, OSError, http.client.HTTPException)
 """What clients raise without a connection; aiohttp's errors of connections are OSErrors, gevent's too."""
 
@@ -49,17 +41,6 @@ def models(tmp_path_factory):
     return wire_models(tmp_path_factory.mktemp("tls"))
 
 
-def options(certificates, *doors, mutual=False):
-    """The command line's part on TLS. Mutual TLS needs no word that it is TLS."""
-    made = []
-    for door in doors:
-        made += [f"--{door}-server-cert={certificates.path('server.pem')}"]
-        made += [f"--{door}-server-key={certificates.path('server.key')}"]
-        made += [f"--{door}-root-cert={certificates.path('root.pem')}"]
-        made += [f"--{door}-use-ssl-mutual=true" if mutual else f"--{door}-use-ssl=true"]
-    return made
-
-
 @pytest.fixture(scope="module")
 def secure(certificates, models, tmp_path_factory):
     """A server with TLS on both doors."""
@@ -73,79 +54,6 @@ def mutual(certificates, models, tmp_path_factory):
     made = options(certificates, "http", "grpc", mutual=True)
     with serving(models, tmp_path_factory.mktemp("mutual") / "log", *made) as server:
         yield server
-
-
-class Waiting:
-    """An asyncio client whose calls return when they are done."""
-
-    def __init__(self, runner, client):
-        self._runner, self._client = runner, client
-
-    def __getattr__(self, name):
-        method = getattr(self._client, name)
-        return lambda *arguments, **named: self._runner.run(waited(method(*arguments, **named)))
-
-
-async def waited(coroutine):
-    """The result, which may not take longer than WAIT_S."""
-    return await asyncio.wait_for(coroutine, WAIT_S)
-
-
-@contextlib.contextmanager
-def client_of(kind, server, certificates=None, who="", root="root.pem"):
-    """A client of that kind with the certificate of `who`, who trusts `root`; without certificates one that speaks no
-    TLS. asyncio's calls wait."""
-    module = KINDS[kind]
-    address = f"localhost:{server.http_port if kind.startswith('http') else server.grpc_port}"
-    if certificates is None:
-        named = {}
-    elif kind.startswith("grpc"):
-        named = {"ssl": True, "root_certificates": certificates.path(root)}
-        if who:
-            named |= {
-                "private_key": certificates.path(f"{who}.key"),
-                "certificate_chain": certificates.path(f"{who}.pem"),
-            }
-    elif kind == "http":
-        named = {"ssl": True, "ssl_options": {"ca_certs": certificates.path(root)}, "connection_timeout": WAIT_S}
-        if who:
-            named["ssl_options"] |= {
-                "certfile": certificates.path(f"{who}.pem"),
-                "keyfile": certificates.path(f"{who}.key"),
-            }
-            named["ssl_context_factory"] = functools.partial(certificates.client_context, who)
-    else:
-        context = ssl.create_default_context(cafile=certificates.path(root))
-        if who:
-            context.load_cert_chain(certificates.path(f"{who}.pem"), certificates.path(f"{who}.key"))
-        named = {"ssl": True, "ssl_context": context}
-    if not kind.endswith("aio"):
-        with module.InferenceServerClient(address, **named) as client:
-            yield client
-        return
-    with asyncio.Runner() as runner:
-
-        async def opened():
-            return module.InferenceServerClient(address, **named)
-
-        client = runner.run(opened())
-        try:
-            yield Waiting(runner, client)
-        finally:
-            runner.run(client.close())
-
-
-def tensor(module, name, datatype, values):
-    """An input with its data set."""
-    made = module.InferInput(name, list(values.shape), datatype)
-    made.set_data_from_numpy(values)
-    return made
-
-
-def sums(module, value=1):
-    """The inputs of `simple`; OUTPUT0 is 0 ... 15, each with `value` added."""
-    rows = np.arange(16, dtype=np.int32).reshape(1, 16), np.full((1, 16), value, np.int32)
-    return [tensor(module, f"INPUT{place}", "INT32", row) for place, row in enumerate(rows)]
 
 
 @pytest.fixture(params=["tls", "mutual"])
@@ -195,7 +103,7 @@ def test_streams(secure, mutual, certificates, who):
         for number in range(20):
             client.async_stream_infer("simple", sums(tritonclient.grpc, number), request_id=str(number))
         answers = [seen.get(timeout=WAIT_S) for _ in range(20)]
-        client.async_stream_infer("count", [tensor(tritonclient.grpc, "N", "INT32", np.array([1], np.int32))])
+        client.async_stream_infer("count", one_number(tritonclient.grpc, "N"))
         counted = [seen.get(timeout=WAIT_S) for _ in range(2)]
         client.stop_stream()
     assert [error for _, error in answers + counted] == [None] * 22
@@ -270,13 +178,6 @@ def test_leaving_frees_the_place(secure, certificates):
         client.stop_stream()
 
 
-@contextlib.contextmanager
-def secured(port, context, session=None):
-    """A bare connection after its handshake, with the session of one before."""
-    with connect(port) as plain, context.wrap_socket(plain, server_hostname="localhost", session=session) as sock:
-        yield sock
-
-
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("who", ["", "stranger"])
 def test_without_the_right_certificate(mutual, certificates, kind, who):
@@ -305,110 +206,6 @@ def test_plain_client(secure, certificates, kind):
         client.get_server_metadata()
 
 
-NOISE = {
-    "HTTP/1.1": READY,
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0",
-    "zeros": bytes(1000),
-    "a record that is no greeting": b"\x17\x03\x03\x00\x20" + bytes(32),
-    "a greeting of noise": b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c" + b"x" * 60,
-    "SSL 2": b"\x80\x2e\x01\x00\x02" + b"x" * 43,
-}
-
-
-@pytest.mark.parametrize("door", ["http", "grpc"])
-@pytest.mark.parametrize("noise", list(NOISE))
-def test_noise(secure, certificates, door, noise):
-    """Goal: what is no handshake ends its connection at once, with no answer in plain text."""
-    port = getattr(secure, f"{door}_port")
-    with connect(port) as sock:
-        sock.sendall(NOISE[noise])
-        try:
-            said = read_to_end(sock)
-        except ConnectionError:
-            said = b""
-    assert said == b"" or said[0] == 21, said  # an alert
-    assert_served(secure, certificates)
-
-
-def assert_served(server, certificates):
-    """Both doors answer."""
-    assert protocol_of(server.http_port, certificates.client_context()) is None
-    assert protocol_of(server.grpc_port, certificates.client_context("", "h2")) == "h2"
-
-
-def protocol_of(port, context):
-    """What ALPN came to. Raises OSError if the handshake fails."""
-    with secured(port, context) as sock:
-        return sock.selected_alpn_protocol()
-
-
-def test_silent_clients_are_in_nobodys_way(secure, certificates):
-    """Goal: hundreds of clients that never shake hands, or stop in the middle, keep nobody else out of either door."""
-    with contextlib.ExitStack() as stack:
-        for port in (secure.http_port, secure.grpc_port):
-            for number in range(100):
-                sock = stack.enter_context(connect(port))
-                if number % 2:
-                    sock.sendall(b"\x16\x03\x01\x02\x00\x01")
-        for kind in KINDS:
-            with client_of(kind, secure, certificates) as client:
-                client.get_server_metadata()
-
-
-OFFERS = [
-    ("grpc", ["h2"], "h2"),
-    ("grpc", ["http/1.1", "h2"], "h2"),
-    ("http", ["http/1.1"], "http/1.1"),
-    ("http", ["h2"], "h2"),
-    ("http", ["http/1.1", "h2"], "h2"),
-    ("http", ["spdy/3"], None),
-    ("http", [], None),
-]
-
-
-@pytest.mark.parametrize(("door", "offered", "chosen"), OFFERS)
-def test_protocols(secure, certificates, door, offered, chosen):
-    """Goal: ALPN: HTTP/2 for gRPC; on the HTTP door what the client offers, the newer first, or HTTP/1.1 unsaid."""
-    assert protocol_of(getattr(secure, f"{door}_port"), certificates.client_context("", *offered)) == chosen
-
-
-@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
-def test_chosen_protocol_is_spoken(secure, certificates, version):
-    """Goal: a client of HTTP that offers both versions, and one that offers the older only, send and get 1 KiB and
-    8 MiB on one connection."""
-    triton = tritonclient.http.InferenceServerClient
-    context = certificates.client_context()
-    with httpx.Client(verify=context, http2=version == "HTTP/2", trust_env=False, timeout=WAIT_S) as client:
-        for size in (1 << 10, 8 << 20):
-            values = np.arange(size // 4, dtype=np.float32).reshape(1, -1)
-            body, length = triton.generate_request_body([tensor(tritonclient.http, "IN_FP32", "FP32", values)])
-            answer = client.post(
-                f"https://localhost:{secure.http_port}/v2/models/identity_any/infer",
-                content=body,
-                headers={"Inference-Header-Content-Length": str(length), "Accept-Encoding": "identity"},
-            )
-            assert (answer.status_code, answer.http_version) == (200, version)
-            length = int(answer.headers["inference-header-content-length"])
-            back = triton.parse_response_body(answer.content, header_length=length).as_numpy("OUT_FP32")
-            assert np.array_equal(back, values)
-
-
-@pytest.mark.parametrize("door", ["http", "grpc"])
-@pytest.mark.parametrize("version", ["TLSv1_1", "TLSv1_2", "TLSv1_3"])
-def test_versions(secure, certificates, door, version):
-    """Goal: TLS 1.2 and 1.3 are spoken; older is refused."""
-    context = certificates.client_context("", "h2")
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
-    port = getattr(secure, f"{door}_port")
-    if version == "TLSv1_1":
-        with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-            protocol_of(port, context)
-    else:
-        assert protocol_of(port, context) == "h2"
-
-
 @pytest.mark.parametrize("who", ["", "client"], ids=["tls", "mutual"])
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_resumed_sessions(secure, mutual, certificates, who, version):
@@ -423,26 +220,6 @@ def test_resumed_sessions(secure, mutual, certificates, who, version):
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")  # the ticket of TLS 1.3 comes with it
             assert sock.session_reused == bool(number)
             session = sock.session
-
-
-def test_chain_of_authorities(models, tmp_path):
-    """Goal: the server sends the authorities between its certificate and the root, on both doors; a client that knows
-    the root only is content. Method: hypercorn on the HTTP door, which must speak the same TLS."""
-    root = trustme.CA()
-    between = root.create_child_ca()
-    issued = between.issue_cert("localhost")
-    root.cert_pem.write_to_path(tmp_path / "root.pem")
-    issued.private_key_pem.write_to_path(tmp_path / "server.key")
-    (tmp_path / "server.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    certificates = Certificates(tmp_path)
-    made = [*options(certificates, "http", "grpc"), "--http-server=hypercorn"]
-    with serving(models, tmp_path / "log", *made) as server:
-        for kind in KINDS:
-            with client_of(kind, server, certificates) as client:
-                result = client.infer("simple", sums(KINDS[kind], 5))
-                assert result.as_numpy("OUTPUT0")[0, 0] == 5
-        for protocol in ("h2", "http/1.1"):
-            assert protocol_of(server.http_port, certificates.client_context("", protocol)) == protocol
 
 
 def test_stopping(models, certificates, tmp_path):
@@ -466,18 +243,6 @@ def test_stopping(models, certificates, tmp_path):
         assert read_to_end(sock).startswith(b"HTTP/1.1 200")  # a cut would be an SSLEOFError
         assert server.ended()[0] == 0
         assert time.monotonic() - begin < 5
-
-
-@pytest.mark.parametrize(("door", "wrong"), [("grpc", "root-cert"), ("http", "pair")])
-def test_wrong_files(certificates, models, tmp_path, door, wrong):
-    """Goal: a missing file, or a key of another certificate, ends the start at once with its name."""
-    made = options(certificates, door, mutual=True)
-    name = certificates.path("client.key") if wrong == "pair" else str(tmp_path / "absent.pem")
-    made.append(f"--{door}-{'server-key' if wrong == 'pair' else wrong}={name}")
-    with started(command(models, *made), tmp_path / "log") as process:
-        code, said = process.ended()
-    assert code == 1
-    assert name in said
 
 
 def outcomes(server, certificates):
