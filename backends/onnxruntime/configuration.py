@@ -9,6 +9,7 @@ import copy
 import logging
 from typing import TYPE_CHECKING
 
+from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NUMBER, DataType
 from ...schema.fault import InvalidArgument
 from ...schema.wire.generated.inference import DataType as ConfigType
@@ -139,11 +140,6 @@ def check_shape(
         f"{prefix}the model expects {len(expected)} dimensions (shape {shape_text(expected)}) but the model "
         f"configuration specifies {specifies}"
     )
-
-
-def shape_text(shape: Iterable[int]) -> str:
-    """`[-1,16]`, without spaces, as the protocol's texts have it."""
-    return f"[{','.join(map(str, shape))}]"
 
 
 def _dims(tensor: ModelTensor, batching: bool) -> tuple[list[int], ModelTensorReshape | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,7 +15,14 @@ VERBS = ("serve", "infer")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs `despina` with these arguments (the process's own by default) and exits."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = 128 + signal.SIGPIPE
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # its reader, `head` perhaps, has seen enough
+        # The interpreter flushes once more when it exits; that goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

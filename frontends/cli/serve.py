@@ -241,7 +241,8 @@ class Stopping:
         """Waits for signals until cancelled."""
         async with trio.open_nursery() as nursery:
             async for number in signals:
-                print(f"Signal ({number}) received.", flush=True)
+                with contextlib.suppress(OSError):  # nobody may read it any more
+                    print(f"Signal ({number}) received.", flush=True)
                 if self.asked.is_set():
                     _exit_now(1)
                 self.deadline = trio.current_time() + self._timeout_s
