@@ -57,8 +57,8 @@ _CODINGS: Final[tuple[Schema, ...]] = (
     {
         "name": "Content-Encoding",
         "in": "header",
-        "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
-        "description": "How the body is compressed.",
+        "schema": {"type": "string", "enum": ["gzip", "deflate", "identity", ""]},
+        "description": "How the body is compressed. Empty is as good as absent.",
     },
     {
         "name": "Accept-Encoding",
