@@ -21,7 +21,9 @@ _FAMILIAR_MAX = 256
 _PREFIX_BYTES_MAX = 2048
 
 
-class _Familiar:
+class Familiar:
+    """What was remembered of one message."""
+
     __slots__ = ("id", "model_name", "model_version", "outputs", "parts", "prefix", "template")
 
     def __init__(
@@ -32,15 +34,26 @@ class _Familiar:
         self.id = request.id
         self.outputs = request.outputs
         self.prefix = prefix
-        self.parts = [
+        self.parts: list[tuple[str, str, Sequence[int], int, bytes, int, int]] = [
             (tensor.name, tensor.datatype, tensor.shape, head_at, head, start, stop)
             for tensor, head_at, head, start, stop in parts
         ]
+        """For each input: name, datatype, shape, where its tag is, tag and length, where its contents begin and end."""
         self.template = Template()
 
 
-_familiar: dict[int, _Familiar] = {}
+_familiar: dict[int, Familiar] = {}
 """By the size of the whole message. Oldest first."""
+
+
+def familiar_for(data: bytes) -> Familiar | None:
+    """What `data` is like, None if that is not known."""
+    familiar = _familiar.get(len(data))
+    if familiar is None or not data.startswith(familiar.prefix):
+        return None
+    if any(data[head_at:start] != head for _, _, _, head_at, head, start, _ in familiar.parts):
+        return None
+    return familiar
 
 
 def read_familiar(data: bytes) -> InferenceRequest | None:
@@ -75,4 +88,4 @@ def remember(data: bytes, request: InferenceRequest, places: Sequence[tuple[int,
         at = stop
     if len(_familiar) >= _FAMILIAR_MAX and len(data) not in _familiar:
         del _familiar[next(iter(_familiar))]
-    _familiar[len(data)] = _Familiar(request, data[: places[0][0]], parts)
+    _familiar[len(data)] = Familiar(request, data[: places[0][0]], parts)

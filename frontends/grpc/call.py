@@ -22,7 +22,7 @@ from .inflate import INLINE_BYTES_MAX, BadCompression, TooLarge, inflate
 from .outlet import headers_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ...schema.tensor import Buffer
     from .connection import Connection
@@ -36,6 +36,8 @@ _ENDING_PREFIX = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
 _FLAGS = (b"\0", b"\1")
 """Of a message's prefix: plain, compressed."""
+_NONE: deque[Any] = deque(maxlen=0)
+"""For what calls seldom have: nothing can be added to it."""
 _PROGRESS_BYTES = 16_384
 """What counts as progress of a message that is not complete."""
 
@@ -52,77 +54,50 @@ class Method(Protocol):
 
 
 class Call:
-    __slots__ = (
-        "_assembled",
-        "_assembly",
-        "_compressed",
-        "_credit",
-        "_inflating",
-        "_prefix",
-        "connection",
-        "deadline",
-        "deflater",
-        "done",
-        "ended",
-        "head",
-        "head_sent",
-        "id",
-        "is_waiting",
-        "messages",
-        "on_abandoned",
-        "on_input",
-        "on_output",
-        "receive_window",
-        "received_at",
-        "received_bytes",
-        "started",
-        "trailers",
-        "uncredited",
-        "unsent",
-        "unsent_bytes",
-        "window",
-    )
+    """What most calls have at these values is stored with those only that differ."""
+
+    deadline = 0.0
+    """On trio's clock; 0 for none."""
+    started = False
+    done = False
+    """Finished or abandoned: nothing more may be replied."""
+    ended = False
+    """The peer sends no more messages."""
+    on_input: Callable[[], None] | None = None
+    """Called when a message arrived or `ended` was set."""
+    on_output: Callable[[], None] | None = None
+    """Called when all that was replied has left the call."""
+    on_abandoned: Callable[[], None] | None = None
+    deflater: Deflater | None = None
+    """Compresses the replies; None sends them as they are."""
+    messages: deque[Buffer] = _NONE
+    """Arrived and not taken. Not to be added to from outside; so is the next."""
+    unsent: deque[memoryview] = _NONE
+    unsent_bytes = 0
+    trailers = b""
+    is_waiting = False
+    head_sent = False
+    received_bytes = 0
+    """Since the last progress."""
+    uncredited = 0
+    """Received bytes for which the window was not reopened yet: those of messages not taken."""
+    _prefix = b""
+    """The start of a message prefix that was cut by a frame's end."""
+    _assembly: memoryview | None = None
+    _assembled = 0
+    _compressed = False
+    _credit = 0
+    _inflating: deque[tuple[Buffer, bool]] | None = None
+    """Messages behind one that is being decompressed in a worker, with their flags."""
 
     def __init__(self, connection: Connection, stream_id: int, head: Head) -> None:
         self.connection = connection
         self.id = stream_id
         self.head = head
-        self.deadline = 0.0
-        """On trio's clock; 0 for none."""
-        self.started = False
-        self.done = False
-        """Finished or abandoned: nothing more may be replied."""
-        self.ended = False
-        """The peer sends no more messages."""
-        self.messages: deque[Buffer] = deque()
-        self.on_input: Callable[[], None] | None = None
-        """Called when a message arrived or `ended` was set."""
-        self.on_output: Callable[[], None] | None = None
-        """Called when all that was replied has left the call."""
-        self.on_abandoned: Callable[[], None] | None = None
-        self.deflater: Deflater | None = None
-        """Compresses the replies; None sends them as they are."""
         self.window = connection.outlet.peer_window_bytes
-        self.unsent: deque[memoryview] = deque()
-        self.unsent_bytes = 0
-        self.trailers = b""
-        self.is_waiting = False
-        self.head_sent = False
         self.received_at = connection.now
-        """When the last progress was made,"""
-        self.received_bytes = 0
-        """and how many bytes came since."""
+        """When the last progress was made."""
         self.receive_window = connection.settings.stream_window_bytes
-        self.uncredited = 0
-        """Received bytes for which the window was not reopened yet: those of messages not taken."""
-        self._prefix = b""
-        """The start of a message prefix that was cut by a frame's end."""
-        self._assembly: memoryview | None = None
-        self._assembled = 0
-        self._compressed = False
-        self._credit = 0
-        self._inflating: deque[tuple[Buffer, bool]] | None = None
-        """Messages behind one that is being decompressed in a worker, with their flags."""
 
     # Receiving.
 
@@ -238,8 +213,13 @@ class Call:
         if flag == 0:
             if self._is_too_large(len(message)):
                 return
-            self.messages.append(message)
+            self._arrive(message)
         self._arrived()
+
+    def _arrive(self, message: Buffer) -> None:
+        if self.messages is _NONE:
+            self.messages = deque()
+        self.messages.append(message)
 
     def _arrived(self) -> None:
         if not self.started:
@@ -263,7 +243,7 @@ class Call:
         try:
             if len(message) > INLINE_BYTES_MAX:
                 raise TooLarge
-            self.messages.append(inflate(memoryview(message), encoding, min(limit, INLINE_BYTES_MAX)))
+            self._arrive(inflate(memoryview(message), encoding, min(limit, INLINE_BYTES_MAX)))
         except TooLarge:
             self._inflating = deque()
             self.connection.start_task(self._inflate_elsewhere, memoryview(message), encoding, limit)
@@ -283,7 +263,7 @@ class Call:
         if self.done:
             return
         behind, self._inflating = self._inflating, None
-        self.messages.append(inflated)
+        self._arrive(inflated)
         self._arrived()
         for later, compressed in behind or ():
             if not self.done:
@@ -399,11 +379,21 @@ class Call:
             )
         return size > limit
 
+    def keep(self, buffers: Iterable[Buffer]) -> None:
+        """For the outlet: these wait for a window or for other calls."""
+        if self.unsent is _NONE:
+            self.unsent = deque()
+        self.unsent.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+
+    def sent_whole(self) -> None:
+        """The reply, head and trailers included, is with the outlet."""
+        self.done = True
+        self.connection.forget(self)
+
     def sent_all(self) -> None:
         """For the outlet: nothing is unsent any more."""
         if self.trailers:
-            self.done = True
-            self.connection.forget(self)
+            self.sent_whole()
         elif self.on_output is not None:
             self.on_output()
 

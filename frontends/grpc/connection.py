@@ -44,12 +44,16 @@ from .reader import FrameReader
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .head import Head
     from .server import GrpcServer
+    from .usual import UsualCalls
 
 _logger = logging.getLogger("despina.grpc")
 
 _READ_BYTES = 65_536
 _CONNECTION_CREDIT_BYTES = 4_194_304
+_USUAL_MADE_MAX = 3
+"""Calls taken as usual, of a connection, before it is clear that the client never repeats itself."""
 _DISCARD_BYTES_MAX = 1_048_576
 """What a lingering connection may still send."""
 
@@ -91,6 +95,11 @@ class Connection:
         self.idle_frames = TokenBucket(settings.idle_frames_burst, settings.idle_frames_per_s, now)
         self._uncredited = 0
         self._discarded = 0
+        self.usual: UsualCalls | None = None
+        """Takes calls like one before by itself."""
+        self.usual_left = _USUAL_MADE_MAX
+        self.on_whole_call: Callable[[bytes], None] | None = None
+        """Set while a call is being started: it wants to see its frames if they came together."""
         greeting = {
             SETTING_MAX_CONCURRENT_STREAMS: settings.concurrent_streams_max,
             SETTING_INITIAL_WINDOW_SIZE: settings.stream_window_bytes,
@@ -121,7 +130,10 @@ class Connection:
             _logger.exception("a connection is given up")
             self.close()
         self.corked = False
-        self.flush()
+        if self._is_blocked or self.draining or not self.outlet.is_idle:
+            self.flush()
+        else:
+            self.dirty = False
 
     def flush(self) -> None:
         """Sends what the kernel takes; asks the listener to call again when it takes more. Never raises."""
@@ -163,6 +175,7 @@ class Connection:
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED
+        self.usual = None
         self.server.remove(self)
         self.sock.close()
         for call in list(self.calls.values()):
@@ -227,6 +240,29 @@ class Connection:
         return await self.server.in_worker(function, *arguments)
 
     # For the reader.
+
+    def known_head(self, block: bytes) -> Head | None:
+        """What the block means, if it was read before and nothing has changed its meaning."""
+        return self._heads.known(block)
+
+    def open_usual(self, stream_id: int, block: bytes, head: Head, count: int) -> Call | None:
+        """Opens a call that is all there, with `count` DATA bytes; None where that needs the long way."""
+        if (
+            not self.last_id < stream_id < 1 << 31
+            or not stream_id & 1
+            or self.draining
+            or self.server.is_verbose
+            or len(self.calls) >= self.settings.concurrent_streams_max
+            or self._heads.known(block) is not head
+        ):
+            return None
+        self.last_id = stream_id
+        self.count_data(count, None)
+        call = self.calls[stream_id] = Call(self, stream_id, head)
+        call.started = call.ended = True
+        if head.timeout_s is not None:
+            call.deadline = self.now + head.timeout_s
+        return call
 
     def call_for_data(self, stream_id: int) -> Call | None:
         """The call that the bytes belong to, or None when it has ended lately."""

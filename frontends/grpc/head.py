@@ -123,6 +123,10 @@ class HeadReader:
         self._methods = methods
         self._memo: dict[bytes, Head] = {}
 
+    def known(self, block: bytes) -> Head | None:
+        """What `read` would give without reading."""
+        return self._memo.get(block)
+
     def read(self, block: bytes) -> Head:
         """The head in `block`. Raises Http2Error, after which the decoder's table cannot be trusted any more."""
         head = self._memo.get(block)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...schema.tensor import Buffer
     from .call import Call
 
-_JOIN_BYTES_MAX = 16_384
+JOIN_BYTES_MAX = 16_384
 """Up to here one copy and one `send` cost less than a `sendmsg` of the parts."""
 _TURN_BYTES = 262_144
 """The most that one stream sends before the next has its turn."""
@@ -82,6 +82,14 @@ class Outlet:
         self._queue.append(data)
         self.queued_bytes += len(data)
 
+    def takes(self, call: Call, size: int) -> bool:
+        """Takes `size` DATA bytes, ready to be put, off the windows; False, and takes nothing, where they do not allow
+        it or others wait before them."""
+        if size > self.window or size > call.window or size > self.peer_frame_bytes:
+            return False
+        self.window -= size
+        return True
+
     def put_message(
         self, call: Call, head: bytes, buffers: Sequence[Buffer], size: int, trailers: bytes, flag: bytes = b"\0"
     ) -> None:
@@ -89,7 +97,7 @@ class Outlet:
         `flag` says whether it is compressed."""
         total = size + 5
         if (
-            total <= _JOIN_BYTES_MAX
+            total <= JOIN_BYTES_MAX
             and total <= call.window
             and total <= self.window
             and total <= self.peer_frame_bytes
@@ -107,8 +115,7 @@ class Outlet:
         if not call.unsent and not call.is_waiting:
             call.is_waiting = True
             self._waiting.append(call)
-        call.unsent.append(memoryview(flag + size.to_bytes(4, "big")))
-        call.unsent.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+        call.keep((flag + size.to_bytes(4, "big"), *buffers))
         call.unsent_bytes += total
         call.trailers = trailers
 
@@ -130,7 +137,7 @@ class Outlet:
             try:
                 if len(queue) == 1:
                     sent = self._sock.send(queue[0])
-                elif self.queued_bytes <= _JOIN_BYTES_MAX:
+                elif self.queued_bytes <= JOIN_BYTES_MAX:
                     joined = b"".join(queue)
                     queue.clear()
                     queue.append(joined)

@@ -124,7 +124,13 @@ class FrameReader:
                 return
         if self._data_left or self._pad_left:
             at = self._continue_data(data, at)
+        headers_at = -1
+        usual = connection.usual
         while size - at >= FRAME_HEAD_BYTES:
+            if usual is not None and size - at >= usual.size and self._block is None and usual.take(data, at):
+                at += usual.size
+                headers_at = -1
+                continue
             word, flags, stream_id = unpack_frame_head(data, at)
             kind = word & 0xFF
             length = word >> 8
@@ -143,7 +149,13 @@ class FrameReader:
                 break
             if kind == DATA:
                 self._on_data(data, payload, stop, flags, stream_id)
+                if connection.on_whole_call is not None:
+                    on_whole_call, connection.on_whole_call = connection.on_whole_call, None
+                    if headers_at >= 0:
+                        on_whole_call(data[headers_at:stop])
+                headers_at = -1
             elif kind == HEADERS:
+                headers_at = at
                 self._on_headers(data, payload, stop, flags, stream_id)
             elif kind == CONTINUATION:
                 self._on_continuation(data[payload:stop], flags)

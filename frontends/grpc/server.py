@@ -76,6 +76,8 @@ class GrpcServer:
         self._flusher: trio.lowlevel.Task | None = None
         """The flush task while it is parked."""
         self._in_pass = False
+        self.is_verbose = False
+        """Every call is logged: none may take a short way past that."""
         """Flushing is up to the end of the pass."""
         self._gone = trio.Event()
         """Set, and replaced, when a connection ends."""
@@ -174,6 +176,7 @@ class GrpcServer:
         while True:
             await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
+            self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
             found = poll(0, _EVENTS_PER_PASS)
             for _ in range(_PASSES_MAX):
                 inline.begin_pass()

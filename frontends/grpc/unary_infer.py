@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 from ...schema.classification import classify_response
 from ...schema.fault import Fault, Unsupported
 from ...schema.kserve_grpc import read_class_counts, read_plain_request, read_request, write_response
+from ...schema.kserve_grpc_familiar import familiar_for
 from ...schema.version import parse_version
 from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest
 from ..forwarding import open_forwarder
 from .deflate import compress_replies
 from .traced import submit_traced
+from .usual import UsualCalls
 
 if TYPE_CHECKING:
     from ...engine.job import Job
-    from ...schema.inference import InferenceResponse
+    from ...engine.model import ModelVersion
+    from ...schema.inference import InferenceRequest, InferenceResponse
     from .call import Call
     from .settings import GrpcSettings
 
@@ -60,6 +63,14 @@ class UnaryInfer:
                     answer = partial(_answer_ranked, call, model, class_counts)
             if self._forwarder is not None:
                 self._forwarder.forward(call.head.forwardable(), request)
+            if (
+                request.template is not None
+                and call.connection.usual_left
+                and type(data) is bytes
+                and call.deflater is None
+                and self._forwarder is None
+            ):
+                call.connection.on_whole_call = partial(self._expect_alike, call, model, request, data)
             if self._tracer.active:
                 job = submit_traced(self._tracer, call, model, request, answer)
             else:
@@ -74,6 +85,16 @@ class UnaryInfer:
         else:
             if not call.done:
                 call.on_abandoned = job.cancel
+
+    def _expect_alike(
+        self, call: Call, model: ModelVersion, request: InferenceRequest, message: bytes, frames: bytes
+    ) -> None:
+        """Lets the connection take more calls like this one by itself."""
+        connection, head = call.connection, call.head
+        familiar = familiar_for(message)
+        if familiar is not None and UsualCalls.fits(connection, head, frames, message):
+            connection.usual_left -= 1
+            connection.usual = UsualCalls(connection, self._engine, model, request, familiar, head, frames, _answer)
 
 
 def _answer(call: Call, job: Job) -> None:

@@ -19,7 +19,7 @@ from ...schema.tensor import Tensor
 from .http1_request import Http1Request
 from .outlet import JOIN_BYTES_MAX
 from .request import BINARY, JSON
-from .routes import reply_fault
+from .routes import reply_problem
 from .status import head_of_reply
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ class UsualInfer:
         connection.begin(self, self._head)
         try:
             job = self._model.submit(request, self.finish)
-        except Fault as fault:
-            reply_fault(Http1Request(connection, self._head, b""), fault, JSON)
+        except Exception as problem:
+            reply_problem(Http1Request(connection, self._head, b""), problem, JSON)
             return True
         if job.on_done is not None:
             self._job = job

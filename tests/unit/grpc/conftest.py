@@ -11,6 +11,7 @@ import attrs
 import hpack
 import pytest
 import trio
+from despina.engine.registry import Registry
 from despina.engine.shared_memory import SharedMemory
 from despina.engine.trace_file import open_trace_file
 from despina.engine.trace_settings import TraceSettings
@@ -109,6 +110,7 @@ class FakeEngine:
         self.exiting = False
         self.loads: list[Any] = []
         self.hold_load = False
+        self.registry = Registry()
         self.shared_memory = SharedMemory()
         self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file)
 

@@ -1,6 +1,7 @@
 """Requests that repeat themselves on a connection: whatever way they take, the answers are the same."""
 
 import logging
+import random
 
 import numpy as np
 import pytest
@@ -230,3 +231,41 @@ async def test_requests_with_wishes_are_not_usual(door, taken, fields):
         client = await door.connect()
         assert (await client.ask(asking(1, fields=fields)[0])).status == 200
     assert taken == []
+
+
+async def outcome(door, usual, data):
+    """What the server sends after a few requests and then `data` and the end of the stream."""
+    client = await door.connect()
+    for seed in range(4):
+        await client.ask(asking(seed)[0])
+    connection = next(reversed(door.listener.connections.values()))
+    if usual:
+        assert connection.usual is not None
+    else:
+        connection.usual = None
+        connection._intake.memo.notes.usual_made = 3
+    received = b""
+    await client.send(data)
+    await client.stream.send_eof()
+    with trio.move_on_after(1):
+        received = await client.ended()
+    await client.stream.aclose()
+    await door.until(lambda: not door.listener.connections)
+    return received
+
+
+async def test_damaged_requests_are_read_as_on_the_long_way(door, taken):
+    """Goal: one wrong byte, anywhere, has the effect that it always has."""
+    with_templates(door.engine.models["addsub"])
+    dice = random.Random(3)
+    data, _ = asking(9)
+    assert await outcome(door, True, data) == await outcome(door, False, data)
+    assert taken[-1]
+    for index in dice.sample(range(len(data)), 150):
+        damaged = bytearray(data)
+        damaged[index] ^= dice.randrange(1, 256)
+        expected = await outcome(door, False, bytes(damaged))
+        assert await outcome(door, True, bytes(damaged)) == expected, (index, bytes(damaged))
+    for size in (1, 100, len(data) - 1):
+        assert await outcome(door, True, data[:size]) == await outcome(door, False, data[:size])
+        assert await outcome(door, True, data + data[:size]) == await outcome(door, False, data + data[:size])
