@@ -95,8 +95,12 @@ def client_of(kind, server, certificates=None, who="", root="root.pem"):
 
 @contextlib.contextmanager
 def secured(port, context, session=None):
-    """A bare connection after its handshake, with the session of one before."""
-    with connect(port) as plain, context.wrap_socket(plain, server_hostname="localhost", session=session) as sock:
+    """A bare connection after its handshake, with the session of one before. A stream that ends without a word, which
+    anybody on the way can bring about, is an SSLEOFError."""
+    with (
+        connect(port) as plain,
+        context.wrap_socket(plain, server_hostname="localhost", session=session, suppress_ragged_eofs=False) as sock,
+    ):
         yield sock
 
 
