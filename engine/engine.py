@@ -365,6 +365,15 @@ class Engine:
             raise Unavailable(NOT_EXPLICIT)
 
 
+class _Nothing:
+    """What every waiter is woken with: trio's own `Value(None)` is made anew for each."""
+
+    def unwrap(self) -> None: ...
+
+
+_NOTHING: Any = _Nothing()
+
+
 class _Waiter:
     """Where one caller in process waits."""
 
@@ -378,7 +387,7 @@ class _Waiter:
         if self.trace is not None:
             self.trace.finish()
         if self.task is not None:
-            trio.lowlevel.reschedule(self.task)
+            trio.lowlevel.reschedule(self.task, _NOTHING)
 
 
 def _tensor_metadata(config: ModelConfig, tensor: ModelInput | ModelOutput) -> ModelMetadataResponseTensorMetadata:
