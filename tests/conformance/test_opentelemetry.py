@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import queue
 import time
 import urllib.request
 
@@ -16,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conformance.collector import Collector
 from tests.conformance.inputs import nap, one_number, sums
-from tests.conformance.napping import occupy
+from tests.conformance.napping import occupy, until_waiting
 from tests.conformance.processes import serving
 from tests.conformance.traced_requests import (
     CONTEXTS,
@@ -180,6 +181,30 @@ def test_refused_requests(server, collector, door):
     found = collector.wait(lambda spans: [one for one in spans if one.trace_id == trace])
     (root,) = [one for one in found if one.trace_id == trace]
     assert (root.name, root.parent_id) == ("InferRequest", span)
+
+
+def test_requests_that_never_execute(server, collector):
+    """Goal: requests whose client left, or whose deadline passed, while they waited have a span without `compute`."""
+    left, late = caller(), caller()
+    with tritonclient.grpc.InferenceServerClient(address(server, "grpc")) as client:
+        answers = occupy(server, client, 1)
+        done = queue.SimpleQueue()
+        longer = nap(tritonclient.grpc, 5)
+        call = client.async_infer(
+            "nap", longer, lambda result, error: done.put(error), headers={"traceparent": left[0]}
+        )
+        until_waiting(server, 2)
+        call.cancel()
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+            client.infer("nap", longer, client_timeout=0.1, headers={"traceparent": late[0]})
+        assert [answers.get(timeout=WAIT_S) for _ in range(2)] == [None, None]
+        client.stop_stream()
+    mark(server, collector)
+    for _, trace, span in (left, late):
+        found = {one.name: one for one in collector.spans if one.trace_id == trace}
+        assert set(found) == {"InferRequest", "nap"}
+        assert found["InferRequest"].parent_id == span
+        assert found["nap"].moments == ["REQUEST_START", "QUEUE_START", "REQUEST_END"]
 
 
 @pytest.mark.parametrize("door", ["stream", "generate_stream"])
