@@ -4,7 +4,8 @@
       any ──refusal, `Connection: close`──▶ LINGER (read and throw away) ──▶ CLOSED
 
 Rules
-1. Everything that changes the state of a connection lives here; how bytes leave is `Outlet`'s business.
+1. Everything that changes the state of a connection lives in its two halves, the receiving one here and the sending one
+   in sender.py; how bytes leave is `Outlet`'s business.
 2. One request at a time is with the handlers; what the client sends ahead waits in `_intake`, up to a bound, and then
    in the kernel. So answers leave in the order of the requests.
 3. The end of the client's stream is not its leaving. A client may close its sending side and wait for the answer; one
@@ -17,34 +18,23 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import select
-import socket
 from typing import TYPE_CHECKING, Final
 
-from ...schema.kserve_http_reply import encode_error
 from ..tls import TlsSocket
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
 from .intake import Intake
-from .outlet import Outlet
-from .request import JSON, Buffer, Field
-from .status import head_of_reply, head_of_stream
+from .sender import ANSWER, BODY, CHUNKS, CLOSED, HEAD, LINGER, READ, WRITE, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
+    import socket
 
     from .listener import Listener
-    from .streamed import StreamedReply
+    from .request import Buffer
     from .usual import UsualInfer
 
-HEAD, BODY, CHUNKS, ANSWER, LINGER, CLOSED = range(6)
-
-READ: Final = select.EPOLLIN
-WRITE: Final = select.EPOLLOUT
 PEER_END: Final = select.EPOLLRDHUP
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 """Always reported: a reset, or both directions closed."""
@@ -55,59 +45,20 @@ _TURN_BYTES_MAX: Final = 4 * 1024 * 1024
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Connection:
+class Connection(Sender):
     """Created by the listener for an accepted, non-blocking socket."""
 
-    __slots__ = (
-        "_body",
-        "_body_since",
-        "_buffer",
-        "_chunks",
-        "_got",
-        "_head",
-        "_intake",
-        "_listener",
-        "_on_sent",
-        "_outlet",
-        "_peer_ended",
-        "_request",
-        "_streamed",
-        "events",
-        "fd",
-        "since",
-        "sock",
-        "state",
-        "usual",
-    )
+    __slots__ = ("_body", "_body_since", "_chunks", "_got", "_head")
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
-        self._listener = listener
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.state = HEAD
-        self.events = READ
-        """What epoll was told to watch."""
-        self.since = listener.now
-        """When the wait began that the present state's timeout limits."""
-        self._intake = Intake(listener.settings)
+        super().__init__(listener, sock, Intake(listener.settings))
         self._head: Head | None = None
-        self._request: Http1Request | UsualInfer | None = None
-        """In flight."""
-        self.usual: UsualInfer | None = None
-        """Takes requests like one before by itself."""
-        self._buffer: np.ndarray | None = None
-        """The pool's array below `_body`."""
         self._body: memoryview | None = None
+        """Where the body being received goes."""
         self._body_since = 0.0
         """When the request in flight began, if its body came in pieces."""
-        self._on_sent: Callable[[], None] | None = None
-        """Called once nothing is unsent."""
         self._got = 0
         self._chunks: ChunkedBody | None = None
-        self._outlet = Outlet(sock)
-        self._peer_ended = False
-        self._streamed: StreamedReply | None = None
-        """The reply under way, where it is sent bit by bit."""
 
     # What epoll says.
 
@@ -354,164 +305,6 @@ class Connection:
         self._head = head
         self._request = request
 
-    # From replies to bytes.
-
-    @property
-    def is_draining(self) -> bool:
-        """Replies say `Connection: close`."""
-        return self._listener.draining
-
-    def answer_whole(self, reply: bytes) -> None:
-        """Sends a reply that is made, head and all, and makes ready for the next request."""
-        self._request = None
-        self.since = self._listener.now
-        self.state = HEAD
-        outlet = self._outlet
-        if outlet.pending:
-            self._send([reply])
-        else:
-            try:
-                outlet.send_whole(reply)
-            except OSError:
-                self.abort()
-                return
-            if outlet.pending:
-                self._watch(self.events | WRITE)
-        if self.events != READ or self._intake.data or self._peer_ended:
-            self._answered(keep=True)
-
-    def answer(
-        self, head: Head, status: int, content_type: bytes, buffers: Sequence[Buffer], fields: Sequence[Field]
-    ) -> None:
-        """Sends the reply to the request in flight and makes ready for the next one."""
-        self._request = None
-        listener = self._listener
-        if self._buffer is not None:
-            listener.buffers.give(self._buffer)
-            self._buffer = None
-        keep = head.keep_alive and not listener.draining
-        size = sum(map(len, buffers))
-        if head.method == b"HEAD":
-            buffers = ()
-        keep_mark = head.is_http10 if keep else None
-        self.since = listener.now
-        self.state = HEAD
-        self._send([head_of_reply(status, content_type, size, fields, keep_mark), *buffers])
-        self._answered(keep)
-
-    def _answered(self, keep: bool) -> None:
-        """The whole reply is on its way."""
-        intake = self._intake
-        if keep and self.state == HEAD and self.events == READ and intake.at >= len(intake.data):
-            if self._peer_ended:
-                self._finish(unread=False)
-            return
-        listener = self._listener
-        if self.state == CLOSED:
-            return
-        if not keep:
-            self._finish(unread=bool(self._ahead()))
-        elif self._ahead():
-            listener.resume_soon(self)
-        elif self._peer_ended:
-            self._finish(unread=False)
-        if self.events != READ:
-            self._watch_input()
-
-    def begin_answer(self, head: Head, status: int, content_type: bytes, streamed: StreamedReply) -> None:
-        """Sends the head of a reply that follows bit by bit."""
-        self._streamed = streamed
-        streamed.is_chunked = not head.is_http10
-        streamed.keeps = head.keep_alive and streamed.is_chunked and not self._listener.draining
-        self.since = self._listener.now
-        self._send([head_of_stream(status, content_type, is_chunked=streamed.is_chunked, closes=not streamed.keeps)])
-
-    def send_part(self, data: bytes) -> None:
-        """Sends more of such a reply."""
-        streamed = self._streamed
-        if streamed is None or not data:
-            return  # an empty chunk would be the last
-        if not self._outlet.pending:
-            self.since = self._listener.now
-        self._send([b"%x\r\n" % len(data), data, b"\r\n"] if streamed.is_chunked else [data])
-
-    def end_answer(self) -> None:
-        """Ends such a reply and makes ready for the next request."""
-        streamed, self._streamed = self._streamed, None
-        self._request = None
-        if self._buffer is not None:
-            self._listener.buffers.give(self._buffer)
-            self._buffer = None
-        if streamed is None:
-            return
-        self.since = self._listener.now
-        self.state = HEAD
-        if streamed.is_chunked:
-            self._send([b"0\r\n\r\n"])
-        self._answered(streamed.keeps and not self._listener.draining)  # it may have begun before the draining
-
-    @property
-    def unsent_bytes(self) -> int:
-        return sum(map(len, self._outlet.pending))
-
-    def refuse(self, status: int, message: str) -> None:
-        """Answers what cannot be served and ends the connection in such a way that the client can read the answer."""
-        self._drop_input()
-        content = encode_error(message)
-        self.state = LINGER
-        self._send([head_of_reply(status, JSON, len(content), (), None), content])
-        if self.state != CLOSED:
-            self._finish(unread=True)
-
-    def _finish(self, *, unread: bool) -> None:
-        """No more replies follow. Closing a socket with unread bytes resets it, and the reply with it: so linger."""
-        self.since = self._listener.now
-        self._intake.clear()
-        if not unread and not self._outlet.pending:
-            self.close()
-            return
-        self.state = LINGER
-        self._watch((self.events & WRITE) | (0 if self._peer_ended else READ))
-        if not self._outlet.pending:
-            self._end_output()
-
-    def _end_output(self) -> None:
-        """All is sent and nothing follows."""
-        if self._peer_ended:
-            self.close()
-            return
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.abort()
-
-    def _send(self, buffers: list[Buffer]) -> None:
-        try:
-            self._outlet.send(buffers)
-        except OSError:
-            self.abort()
-            return
-        if self._outlet.pending:
-            self._watch(self.events | WRITE)
-
-    def _flush(self) -> None:
-        try:
-            self._outlet.flush()
-        except OSError:
-            self.abort()
-            return
-        if self._outlet.progressed and self.state in (HEAD, ANSWER, LINGER):
-            self.since = self._listener.now
-        if self._outlet.pending:
-            return
-        if self._on_sent is not None:
-            self._tell_sent()
-        self._watch(self.events & ~WRITE)
-        if self.state == LINGER:
-            self._end_output()
-        elif self._streamed is not None and self._streamed.on_room is not None:
-            self._streamed.on_room()
-
     # For traces.
 
     def began_at(self) -> float:
@@ -519,18 +312,6 @@ class Connection:
         head = self._head
         in_pieces = self._buffer is not None or (head is not None and head.length == CHUNKED)
         return self._body_since if in_pieces else self.since
-
-    def when_sent(self, on_sent: Callable[[], None]) -> None:
-        """Calls once the reply just given has left, or cannot any more: maybe now."""
-        if self.state == CLOSED or not self._outlet.pending:
-            on_sent()
-        else:
-            self._on_sent = on_sent
-
-    def _tell_sent(self) -> None:
-        on_sent, self._on_sent = self._on_sent, None
-        if on_sent is not None:
-            on_sent()
 
     # The end.
 
@@ -565,46 +346,9 @@ class Connection:
         elif state == LINGER and waited > settings.linger_timeout:
             self.close()
 
-    def abort(self) -> None:
-        """Closes with a reset: the client has left, or takes nothing. What it waited for is cancelled."""
-        if self.state != CLOSED:
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.close()
-
-    def close(self) -> None:
-        """Closes now; a request in flight is cancelled. Idempotent."""
-        if self.state == CLOSED:
-            return
-        self.state = CLOSED
-        self._streamed = None
-        self._drop_input()
-        self._outlet.drop()
-        self._tell_sent()
-        self._listener.forget(self)
-        self.sock.close()
-        self.usual = None
-        request = self._request
-        self._request = None
-        if request is not None:
-            request.abandon()
-
-    def release(self) -> socket.socket:
-        """Gives the socket away, for another protocol."""
-        self.state = CLOSED
-        self.usual = None
-        self._listener.forget(self)
-        return self.sock
-
     def _drop_input(self) -> None:
         self._intake.clear()
         self._chunks = None
         self._body = None
         if self._buffer is not None:
-            self._listener.buffers.give(self._buffer)
-            self._buffer = None
-
-    def _watch(self, events: int) -> None:
-        if events != self.events and self.state != CLOSED:
-            self.events = events
-            self._listener.watch(self.fd, events)
+            self._give_buffer()

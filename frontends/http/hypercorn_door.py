@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from ..tls import TlsSocket, TlsStream
+from .frame_budget import FrameBudget
 
 if TYPE_CHECKING:
     import socket
@@ -27,6 +28,8 @@ Stream: TypeAlias = trio.SocketStream | TlsStream
 _REQUESTS_MAX = 2**31
 _STREAMS_MAX = 256
 _LAST_FRAME_SECONDS = 0.05
+_PIECE_BYTES = 64 * 1024
+"""A client must take so much within the write stall."""
 
 
 class HypercornDoor:
@@ -86,7 +89,7 @@ class HypercornDoor:
         self._count += 1
         try:
             server, wrapper, config, worker = await self._prepare()
-            served: Any = _Resumed(stream, data)
+            served: Any = _Watched(stream, data, self._settings.write_stall_timeout)
             if context is not None and isinstance(stream, trio.SocketStream):
                 served = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
             await server(wrapper, config, worker, {}, served)
@@ -133,16 +136,27 @@ def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tup
     from hypercorn.trio.worker_context import WorkerContext
 
     class Connection(TCPServer):
-        """Ends with its client. hypercorn alone would wait for its timer of idle connections, and for ever for a reply
-        that nobody takes any more."""
+        """Ends with its client, and does without one that takes nothing. hypercorn alone would wait for its timer of
+        idle connections, and for ever for a reply that nobody takes any more."""
 
         async def run(self) -> None:
             with trio.CancelScope() as self.served:
                 await super().run()
 
         async def _read_data(self) -> None:
+            self._task_group.spawn(self._end_stalled)
             await super()._read_data()
             self.served.cancel()
+
+        async def _end_stalled(self) -> None:
+            """Ends a connection of which nothing has left for a period, though replies wait: its windows are shut."""
+            while True:
+                sent = getattr(self.stream, "sent_bytes", 0)  # hypercorn's own TLS does not tell
+                buffers = getattr(self.protocol.protocol, "stream_buffers", {})
+                is_owed = any(buffer.buffer for buffer in buffers.values())
+                await trio.sleep(settings.write_stall_timeout)
+                if is_owed and getattr(self.stream, "sent_bytes", 1) == sent:
+                    self.served.cancel()
 
     config = Config()
     config.accesslog = None
@@ -162,24 +176,40 @@ def _listener_of(sock: socket.socket) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
-class _Resumed:
-    """A stream of which the beginning has been read already: as much of a stream as hypercorn uses."""
+class _Watched:
+    """A stream of which the beginning has been read already: as much of a stream as hypercorn uses. It breaks when the
+    client takes nothing for `stall_s`, or sends too many HTTP/2 frames that carry nothing."""
 
-    def __init__(self, stream: Stream, data: bytes) -> None:
+    def __init__(self, stream: Stream, data: bytes, stall_s: float) -> None:
         self._stream = stream
         self._data = data
+        self._stall_s = stall_s
+        self._budget = FrameBudget(trio.current_time())
         self.socket = stream.socket
+        self.sent_bytes = 0
 
     async def receive_some(self, count: int) -> bytes:
         if self._data:
             await trio.lowlevel.checkpoint()
             data = self._data
             self._data = b""
-            return data
-        return bytes(await self._stream.receive_some(count))
+        else:
+            data = bytes(await self._stream.receive_some(count))
+        if not self._budget.allows(data, trio.current_time()):
+            raise trio.BrokenResourceError("too many frames that carry nothing")
+        return data
 
     async def send_all(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE_BYTES):
+            with trio.move_on_after(self._stall_s) as stall:
+                await self._stream.send_all(view[start : start + _PIECE_BYTES])
+            if stall.cancelled_caught:
+                with trio.CancelScope() as forcefully:
+                    forcefully.cancel()
+                    await self._stream.aclose()  # which ends whoever reads, too
+                raise trio.BrokenResourceError("the client takes nothing")
+            self.sent_bytes += min(_PIECE_BYTES, len(view) - start)
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()

@@ -24,13 +24,15 @@ import trio
 from ...engine.inline import InlineRunner
 from ..tls import TlsDoor
 from .body import BufferPool
-from .connection import READ, Connection
+from .connection import Connection
+from .sender import READ
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
     from .request import HttpRequest
+    from .sender import Sender
     from .settings import HttpSettings
 
 logger = logging.getLogger("despina.http")
@@ -81,7 +83,7 @@ class Listener:
             )
         self._doors = {sock.fileno(): sock for sock in sockets}
         self._is_paused = False
-        self._resumes: deque[Connection] = deque()
+        self._resumes: deque[Sender] = deque()
         self._is_awake = False
         """True during a pass of the loop."""
         self._emptied = trio.Event()
@@ -245,7 +247,7 @@ class Listener:
     def watch(self, fd: int, events: int) -> None:
         self._epoll.modify(fd, events)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Sender) -> None:
         """The connection's socket is about to close or to change hands."""
         del self.connections[connection.fd]
         self._epoll.unregister(connection.fd)
@@ -254,7 +256,7 @@ class Listener:
         if self.draining and not self.connections:
             self._emptied.set()
 
-    def resume_soon(self, connection: Connection) -> None:
+    def resume_soon(self, connection: Sender) -> None:
         """Before the next wait, takes the connection's next request from what it has received."""
         if not self._is_awake and not self._resumes:
             os.eventfd_write(self._bell, 1)
