@@ -216,9 +216,9 @@ def drain(sock, wait_s=WAIT_S):
     return data
 
 
-def flood(server, pieces):
+def flood(port, pieces):
     """Sends `pieces` without reading, until the server ends the connection; it must, before they end."""
-    with connect(server.grpc_port) as sock:
+    with connect(port) as sock:
         sock.sendall(PREFACE + frame(SETTINGS, 0, 0))
         sock.settimeout(2)
         try:
@@ -274,7 +274,14 @@ FLOODS = {
 def test_floods(wire_server, name):
     """The flooding connection is ended; everybody else is served meanwhile; memory is bounded."""
     with served_meanwhile(wire_server):
-        flood(wire_server, FLOODS[name]())
+        flood(wire_server.grpc_port, FLOODS[name]())
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods_of_the_http_door(wire_server, name):
+    """The same by prior knowledge of HTTP/2 on the other door, which another library reads."""
+    with served_meanwhile(wire_server):
+        flood(wire_server.http_port, FLOODS[name]())
 
 
 def test_cancelling_often_but_slowly(wire_server):

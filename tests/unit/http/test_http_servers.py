@@ -1,10 +1,12 @@
 """The same routes for other clients: the protocol's own, and HTTP/2 and HTTP/1.1 through hypercorn."""
 
+import socket
 from functools import partial
 
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import numpy as np
 import pytest
 import trio
@@ -149,6 +151,27 @@ async def test_nothing_is_left_of_http_2_clients_that_left(open_door, infer_byte
         await client.stream.aclose()
         await door.until(lambda: trio.lowlevel.current_statistics().tasks_living == before)
     assert model.cancelled
+
+
+@pytest.mark.parametrize("how", ["window", "socket"])
+@pytest.mark.parametrize("server", ["native", "hypercorn"])
+async def test_http_2_clients_that_take_nothing_are_cut_off(open_door, server, how):
+    """A shut window, and a socket that nobody reads: after the write stall no task stays."""
+    door = await open_door(server=server, write_stall_timeout=0.2)
+    await trio.testing.wait_all_tasks_blocked()
+    before = trio.lowlevel.current_statistics().tasks_living
+    stream = await trio.open_tcp_stream("127.0.0.1", door.port)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client = Http2(stream)
+    window = 0 if how == "window" else 2**31 - 1
+    client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+    if how == "socket":
+        client.h2.increment_flow_control_window(2**31 - 65_536)
+    for _ in range(100):  # more than the buffers of two sockets hold
+        await client.start("GET", "/openapi.json")
+    await door.until(lambda: trio.lowlevel.current_statistics().tasks_living > before)
+    await door.until(lambda: trio.lowlevel.current_statistics().tasks_living == before)
+    await stream.aclose()
 
 
 async def test_drain_with_http_2_in_flight(open_door, infer_bytes):
