@@ -314,11 +314,10 @@ class Engine:
 
     async def infer_request(self, request: InferenceRequest, *, deadline: float = 0.0) -> InferenceResponse:
         """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         model = self.registry.find(request.model_name, request.model_version)
         if model.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: its answers come as a stream")
-        if model.at_once and model.placement.inline:
-            await trio.lowlevel.checkpoint_if_cancelled()
         waiter = _Waiter()
         if self.tracer.active and request.trace is None:
             request.trace = waiter.trace = self.tracer.sample(model.name)
@@ -332,7 +331,6 @@ class Engine:
             await trio.lowlevel.cancel_shielded_checkpoint()
             model.resting -= 1
         else:
-            # A caller who is cancelled already does not get past here, and its job has not been executed.
             waiter.task = trio.lowlevel.current_task()
 
             def leave(_: object) -> Abort:

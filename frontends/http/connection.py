@@ -232,6 +232,9 @@ class Connection(Sender):
                 self._start_body(head)
         except Refusal as refusal:
             self.refuse(refusal.status, refusal.message)
+        if self._peer_ended and self.state in (BODY, CHUNKS):
+            self._drop_input()  # cut short, and nothing more comes
+            self._finish(unread=False)
 
     def _start_body(self, head: Head) -> None:
         intake = self._intake

@@ -40,6 +40,20 @@ async def test_a_half_closed_client_with_an_immediate_answer(door, infer_bytes):
     assert (await client.reply()).status == 200
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 50", b"Transfer-Encoding: chunked"])
+async def test_a_request_cut_short_behind_others(door, infer_bytes, framing):
+    """Pipelined requests are answered; the end of the stream amid the last one's body ends the connection at once."""
+    client = await door.connect()
+    cut = b"POST /v2/models/addsub/infer HTTP/1.1\r\n%b\r\n\r\n9\r\n{" % framing
+    await client.send(infer_bytes() + infer_bytes() + cut)
+    await client.stream.send_eof()
+    with trio.fail_after(2):
+        replies = [await client.reply() for _ in range(2)]
+        assert [reply.status for reply in replies] == [200, 200]
+        assert await client.ended() == b""
+    await door.until(lambda: not door.listener.connections)
+
+
 async def test_an_http_1_0_client_gets_no_interim_answer(door, infer_bytes):
     """Half-closed while its request is held: nothing but the answer arrives."""
     model = door.engine.models["addsub"]
