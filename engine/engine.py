@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import Abort
 
 from ..schema.datatype import BY_NUMBER
-from ..schema.fault import Fault, NotFound, ShuttingDown, Unavailable, Unsupported
+from ..schema.fault import Fault, NotFound, NotReady, ShuttingDown, Unavailable, Unsupported
 from ..schema.inference import LATEST
 from ..schema.wire.generated.inference import (
     ModelMetadataResponse,
@@ -29,6 +29,7 @@ from . import storage
 from .call import Result, request_of
 from .custom_metrics import CustomMetrics
 from .discovery import Backends
+from .groups import single
 from .health import HealthReport, ServerState
 from .inline import InlineRunner
 from .registry import Registry, State
@@ -184,8 +185,13 @@ class Engine:
         )
 
     def model(self, name: str, version: int = LATEST) -> ModelVersion:
-        """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""
-        return self.registry.find(name, version)
+        """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words, and ShuttingDown
+        instead once the engine stops."""
+        try:
+            return self.registry.find(name, version)
+        except (NotFound, NotReady):
+            self._check_exiting()
+            raise
 
     def versions(self) -> Iterator[ModelVersion]:
         """Every version that serves, by name and number."""
@@ -315,7 +321,7 @@ class Engine:
     async def infer_request(self, request: InferenceRequest, *, deadline: float = 0.0) -> InferenceResponse:
         """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        model = self.registry.find(request.model_name, request.model_version)
+        model = self.model(request.model_name, request.model_version)
         if model.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: its answers come as a stream")
         waiter = _Waiter()
@@ -438,11 +444,3 @@ async def open_engine(
     except BaseExceptionGroup as group:
         # That there is a nursery in here is no business of the block's: its errors leave as they were raised.
         raise single(group) from None
-
-
-def single(error: BaseException) -> BaseException:
-    """The error inside nurseries' groups, when there is just one; else the groups as they are."""
-    inner = error
-    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
-        inner = inner.exceptions[0]
-    return error if isinstance(inner, BaseExceptionGroup) else inner

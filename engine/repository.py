@@ -21,6 +21,7 @@ import trio
 
 from ..schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
 from . import configuration, storage
+from .groups import first
 from .instance import as_fault
 from .loader import Loader
 from .registry import UNLOADED, State
@@ -308,7 +309,7 @@ class Repository:
                 model.load_seconds += trio.current_time() - began
                 return model
             except Exception as error:
-                fault = as_fault(unwrap(error))
+                fault = as_fault(first(error))
                 log.error("failed to load '%s' version %d: %s", source.name, number, fault.as_reason())
                 if attempt == self._settings.model_load_retry_count:
                     raise fault from error
@@ -322,7 +323,7 @@ class Repository:
         except Exception as error:
             if not started.happened:
                 raise
-            fault = as_fault(unwrap(error))
+            fault = as_fault(first(error))
             log.exception("model '%s' version %d stopped", model.name, model.version)
             version = self._registry.entry(model.name).version(model.version)
             if version.model is model:
@@ -461,10 +462,3 @@ class _Started(trio.TaskStatus[None]):
     def started(self, value: None = None) -> None:
         self.happened = True
         self._task_status.started()
-
-
-def unwrap(error: Exception) -> Exception:
-    """The first real error inside nurseries' groups."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error

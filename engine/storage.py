@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ..schema.fault import InvalidArgument
+from ..schema.fault import Internal, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,12 +49,16 @@ class ModelSource:
 
 
 def model_names(repositories: Iterable[str]) -> dict[str, list[Path]]:
-    """Every model directory by name, sorted; more than one path where repositories share a name."""
+    """Every model directory by name, sorted; more than one path where repositories share a name. Raises Internal for
+    a repository that cannot be read."""
     found: dict[str, list[Path]] = {}
     for repository in sorted(set(repositories)):
-        for entry in Path(repository).iterdir():
-            if entry.is_dir():
-                found.setdefault(entry.name, []).append(entry)
+        try:
+            for entry in Path(repository).iterdir():
+                if entry.is_dir():
+                    found.setdefault(entry.name, []).append(entry)
+        except OSError:
+            raise Internal(f"failed to open directory {repository}") from None
     return dict(sorted(found.items()))
 
 

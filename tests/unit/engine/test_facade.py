@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import trio
 from despina.engine.settings import EngineSettings
-from despina.schema.fault import DeadlineExceeded, Internal, InvalidArgument, NotFound, Unavailable
+from despina.schema.fault import DeadlineExceeded, Internal, InvalidArgument, NotFound, ShuttingDown, Unavailable
 
 from tests.fakes import FakeBackend, tensor_text, write_model
 
@@ -244,3 +244,14 @@ def test_a_blocking_block_raises_what_it_raised(repository):
     with pytest.raises(ZeroDivisionError), despina.blocking.open_engine(repository, backends={}):
         1 / 0  # noqa: B018
     assert not [thread for thread in threading.enumerate() if thread.name == "despina/engine"]
+
+
+async def test_an_engine_that_has_stopped_says_so(repository, opened):
+    """Goal: whoever asks too late hears ShuttingDown, not that his model was never there."""
+    write_model(repository, "m")
+    async with opened() as engine:
+        pass
+    with pytest.raises(ShuttingDown):
+        await engine.infer("m", {"IN": ONE})
+    with pytest.raises(ShuttingDown):
+        engine.model("m")

@@ -711,6 +711,21 @@ async def test_polling_follows_the_directories(virtual_time, repository, backend
         assert list(engine.versions()) == []
 
 
+async def test_a_repository_that_goes_away(virtual_time, repository, tmp_path, opened, caplog):
+    """Goal: polling and the index say so; what is loaded serves on, and so it does when the directory is back."""
+    write_model(repository, "m")
+    async with opened(model_control_mode="poll", repository_poll_secs=60) as engine:
+        repository.rename(tmp_path / "elsewhere")
+        await trio.sleep(61)
+        assert f"failed to open directory {repository}" in caplog.text
+        with pytest.raises(Internal, match="failed to open directory"):
+            engine.index()
+        assert value_of(await engine.infer_request(request(value=3))) == 3
+        (tmp_path / "elsewhere").rename(repository)
+        await trio.sleep(61)
+        assert [entry.state for entry in engine.index()] == ["READY"]
+
+
 async def test_polling_by_hand(virtual_time, repository, backend, opened):
     """Goal: `poll` looks now; an interval of 0 never looks by itself."""
     async with opened(model_control_mode="poll", repository_poll_secs=0) as engine:
