@@ -1,0 +1,124 @@
+"""Requests that look usual and are not."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import trio
+from despina.frontends.http.usual import UsualInfer
+
+ADDSUB = b"POST /v2/models/addsub/infer HTTP/1.1\r\nHost: h\r\n"
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Whether each request offered to the short way was taken there, in order."""
+    verdicts = []
+    submit = UsualInfer.submit
+
+    def watched(self, data):
+        verdicts.append(submit(self, data))
+        return verdicts[-1]
+
+    monkeypatch.setattr(UsualInfer, "submit", watched)
+    return verdicts
+
+
+def parts(seed, padding=0):
+    """A body for add/sub of two INT32[1,16]: its JSON head and its tensors; and the sum and difference as bytes."""
+    a, b = np.random.default_rng(seed).integers(-(2**30), 2**30, (2, 1, 16), dtype=np.int32)
+    tensors = ",".join(
+        f'{{"name":"INPUT{index}","shape":[1,16],"datatype":"INT32","parameters":{{"binary_data_size":64}}}}'
+        for index in (0, 1)
+    )
+    head = f'{{"inputs":[{tensors}],"parameters":{{"binary_data_output":true}}{" " * padding}}}'.encode()
+    return head, a.tobytes() + b.tobytes(), (a + b).tobytes() + (a - b).tobytes()
+
+
+def packed_to(body, size):
+    """`body` as a gzip member of just `size` bytes: its name fills up what compression saves."""
+    packer = zlib.compressobj(wbits=-15)
+    packed = packer.compress(body) + packer.flush()
+    name = b"n" * (size - len(packed) - 19) + b"\0"
+    return b"\x1f\x8b\x08\x08" + bytes(6) + name + packed + struct.pack("<II", zlib.crc32(body), len(body))
+
+
+async def test_a_compressed_body_as_long_as_its_contents(door, taken):
+    """Goal: what was inflated is not looked for in what comes uncompressed, though the sizes are equal."""
+    client = await door.connect()
+    json, tensors, expected = parts(1)
+    body = json + tensors
+    packed = packed_to(body, len(body))
+    assert len(packed) == len(body)
+    fields = b"Content-Encoding: gzip\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n"
+    head = ADDSUB + fields % (len(json), len(packed))
+    for _ in range(4):
+        reply = await client.ask(head + packed)
+        assert reply.body.endswith(expected)
+    assert True not in taken
+
+
+async def test_a_chunked_head_before_a_body_without_chunks(door, taken):
+    """Goal: chunks are asked for where they were announced, after any number of good ones."""
+    client = await door.connect()
+    json, tensors, expected = parts(1)
+    head = ADDSUB + b"Inference-Header-Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(json)
+    body = json + tensors
+    for _ in range(3):
+        reply = await client.ask(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        assert reply.body.endswith(expected)
+    await client.send(head + body)
+    await client.stream.send_eof()
+    assert b" 200 " not in await client.ended()
+    assert True not in taken
+
+
+def identity(size):
+    return (
+        b"POST /v2/models/identity/infer HTTP/1.1\r\nInference-Header-Content-Length: 0\r\n"
+        b"Content-Length: %d\r\n\r\n" % size + bytes(size)
+    )
+
+
+async def flood(door, client, data):
+    """Sends `data` again and again until the server takes no more of it. What waits for the client then."""
+    with trio.move_on_after(20):
+        while True:
+            with trio.move_on_after(0.3) as patience:
+                await client.send(data)
+            if patience.cancelled_caught:
+                break
+    (connection,) = door.listener.connections.values()
+    return connection.unsent_bytes
+
+
+@pytest.mark.parametrize("count", [1, 7])
+async def test_answers_that_nobody_takes_do_not_pile_up(open_door, count):
+    """Goal: a client that asks and asks and takes nothing is not read any more, and then its time is up."""
+    door = await open_door(write_stall_timeout=1, pipelined_bytes_max=100_000)
+    client = await door.connect()
+    assert await flood(door, client, identity(60_000) * count) < 300_000
+    await door.until(lambda: not door.listener.connections)
+
+
+async def test_whoever_takes_late_gets_everything(open_door):
+    """Goal: answers that had to wait for the client come whole and in order, and more requests are read after them."""
+    door = await open_door(pipelined_bytes_max=100_000)
+    client = await door.connect()
+    count = 300
+    async with trio.open_nursery() as nursery:
+
+        async def ask():
+            for index in range(count):
+                await client.send(identity(60_000 + index))
+            await client.stream.send_eof()
+
+        nursery.start_soon(ask)
+        await trio.sleep(0.3)
+        (connection,) = door.listener.connections.values()
+        assert connection.unsent_bytes > 100_000
+        with trio.fail_after(10):
+            for index in range(count):
+                assert f'"shape":[{60_000 + index}]' in (await client.reply()).body[:300].decode("latin-1")
+            assert await client.ended() == b""
