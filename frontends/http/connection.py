@@ -190,9 +190,10 @@ class Connection(Sender):
             self._send([_CONTINUE])
 
     def _watch_input(self) -> None:
-        """Reads on, unless the client is too far ahead of its answers or its stream has ended."""
+        """Reads on, unless the client is too far ahead of its answers, too far behind with taking them, or its stream
+        has ended."""
         if self.state in (HEAD, ANSWER):
-            if self._peer_ended:
+            if self._peer_ended or (self.state == HEAD and self._is_behind()):
                 wanted = 0
             elif self._ahead() > self._listener.settings.pipelined_bytes_max:
                 wanted = PEER_END
@@ -204,11 +205,15 @@ class Connection(Sender):
         """Bytes received and not consumed."""
         return len(self._intake.data) - self._intake.at
 
+    def _is_behind(self) -> bool:
+        """Whether so much of earlier answers waits for the client that it gets no more of them."""
+        return bool(self._outlet.pending) and self.unsent_bytes > self._listener.settings.pipelined_bytes_max
+
     # From bytes to requests.
 
     def resume(self) -> None:
         """Called by the listener after a reply, when more requests had been received ahead."""
-        if self.state == HEAD and self._ahead():
+        if self.state == HEAD and self._ahead() and not self._is_behind():
             self._take_request()
 
     def _take_request(self) -> None:

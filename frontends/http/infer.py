@@ -79,7 +79,12 @@ class InferHandler:
                 self._forwarder.forward(request.text_fields(), inference)
             if self._tracer.active:
                 request = traced_if_chosen(self._tracer, request, inference)
-            elif inference.template is not None and type(request) is Http1Request and self._forwarder is None:
+            elif (
+                inference.template is not None
+                and body is request.body  # as it came, not inflated
+                and type(request) is Http1Request
+                and self._forwarder is None
+            ):
                 self._expect_alike(request, match, model, inference, reply)
             pending = _Pending(request, model, reply, self._answer)
             job = model.submit(inference, pending.finish)

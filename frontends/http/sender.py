@@ -229,6 +229,8 @@ class Sender:
             self._end_output()
         elif self._streamed is not None and self._streamed.on_room is not None:
             self._streamed.on_room()
+        elif self.state == HEAD:
+            self._answered(keep=True)  # a client that had too much to take may ask again
 
     def when_sent(self, on_sent: Callable[[], None]) -> None:
         """Calls once the reply just given has left, or cannot any more: maybe now."""

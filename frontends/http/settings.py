@@ -32,7 +32,8 @@ class HttpSettings:
     json_bytes_max: int = 64 * 1024 * 1024
     """`--http-max-input-size`: the JSON part of an inference request, and each tensor written in JSON."""
     pipelined_bytes_max: int = 128 * 1024
-    """Received ahead of the request in flight before the connection is no longer read."""
+    """Received ahead of the request in flight, or answered and not taken by the client, before the connection is no
+    longer read."""
     recycled_bytes_max: int = 256 * 1024 * 1024
     """Large body buffers kept for later requests, all together."""
 

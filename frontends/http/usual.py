@@ -115,7 +115,7 @@ class UsualInfer:
             or notes.usual_made >= _MADE_MAX
             or head.is_http10
             or not head.keep_alive
-            or len(head.raw) + head.length > _BYTES_MAX
+            or not 0 < head.length <= _BYTES_MAX - len(head.raw)  # chunks have no length
         ):
             return False
         notes.usual_made += 1
@@ -184,8 +184,8 @@ class UsualInfer:
         self._start = b""
         try:
             head, buffers, _ = encode_infer(response, self._reply)
-        except Fault:
-            return
+        except Exception:
+            return  # the long way tells what is wrong
         size = len(head) + sum(map(len, buffers))
         if buffers and buffers == list(response.wires):
             fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
