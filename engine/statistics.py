@@ -30,21 +30,45 @@ FAILURE_REASONS: tuple[FailureReason, ...] = ("REJECTED", "CANCELED", "BACKEND",
 _LEFT = (Cancelled, DeadlineExceeded)
 
 
+_KINDS_MAX = 1024
+"""Of executions that are told apart before those with the same rows are put together."""
+
 _SUMS = ("success_count", "input_ns", "infer_ns", "output_ns", "inference_count", "execution_count")
 
 
 class Executions:
     """Those with the same rows, the same number of jobs that succeeded, and closed for the same reason."""
 
-    __slots__ = ("count", "infer_ns", "input_ns", "jobs", "output_ns", "rows")
+    __slots__ = ("_more", "count", "infer_ns", "input_ns", "jobs", "output_ns", "rows")
 
     def __init__(self, rows: int, jobs: int) -> None:
         self.rows = rows
         self.jobs = jobs
+        self._more = (0, 0, 0, 0)
         self.count = 0
         self.input_ns = 0
         self.infer_ns = 0
         self.output_ns = 0
+
+    def of_jobs(self) -> tuple[int, int, int, int]:
+        """Jobs that succeeded, and the sums over them of their executions' times: input, infer, output."""
+        jobs, more = self.jobs, self._more
+        return (
+            jobs * self.count + more[0],
+            jobs * self.input_ns + more[1],
+            jobs * self.infer_ns + more[2],
+            jobs * self.output_ns + more[3],
+        )
+
+    def take_over(self, other: Executions) -> None:
+        """Adds others, with another number of jobs."""
+        first, second, third, fourth = self._more
+        jobs, input_ns, infer_ns, output_ns = other.of_jobs()
+        self._more = (first + jobs, second + input_ns, third + infer_ns, fourth + output_ns)
+        self.count += other.count
+        self.input_ns += other.input_ns
+        self.infer_ns += other.infer_ns
+        self.output_ns += other.output_ns
 
 
 class ModelStats:
@@ -55,6 +79,7 @@ class ModelStats:
 
     __slots__ = (
         "_executions",
+        "_kinds_max",
         "_last_ended_ns",
         "_last_inference_ms",
         "_more",
@@ -76,6 +101,7 @@ class ModelStats:
         """Of decoupled models; empty for others."""
         self._executions: dict[tuple[int, int, str], Executions] = {}
         """By rows, jobs that succeeded, and reason."""
+        self._kinds_max = _KINDS_MAX
         self._more = dict.fromkeys(_SUMS, 0)
         """What does not follow from executions, or corrects it."""
         self._last_ended_ns = 0
@@ -103,12 +129,25 @@ class ModelStats:
         key = (batch.size, succeeded, batch.reason)
         executions = self._executions.get(key)
         if executions is None:
+            if len(self._executions) >= self._kinds_max:
+                self._put_together()
             executions = self._executions[key] = Executions(batch.size, succeeded)
         executions.count += 1
         executions.input_ns += ready - started
         executions.infer_ns += outputs - ready
         executions.output_ns += ended - outputs
         self._last_ended_ns = ended
+
+    def _put_together(self) -> None:
+        """Tells executions apart by rows and reason only, so that many kinds of them need no more room than that."""
+        together: dict[tuple[int, int, str], Executions] = {}
+        for (rows, _, reason), each in self._executions.items():
+            total = together.get((rows, 0, reason))
+            if total is None:
+                total = together[rows, 0, reason] = Executions(rows, 0)
+            total.take_over(each)
+        self._executions = together
+        self._kinds_max = max(_KINDS_MAX, 2 * len(together))
 
     def executed_streams(self, batch: Batch) -> None:
         """Counts one execution whose jobs are counted as their streams end."""
@@ -151,38 +190,42 @@ class ModelStats:
         for reason, count in other.failures.items():
             self.failures[reason] += count
 
+    def _each(self) -> list[Executions]:
+        """In one step, so that any thread may ask while the trio thread counts."""
+        return list(self._executions.values())
+
     @property
     def success_count(self) -> int:
         """Requests."""
-        return self._more["success_count"] + sum(each.jobs * each.count for each in self._executions.values())
+        return self._more["success_count"] + sum(each.of_jobs()[0] for each in self._each())
 
     @property
     def inference_count(self) -> int:
         """Rows of the requests that succeeded."""
-        return self._more["inference_count"] + sum(each.rows * each.count for each in self._executions.values())
+        return self._more["inference_count"] + sum(each.rows * each.count for each in self._each())
 
     @property
     def execution_count(self) -> int:
-        return self._more["execution_count"] + sum(each.count for each in self._executions.values())
+        return self._more["execution_count"] + sum(each.count for each in self._each())
 
     @property
     def input_ns(self) -> int:
         """Each request that succeeded is counted with all of its execution's time; so are the next two."""
-        return self._more["input_ns"] + sum(each.jobs * each.input_ns for each in self._executions.values())
+        return self._more["input_ns"] + sum(each.of_jobs()[1] for each in self._each())
 
     @property
     def infer_ns(self) -> int:
-        return self._more["infer_ns"] + sum(each.jobs * each.infer_ns for each in self._executions.values())
+        return self._more["infer_ns"] + sum(each.of_jobs()[2] for each in self._each())
 
     @property
     def output_ns(self) -> int:
-        return self._more["output_ns"] + sum(each.jobs * each.output_ns for each in self._executions.values())
+        return self._more["output_ns"] + sum(each.of_jobs()[3] for each in self._each())
 
     @property
     def batches(self) -> dict[int, tuple[int, int, int, int]]:
         """Rows of a batch -> executions, input ns, infer ns, output ns. Ascending."""
         found: dict[int, tuple[int, int, int, int]] = {}
-        for each in self._executions.values():
+        for each in self._each():
             count, input_ns, infer_ns, output_ns = found.get(each.rows, (0, 0, 0, 0))
             found[each.rows] = (
                 count + each.count,
@@ -196,7 +239,7 @@ class ModelStats:
     def batch_reasons(self) -> dict[str, int]:
         """Why batches were closed -> how many."""
         found: dict[str, int] = {}
-        for (_, _, reason), each in self._executions.items():
+        for (_, _, reason), each in list(self._executions.items()):
             found[reason] = found.get(reason, 0) + each.count
         return found
 

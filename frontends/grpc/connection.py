@@ -175,7 +175,7 @@ class Connection:
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED
-        self.usual = None
+        self.usual = self.on_whole_call = None
         self.server.remove(self)
         self.sock.close()
         for call in list(self.calls.values()):

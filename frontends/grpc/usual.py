@@ -112,12 +112,13 @@ class UsualCalls:
     def take(self, data: bytes, at: int) -> bool:
         """Takes a usual call that begins at `at`, where `size` bytes are there. False, and nothing is done, where
         there is anything else."""
+        if not data.startswith(self._start, at):
+            return False
         if at or len(data) != self.size:
             data = data[at : at + self.size]
         stream = data[5:9]
         if not (
-            data.startswith(self._start)
-            and data.startswith(self._middle, _HEAD)
+            data.startswith(self._middle, _HEAD)
             and data.startswith(stream, self._stream_at)
             and data.startswith(self._rest, self._rest_at)
         ):
@@ -187,11 +188,12 @@ class UsualCalls:
         self._reply = None
         try:
             buffers, size = write_response(response)
-        except Fault:
-            return
+        except Exception:
+            return  # the long way tells what is wrong
         count = len(response.wires)
         first = len(buffers) - 2 * count + 1
-        if not count or buffers[first::2] != list(response.wires) or size + 5 > JOIN_BYTES_MAX:
+        bytes_max = min(JOIN_BYTES_MAX - 5, self._connection.settings.send_bytes_max)
+        if not count or buffers[first::2] != list(response.wires) or size > bytes_max:
             return
         pieces: list[Buffer] = [_BEGINNING[:5], b"", _BEGINNING[_HEAD:] + frame_head(size + 5, DATA, 0, 0)[:5], b""]
         pieces.append(b"\0" + size.to_bytes(4, "big") + b"".join(buffers[:first]))
