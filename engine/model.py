@@ -507,6 +507,9 @@ class ModelVersion:
             self._backend_model.close()
         except Exception:
             log.exception("closing model '%s' failed", self.name)
+        # Connections remember the version that answered them last, maybe for long: what is left must be small.
+        del self._backend_model
+        self._instances = []
 
 
 def _nowhere(*_: object) -> None:
