@@ -18,6 +18,9 @@ from .routes import Match, reply_fault, reply_problem
 from .traced import traced_if_chosen
 from .usual import UsualInfer
 
+_JSON_INLINE_BYTES_MAX = 512 * 1024
+"""Of a JSON head read on the trio thread, at some 20 ms a MiB."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,7 +46,9 @@ class InferHandler:
         self._tracer = engine.tracer
         self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
         self._nursery = nursery
-        """Of the bodies that are inflated, and the replies that are compressed, in a thread."""
+        """Of the bodies that are inflated or read, and the replies that are compressed, in a thread."""
+        self._decoders = trio.CapacityLimiter(1)
+        """More at a time would only take the interpreter from everybody else."""
         self._forwarder = open_forwarder(settings.forward_pattern)
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
@@ -71,10 +76,50 @@ class InferHandler:
 
     def _submit(self, request: HttpRequest, match: Match, model: ModelVersion, body: Buffer) -> None:
         length = request.notes.header_length
+        if (len(body) if length is None else length) > _JSON_INLINE_BYTES_MAX:
+            self._nursery.start_soon(self._decode_aside, request, match, body)
+            return
         try:
-            inference, reply = decode_infer(
-                body, length, match.model, match.version(), self._limits, self._engine.shared_memory
-            )
+            inference, reply = self._decode(request, match, body)
+        except Fault as fault:
+            reply_fault(request, fault, JSON)
+            return
+        self._start(request, match, model, body, inference, reply)
+
+    def _decode(self, request: HttpRequest, match: Match, body: Buffer) -> tuple[InferenceRequest, ReplyFormat]:
+        return decode_infer(
+            body,
+            request.notes.header_length,
+            match.model,
+            match.version(),
+            self._limits,
+            self._engine.shared_memory,
+        )
+
+    async def _decode_aside(self, request: HttpRequest, match: Match, body: Buffer) -> None:
+        """A large JSON head is read in a thread, one after the other. The model is looked up again afterwards, for it
+        may have changed meanwhile."""
+        try:
+            inference, reply = await trio.to_thread.run_sync(self._decode, request, match, body, limiter=self._decoders)
+        except Exception as problem:
+            reply_problem(request, problem, JSON)
+            return
+        try:
+            if not request.is_gone:
+                self._start(request, match, self._engine.model(match.model, match.version()), body, inference, reply)
+        except Exception as problem:
+            reply_problem(request, problem, TEXT)
+
+    def _start(
+        self,
+        request: HttpRequest,
+        match: Match,
+        model: ModelVersion,
+        body: Buffer,
+        inference: InferenceRequest,
+        reply: ReplyFormat,
+    ) -> None:
+        try:
             if self._forwarder is not None:
                 self._forwarder.forward(request.text_fields(), inference)
             if self._tracer.active:
