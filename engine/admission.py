@@ -118,7 +118,7 @@ class Admission:
             wire = tensor.wire
             if wire is not None and len(wire) != size:
                 return False
-        job.batch_size = rows or 1
+        job.batch_size = rows if rows > 0 else 1
         if request.template is not None:
             request.template.judge = self
             request.template.rows = job.batch_size

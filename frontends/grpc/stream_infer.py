@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ...schema.classification import classify_response
-from ...schema.fault import Fault
+from ...schema.fault import DeadlineExceeded, Fault
 from ...schema.kserve_grpc import (
     read_class_counts,
     read_plain_request,
@@ -269,7 +269,8 @@ class _Session:
                 _logger.exception("a response cannot be written")
                 self._end(_INTERNAL, "Internal server error")
                 return None
-        if fault is not None and self._ends_on_error:
+        if fault is not None and (self._ends_on_error or isinstance(fault, DeadlineExceeded)):
+            # The deadline is the call's, whoever notices first that it has passed.
             self._end(fault.grpc_status, fault.message)
             return None
         return codec.encode(

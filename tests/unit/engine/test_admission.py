@@ -47,6 +47,12 @@ def refusal(rules, *tensors, **options):
 A, B = ("A", "INT32", [2]), ("B", "INT32", [2])
 
 
+@pytest.mark.parametrize("max_batch_size", [0, 4])
+def test_a_model_without_inputs(max_batch_size):
+    """Goal: a request of nothing is one row."""
+    assert admit(admission(max_batch_size=max_batch_size)).batch_size == 1
+
+
 def test_rows_are_the_first_dimension():
     """Goal: batch size of models that batch and of those that do not; no key where any two may meet."""
     assert admit(admission(A), int32(shape=(3, 2))).batch_size == 3

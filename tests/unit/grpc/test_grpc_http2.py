@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.lowlevel
 import trio.testing
+from despina.schema.fault import DeadlineExceeded
 from tritonclient.grpc import service_pb2
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -656,3 +657,16 @@ async def test_out_of_descriptors(door, monkeypatch) -> None:
         real[fd] = Exhausted(listener)
     await assert_served(door)
     assert 3 <= len(calls) <= 5
+
+
+async def test_a_streams_deadline_is_told_once_whoever_notices(door) -> None:
+    """A request that ends because the call's deadline has passed ends the call, not with an error among its answers."""
+    model = door.engine.models["held"]
+    client = await door.connect()
+    headers = client.frame(client.HEADERS, 4, 1, client.block(STREAM, grpc_timeout="9S"))
+    await client.send(headers + client.frame(client.DATA, 0, 1, client.message(request("held"))))
+    await until(lambda: model.held)
+    model.held[0].fault = DeadlineExceeded("Deadline Exceeded")
+    model.held[0].deliver()
+    data, trailers = await client.answer(1)
+    assert (data, trailers["grpc-status"], trailers["grpc-message"]) == (b"", "4", "Deadline Exceeded")
