@@ -34,7 +34,7 @@ WRITE: Final = select.EPOLLOUT
 
 
 class Sender:
-    """What Connection builds on. The receiving half overrides the last four methods."""
+    """What Connection builds on. The receiving half overrides the last five methods."""
 
     __slots__ = (
         "_buffer",
@@ -231,6 +231,8 @@ class Sender:
             self._streamed.on_room()
         elif self.state == HEAD:
             self._answered(keep=True)  # a client that had too much to take may ask again
+            if self._listener.draining:
+                self.on_drain()
 
     def when_sent(self, on_sent: Callable[[], None]) -> None:
         """Calls once the reply just given has left, or cannot any more: maybe now."""
@@ -292,6 +294,10 @@ class Sender:
 
     def resume(self) -> None:
         """Takes the next request from what has been received."""
+        raise NotImplementedError
+
+    def on_drain(self) -> None:
+        """Ends an idle connection of a server that stops."""
         raise NotImplementedError
 
     def _watch_input(self) -> None:

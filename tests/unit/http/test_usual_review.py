@@ -122,3 +122,19 @@ async def test_whoever_takes_late_gets_everything(open_door):
             for index in range(count):
                 assert f'"shape":[{60_000 + index}]' in (await client.reply()).body[:300].decode("latin-1")
             assert await client.ended() == b""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_draining_server_waits_for_a_slow_reader_and_no_longer(door, count):
+    """Goal: answers that were given before, and are being taken, come whole; then the connection ends."""
+    client = await door.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, identity(10_000_000) * count)
+        await door.until(lambda: any(each.unsent_bytes for each in door.listener.connections.values()))
+        await trio.sleep(0.05)
+        nursery.start_soon(door.listener.drain, trio.current_time() + 60)
+        await trio.sleep(0.05)
+        with trio.fail_after(3):
+            for _ in range(count):
+                assert (await client.reply()).status == 200
+            assert await client.ended() == b""
