@@ -1,5 +1,6 @@
 """Requests that look usual and are not."""
 
+import socket
 import struct
 import zlib
 
@@ -81,32 +82,41 @@ def identity(size):
     )
 
 
-async def flood(door, client, data):
+async def narrow(door):
+    """A client for which the kernel keeps little, and the server's side of it."""
+    client = await door.connect()
+    await door.until(lambda: door.listener.connections)
+    (connection,) = door.listener.connections.values()
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+    return client, connection
+
+
+async def flood(client, connection, data):
     """Sends `data` again and again until the server takes no more of it. What waits for the client then."""
     with trio.move_on_after(20):
         while True:
-            with trio.move_on_after(0.3) as patience:
+            with trio.move_on_after(0.2) as patience:
                 await client.send(data)
             if patience.cancelled_caught:
                 break
-    (connection,) = door.listener.connections.values()
     return connection.unsent_bytes
 
 
 @pytest.mark.parametrize("count", [1, 7])
 async def test_answers_that_nobody_takes_do_not_pile_up(open_door, count):
     """Goal: a client that asks and asks and takes nothing is not read any more, and then its time is up."""
-    door = await open_door(write_stall_timeout=1, pipelined_bytes_max=100_000)
-    client = await door.connect()
-    assert await flood(door, client, identity(60_000) * count) < 300_000
+    door = await open_door(write_stall_timeout=0.5, pipelined_bytes_max=100_000)
+    client, connection = await narrow(door)
+    assert await flood(client, connection, identity(60_000) * count) < 300_000
     await door.until(lambda: not door.listener.connections)
 
 
 async def test_whoever_takes_late_gets_everything(open_door):
     """Goal: answers that had to wait for the client come whole and in order, and more requests are read after them."""
     door = await open_door(pipelined_bytes_max=100_000)
-    client = await door.connect()
-    count = 300
+    client, connection = await narrow(door)
+    count = 60
     async with trio.open_nursery() as nursery:
 
         async def ask():
@@ -115,9 +125,7 @@ async def test_whoever_takes_late_gets_everything(open_door):
             await client.stream.send_eof()
 
         nursery.start_soon(ask)
-        await trio.sleep(0.3)
-        (connection,) = door.listener.connections.values()
-        assert connection.unsent_bytes > 100_000
+        await door.until(lambda: connection.unsent_bytes > 100_000)
         with trio.fail_after(10):
             for index in range(count):
                 assert f'"shape":[{60_000 + index}]' in (await client.reply()).body[:300].decode("latin-1")
@@ -125,15 +133,15 @@ async def test_whoever_takes_late_gets_everything(open_door):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_a_draining_server_waits_for_a_slow_reader_and_no_longer(door, count):
+async def test_a_draining_server_waits_for_a_slow_reader_and_no_longer(open_door, count):
     """Goal: answers that were given before, and are being taken, come whole; then the connection ends."""
-    client = await door.connect()
+    door = await open_door(linger_timeout=0.1)
+    client, connection = await narrow(door)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.send, identity(10_000_000) * count)
-        await door.until(lambda: any(each.unsent_bytes for each in door.listener.connections.values()))
-        await trio.sleep(0.05)
+        nursery.start_soon(client.send, identity(1_000_000) * count)
+        await door.until(lambda: connection.unsent_bytes)
         nursery.start_soon(door.listener.drain, trio.current_time() + 60)
-        await trio.sleep(0.05)
+        await trio.lowlevel.checkpoint()
         with trio.fail_after(3):
             for _ in range(count):
                 assert (await client.reply()).status == 200
