@@ -84,7 +84,7 @@ class Outlet:
 
     def takes(self, call: Call, size: int) -> bool:
         """Takes `size` DATA bytes, ready to be put, off the windows; False, and takes nothing, where they do not allow
-        it or others wait before them."""
+        it. The call's last: its own window is not counted on."""
         if size > self.window or size > call.window or size > self.peer_frame_bytes:
             return False
         self.window -= size
