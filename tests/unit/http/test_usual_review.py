@@ -9,6 +9,8 @@ import pytest
 import trio
 from despina.frontends.http.usual import UsualInfer
 
+from tests.certificates import Certificates
+
 ADDSUB = b"POST /v2/models/addsub/infer HTTP/1.1\r\nHost: h\r\n"
 
 
@@ -82,12 +84,15 @@ def identity(size):
     )
 
 
-async def narrow(door):
+async def narrow(door, context=None):
     """A client for which the kernel keeps little, and the server's side of it."""
     client = await door.connect()
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    if context is not None:
+        client.stream = trio.SSLStream(client.stream, context, server_hostname="localhost", https_compatible=True)
+        await client.stream.do_handshake()
     await door.until(lambda: door.listener.connections)
     (connection,) = door.listener.connections.values()
-    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     return client, connection
 
@@ -112,24 +117,28 @@ async def test_answers_that_nobody_takes_do_not_pile_up(open_door, count):
     await door.until(lambda: not door.listener.connections)
 
 
-async def test_whoever_takes_late_gets_everything(open_door):
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_whoever_takes_late_gets_everything(open_door, tmp_path, encrypted):
     """Goal: answers that had to wait for the client come whole and in order, and more requests are read after them."""
-    door = await open_door(pipelined_bytes_max=100_000)
-    client, connection = await narrow(door)
+    certificates = Certificates.write(tmp_path) if encrypted else None
+    tls = {"tls": certificates.settings()} if certificates else {}
+    door = await open_door(pipelined_bytes_max=100_000, **tls)
+    client, connection = await narrow(door, certificates and certificates.client_context(""))
     count = 60
     async with trio.open_nursery() as nursery:
 
         async def ask():
             for index in range(count):
                 await client.send(identity(60_000 + index))
-            await client.stream.send_eof()
+            if not encrypted:
+                await client.stream.send_eof()
 
         nursery.start_soon(ask)
         await door.until(lambda: connection.unsent_bytes > 100_000)
         with trio.fail_after(10):
             for index in range(count):
                 assert f'"shape":[{60_000 + index}]' in (await client.reply()).body[:300].decode("latin-1")
-            assert await client.ended() == b""
+            assert (await client.ask(identity(10))).status == 200 if encrypted else await client.ended() == b""
 
 
 @pytest.mark.parametrize("count", [1, 2])
