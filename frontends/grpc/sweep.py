@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 _DEADLINE_EXCEEDED, _CANCELLED = 4, 1
+_REST_S = 1.0
+"""Without bytes from the peer, before what its last call left is let go."""
 
 
 def sweep_connection(connection: Connection, now: float) -> None:
@@ -31,6 +33,8 @@ def sweep_connection(connection: Connection, now: float) -> None:
     if _is_write_stalled(connection, now):
         connection.abort()
         return
+    if connection.usual is not None and now - connection.received_at > _REST_S:
+        connection.usual.rest()
     _sweep_calls(connection, now)
     _keep_alive(connection, now)
     age_s = settings.connection_age_ms_max / 1000

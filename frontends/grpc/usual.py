@@ -150,6 +150,11 @@ class UsualCalls:
                 call.on_abandoned = job.cancel
         return True
 
+    def rest(self) -> None:
+        """From time to time: lets go of the last request's tensors."""
+        if self._request.inputs:
+            self._request = self._request.alike()
+
     def _is_current(self) -> bool:
         """Models were loaded or unloaded: is this one what its name still means?"""
         try:

@@ -193,6 +193,11 @@ class UsualInfer:
             if len(start) + size <= JOIN_BYTES_MAX:
                 self._start = start
 
+    def rest(self) -> None:
+        """From time to time: lets go of the last request's tensors."""
+        if self._request.inputs:
+            self._request = self._request.alike()
+
     def abandon(self) -> None:
         """The client has left."""
         job, self._job = self._job, None

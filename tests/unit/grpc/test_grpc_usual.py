@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import trio
+from despina.frontends.grpc.sweep import sweep_connection
 from despina.frontends.grpc.usual import UsualCalls
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
@@ -236,6 +237,18 @@ async def test_another_model_under_the_name_answers(door, caller, taken):
         assert taken[-1]
         door.engine.models["addsub"] = type(door.engine.models["addsub"])("addsub")
         door.engine.registry.changes += 1
+
+
+async def test_an_idle_connection_keeps_no_tensors(door, caller, taken):
+    """Goal: what the last call brought is let go when its client pauses, and the next is usual all the same."""
+    for seed in range(4):
+        await caller.ask(asking(seed)[0])
+    connection = next(iter(door.server.connections.values()))
+    assert connection.usual._request.inputs
+    sweep_connection(connection, connection.received_at + 1.5)
+    assert not connection.usual._request.inputs
+    assert outputs_in((await caller.ask(asking(5)[0]))[0]) == asking(5)[1]
+    assert taken[-1]
 
 
 async def test_a_block_that_means_something_else_now(door, caller, taken):

@@ -193,6 +193,19 @@ async def test_a_request_that_somebody_keeps_is_not_written_to(door, taken):
     assert [one.tobytes() for one in sums] == [asking(seed)[1][:64] for seed in range(8)]
 
 
+async def test_an_idle_connection_keeps_no_tensors(door, taken):
+    """Goal: what the last request brought is let go when its client pauses, and the next is usual all the same."""
+    client = await door.connect()
+    for seed in range(4):
+        await client.ask(asking(seed)[0])
+    connection = next(iter(door.listener.connections.values()))
+    assert connection.usual._request.inputs
+    connection.on_tick(connection.since + 1.5)
+    assert not connection.usual._request.inputs
+    assert (await client.ask(asking(5)[0])).body.endswith(asking(5)[1])
+    assert taken[-1]
+
+
 async def test_a_draining_server_says_close(door, taken):
     """Goal: the answer to a usual request in flight when the server begins to drain ends its connection."""
     model = with_templates(door.engine.models["addsub"])
