@@ -109,7 +109,8 @@ def decode_infer(
         head, inputs, shared = read_head(
             read_json(text), view[header_length:], model_name, limits.json_byte_size_max, regions
         )
-        if not head.has_data and (leading_id is None or text.count(b'"id"') == 1):
+        # Where another member may be an id too, spelt with an escape maybe, the leading one is not all there is to it.
+        if not head.has_data and (leading_id is None or (text.count(b'"id"') == 1 and b"\\" not in text)):
             _remember(key, head)
         return _request(head, head.id, inputs, model_name, model_version, shared), head.reply
 
