@@ -327,15 +327,16 @@ class Engine:
         waiter = _Waiter()
         if self.tracer.active and request.trace is None:
             request.trace = waiter.trace = self.tracer.sample(model.name)
-        model.calling = True
+        company = model.company
+        company.calling = True
         try:
             job = model.submit(request, waiter.done, deadline)
         finally:
-            model.calling = False
+            company.calling = False
         if job.on_done is None:  # it is over already
-            model.resting += 1
+            company.resting += 1
             await trio.lowlevel.cancel_shielded_checkpoint()
-            model.resting -= 1
+            company.resting -= 1
         else:
             waiter.task = trio.lowlevel.current_task()
 

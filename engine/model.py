@@ -30,6 +30,7 @@ from ..schema.fault import DeadlineExceeded, Fault, QueueTimeout, ShuttingDown
 from ..schema.wire.generated.inference import ModelQueuePolicyTimeoutAction as TimeoutAction
 from . import queue_rules
 from .admission import Admission
+from .inline import Company
 from .instance import TaskInstance, ThreadInstance, as_fault
 from .job import Job, JobState
 from .latencies import stats_for
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from .warmup import Warmup
 
 log = logging.getLogger("despina.engine.model")
-
-LONELY_MAX = 8
-"""Batches without company, after which requests are executed at once again."""
 
 
 class ModelVersion:
@@ -120,15 +118,7 @@ class ModelVersion:
         """Traced requests that are not over."""
         self._direct = False
         """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
-        self.at_once = True
-        """A request from a caller in process that finds nobody waiting is executed before its `submit` returns."""
-        self.calling = False
-        """Such a caller submits just now: who comes through a door does not wait for anybody, and says nothing of its
-        company."""
-        self.resting = 0
-        """Callers in process who have been answered like that and let others run."""
-        self._lonely = 0
-        """Batches begun since a request found another one waiting."""
+        self.company = Company()
         self._inline = inline
         self._inline_running = False
 
@@ -246,7 +236,7 @@ class ModelVersion:
         if instance is not None:
             self.start(instance)
         else:
-            self._lonely = 0
+            self.company.lonely = 0
         return job
 
     def submit_stream(
@@ -316,27 +306,11 @@ class ModelVersion:
             instance.start()
             return
         assert isinstance(instance, ThreadInstance)
-        if self._inline_running or (self.mailbox.batching and (self._inline.in_pass or self._has_company())):
+        if self._inline_running or (self.mailbox.batching and (self._inline.in_pass or self.company.is_there())):
             # After everybody who is runnable now: their requests may share the batch.
             self._inline.soon(instance)
         elif self.execute_inline(instance):
             self._inline.soon(instance)
-
-    def _has_company(self) -> bool:
-        """Whether several callers in process are at work, whose requests should wait for each other's.
-
-        They are if one comes while another, answered at once, has not had its turn again; and until no request has
-        found another one waiting for some time.
-        """
-        if not self.calling:
-            return True
-        if self.resting:
-            self.at_once = False
-            self._lonely = 0
-        elif not self.at_once:
-            self._lonely += 1
-            self.at_once = self._lonely > LONELY_MAX
-        return not self.at_once
 
     def execute_inline(self, instance: ThreadInstance) -> bool:
         """Executes what waits, here on the trio thread. True when a slice was used up and more may wait."""

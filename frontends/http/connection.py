@@ -119,7 +119,7 @@ class Connection(Sender):
         # LINGER: thrown away
 
     def _took_familiar(self, data: bytes) -> bool:
-        """Hands over the usual request: whole, alone, and with the same head as the last one. False for any other."""
+        """Hands over a request that is whole, alone, and has the same head as the last one. False for any other."""
         intake = self._intake
         head = intake.memo
         if head is None or intake.data or not data.startswith(head.raw):

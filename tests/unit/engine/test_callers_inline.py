@@ -34,7 +34,7 @@ async def test_a_lone_caller_is_executed_before_anybody_else_runs(engine, backen
         for value in range(20):
             assert value_of(await engine.infer_request(request(value=value))) == value
         nursery.cancel_scope.cancel()
-    assert engine.model("m").at_once
+    assert engine.model("m").company.at_once
     assert 18 <= turns <= 22
 
 
@@ -53,16 +53,16 @@ async def test_callers_together_share_batches_and_one_alone_again_does_not_wait(
     sizes = [executed.size for executed in backend.executed[3:]]
     assert sum(sizes) == 80
     assert len(sizes) <= 30
-    assert not model.at_once
+    assert not model.company.at_once
     await call(10)
-    assert model.at_once
-    assert model.resting == model.inflight == 0
+    assert model.company.at_once
+    assert model.company.resting == model.inflight == 0
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_a_cancelled_caller_is_not_executed(engine, backend, at_once):
     """Goal: cancelled before it asks, a caller leaves no trace in the backend, whether it would have waited or not."""
-    engine.model("m").at_once = at_once
+    engine.model("m").company.at_once = at_once
     with trio.CancelScope() as scope:
         scope.cancel()
         await engine.infer_request(request())
