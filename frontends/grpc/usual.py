@@ -11,13 +11,12 @@ frame through reader.py, call.py and unary_infer.py.
 from __future__ import annotations
 
 import logging
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import Fault
 from ...schema.kserve_grpc import write_response
-from ...schema.tensor import Tensor
+from ..usual import Usual
 from . import reply as block
 from .constants import DATA, END_HEADERS, END_STREAM, HEADERS, frame_head
 from .outlet import JOIN_BYTES_MAX, headers_frame
@@ -39,14 +38,12 @@ _logger = logging.getLogger("despina.grpc")
 _INTERNAL = 13
 _HEAD = 9
 """Bytes of a frame head, the stream id in the last four."""
-_OWN_REFERENCES: Final = 2
-"""To an object that only its owner's attribute holds, as `sys.getrefcount` counts."""
 _BEGINNING = headers_frame(0, block.INITIAL, end=False)
 _ENDING = headers_frame(0, block.TRAILERS_OK, end=True)
 
 
-class UsualCalls:
-    """One connection's. Any number of them may be in flight."""
+class UsualCalls(Usual):
+    """Any number of them may be in flight."""
 
     def __init__(
         self,
@@ -61,11 +58,6 @@ class UsualCalls:
     ) -> None:
         """`frames` are those of a call for `request` with `head`; see `fits`."""
         self._connection = connection
-        self._engine = engine
-        self._tracer = engine.tracer
-        self._registry = engine.registry
-        self._changes = engine.registry.changes
-        self._model = model
         self._answer_long = answer
         self.size = len(frames)
         length = int.from_bytes(frames[:3], "big")
@@ -82,11 +74,11 @@ class UsualCalls:
         self._rest = frames[self._rest_at : message_at + first[5]]
         self._heads = [(message_at + at, text) for _, _, _, at, text, _, _ in familiar.parts[1:]]
         """Where else the bytes must be as they were."""
-        self._parts = [
+        parts = [
             (name, datatype, shape, slice(message_at + start, message_at + stop))
             for name, datatype, shape, _, _, start, stop in familiar.parts
         ]
-        self._request = request.alike()
+        super().__init__(engine, model, request, parts)
         self._template: ResponseTemplate | None = None
         """Of the answers that have the form of `_reply`."""
         self._reply: list[Buffer] | None = None
@@ -126,20 +118,14 @@ class UsualCalls:
         for index, text in self._heads:
             if not data.startswith(text, index):
                 return False
-        if self._tracer.active or (self._registry.changes != self._changes and not self._is_current()):
+        if not self.is_open():
             return False
         call = self._connection.open_usual(int.from_bytes(stream, "big"), self._block, self._head, self._data_bytes)
         if call is None:
             return False
-        inputs = {}
-        for name, datatype, shape, place in self._parts:
-            inputs[name] = Tensor(name, datatype, shape, data[place])
-        if sys.getrefcount(self._request) != _OWN_REFERENCES:
-            self._request = self._request.alike()  # one is in flight, or somebody still looks at the last one
-        request = self._request
-        request.inputs = inputs
+        request = self.request_in(data)
         try:
-            job = self._model.submit(request, partial(self._answer, call), call.deadline)
+            job = self.model.submit(request, partial(self._answer, call), call.deadline)
         except Fault as fault:
             call.finish(fault.grpc_status, fault.message)
         except Exception:
@@ -150,22 +136,8 @@ class UsualCalls:
                 call.on_abandoned = job.cancel
         return True
 
-    def rest(self) -> None:
-        """From time to time: lets go of the last request's tensors."""
-        if self._request.inputs:
-            self._request = self._request.alike()
-
-    def _is_current(self) -> bool:
-        """Models were loaded or unloaded: is this one what its name still means?"""
-        try:
-            model = self._engine.model(self._request.model_name, self._request.model_version)
-        except Fault:
-            return False
-        if model is not self._model:
-            self._connection.usual_left += 1  # no fault of the client's
-            return False
-        self._changes = self._registry.changes
-        return True
+    def on_replaced(self) -> None:
+        self._connection.usual_left += 1
 
     def _answer(self, call: Call, job: Job) -> None:
         """The engine's `on_done`."""

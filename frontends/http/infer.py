@@ -130,7 +130,7 @@ class InferHandler:
                 and type(request) is Http1Request
                 and self._forwarder is None
             ):
-                self._expect_alike(request, match, model, inference, reply)
+                self._expect_alike(request, model, inference, reply)
             pending = _Pending(request, model, reply, self._answer)
             job = model.submit(inference, pending.finish)
         except Fault as fault:
@@ -140,7 +140,7 @@ class InferHandler:
             request.on_gone = job.cancel
 
     def _expect_alike(
-        self, request: Http1Request, match: Match, model: ModelVersion, inference: InferenceRequest, reply: ReplyFormat
+        self, request: Http1Request, model: ModelVersion, inference: InferenceRequest, reply: ReplyFormat
     ) -> None:
         """Lets the connection take more of these by itself."""
         head = request.head
@@ -148,9 +148,7 @@ class InferHandler:
         if connection is not None and UsualInfer.suits(head, inference):
             body = memoryview(request.body)
             text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
-            connection.usual = UsualInfer(
-                connection, self._engine, match, model, head, text, inference, reply, self._answer
-            )
+            connection.usual = UsualInfer(connection, self._engine, model, head, text, inference, reply, self._answer)
 
     def _inflate(self, request: HttpRequest, match: Match, model: ModelVersion, encoding: bytes) -> None:
         if encoding not in ENCODINGS:

@@ -10,12 +10,10 @@ changed since, and its tensors. Whatever is not as it was takes the long way thr
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final
 
-from ...schema.fault import Fault
 from ...schema.kserve_http_reply import encode_infer
-from ...schema.tensor import Tensor
+from ..usual import Usual
 from .http1_request import Http1Request
 from .outlet import JOIN_BYTES_MAX
 from .request import BINARY, JSON
@@ -33,44 +31,32 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .head import Head
     from .request import HttpRequest
-    from .routes import Match
 
 _BYTES_MAX: Final = 64 * 1024
 """Of a whole request; larger ones do not come in one piece."""
 _MADE_MAX: Final = 3
 """Requests taken as usual, for one head, before it is clear that the client never repeats itself."""
-_OWN_REFERENCES: Final = 2
-"""To an object that only its owner's attribute holds, as `sys.getrefcount` counts."""
 
 
-class UsualInfer:
-    """One connection's. At most one of its requests is in flight, for a connection answers in order."""
+class UsualInfer(Usual):
+    """At most one of its requests is in flight, for a connection answers in order."""
 
     __slots__ = (
         "_answer",
-        "_changes",
         "_connection",
-        "_engine",
         "_head",
         "_job",
-        "_match",
-        "_model",
-        "_parts",
         "_prefix",
-        "_registry",
         "_reply",
-        "_request",
         "_size",
         "_start",
         "_template",
-        "_tracer",
     )
 
     def __init__(
         self,
         connection: Connection,
         engine: Engine,
-        match: Match,
         model: ModelVersion,
         head: Head,
         text: bytes,
@@ -79,12 +65,6 @@ class UsualInfer:
         answer: Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None],
     ) -> None:
         self._connection = connection
-        self._engine = engine
-        self._tracer = engine.tracer
-        self._registry = engine.registry
-        self._changes = engine.registry.changes
-        self._match = match
-        self._model = model
         self._head = head
         self._prefix = head.raw + text
         at = len(self._prefix)
@@ -93,9 +73,8 @@ class UsualInfer:
             stop = at + len(tensor.memory())
             parts.append((name, tensor.datatype, tensor.shape, slice(at, stop)))
             at = stop
-        self._parts = parts
+        super().__init__(engine, model, request, parts)
         self._size = at
-        self._request = request.alike()
         self._reply = reply
         self._job: Job | None = None
         self._template: ResponseTemplate | None = None
@@ -123,21 +102,13 @@ class UsualInfer:
 
     def submit(self, data: bytes) -> bool:
         """Takes what was received if it is the usual request and nothing more. False, and nothing is done, if not."""
-        if len(data) != self._size or not data.startswith(self._prefix) or self._tracer.active:
+        if len(data) != self._size or not data.startswith(self._prefix) or not self.is_open():
             return False
-        if self._registry.changes != self._changes and not self._is_current():
-            return False
-        inputs = {}
-        for name, datatype, shape, place in self._parts:
-            inputs[name] = Tensor(name, datatype, shape, data[place])
-        if sys.getrefcount(self._request) != _OWN_REFERENCES:
-            self._request = self._request.alike()  # somebody still looks at the last one
-        request = self._request
-        request.inputs = inputs
+        request = self.request_in(data)
         connection = self._connection
         connection.begin(self, self._head)
         try:
-            job = self._model.submit(request, self.finish)
+            job = self.model.submit(request, self.finish)
         except Exception as problem:
             reply_problem(Http1Request(connection, self._head, b""), problem, JSON)
             return True
@@ -145,17 +116,8 @@ class UsualInfer:
             self._job = job
         return True
 
-    def _is_current(self) -> bool:
-        """Models were loaded or unloaded: is this one what its name still means?"""
-        try:
-            model = self._engine.model(self._match.model, self._match.version())
-        except Fault:
-            return False
-        if model is not self._model:
-            self._head.notes.usual_made -= 1  # no fault of the client's
-            return False
-        self._changes = self._registry.changes
-        return True
+    def on_replaced(self) -> None:
+        self._head.notes.usual_made -= 1
 
     def finish(self, job: Job) -> None:
         """The engine's `on_done`: on the trio thread, once, must not raise."""
@@ -169,12 +131,12 @@ class UsualInfer:
             or response.parameters
             or connection.is_draining
         ):
-            self._answer(Http1Request(connection, self._head, b""), self._model, self._reply, job)
+            self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
             return
         if response.template is not self._template:
             self._learn(response, response.template)
         if not self._start:
-            self._answer(Http1Request(connection, self._head, b""), self._model, self._reply, job)
+            self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
             return
         connection.answer_whole(b"".join((self._start, *response.wires)))
 
@@ -192,11 +154,6 @@ class UsualInfer:
             start = head_of_reply(200, BINARY, size, fields) + head
             if len(start) + size <= JOIN_BYTES_MAX:
                 self._start = start
-
-    def rest(self) -> None:
-        """From time to time: lets go of the last request's tensors."""
-        if self._request.inputs:
-            self._request = self._request.alike()
 
     def abandon(self) -> None:
         """The client has left."""
