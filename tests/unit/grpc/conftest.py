@@ -17,6 +17,7 @@ from despina.engine.trace_file import open_trace_file
 from despina.engine.trace_settings import TraceSettings
 from despina.engine.tracing import Tracer
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
+from despina.frontends.grpc.usual import UsualCalls
 from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, NotFound, ShuttingDown
 from despina.schema.inference import LATEST, InferenceRequest, InferenceResponse
 from despina.schema.tensor import Tensor
@@ -296,3 +297,17 @@ class RawClient:
         _, _, _, payload = await self.wait_for(self.GOAWAY)
         assert await self.next_frame() is None
         return int.from_bytes(payload[4:8], "big"), payload[8:]
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Whether each call offered to the short way was taken there, in order."""
+    verdicts = []
+    take = UsualCalls.take
+
+    def watched(self, data, at):
+        verdicts.append(take(self, data, at))
+        return verdicts[-1]
+
+    monkeypatch.setattr(UsualCalls, "take", watched)
+    return verdicts

@@ -13,6 +13,7 @@ from despina.engine.trace_file import open_trace_file
 from despina.engine.trace_settings import TraceSettings
 from despina.engine.tracing import Tracer
 from despina.frontends.http import HttpSettings, serve_http
+from despina.frontends.http.usual import UsualInfer
 from despina.schema.fault import InvalidArgument, NotFound, ShuttingDown
 from despina.schema.inference import LATEST
 from despina.schema.tensor import Tensor
@@ -297,3 +298,17 @@ def infer_bytes():
         )
 
     return build
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Whether each request offered to the short way was taken there, in order."""
+    verdicts = []
+    submit = UsualInfer.submit
+
+    def watched(self, data):
+        verdicts.append(submit(self, data))
+        return verdicts[-1]
+
+    monkeypatch.setattr(UsualInfer, "submit", watched)
+    return verdicts

@@ -6,23 +6,8 @@ import random
 import numpy as np
 import pytest
 import trio
-from despina.frontends.http.usual import UsualInfer
 from despina.schema.fault import QueueFull
 from despina.schema.inference import ResponseTemplate
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """Whether each request offered to the short way was taken there, in order."""
-    verdicts = []
-    submit = UsualInfer.submit
-
-    def watched(self, data):
-        verdicts.append(submit(self, data))
-        return verdicts[-1]
-
-    monkeypatch.setattr(UsualInfer, "submit", watched)
-    return verdicts
 
 
 def asking(seed, *, name="addsub", extra="", fields=""):

@@ -7,25 +7,10 @@ import zlib
 import numpy as np
 import pytest
 import trio
-from despina.frontends.http.usual import UsualInfer
 
 from tests.certificates import Certificates
 
 ADDSUB = b"POST /v2/models/addsub/infer HTTP/1.1\r\nHost: h\r\n"
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """Whether each request offered to the short way was taken there, in order."""
-    verdicts = []
-    submit = UsualInfer.submit
-
-    def watched(self, data):
-        verdicts.append(submit(self, data))
-        return verdicts[-1]
-
-    monkeypatch.setattr(UsualInfer, "submit", watched)
-    return verdicts
 
 
 def parts(seed, padding=0):
