@@ -419,8 +419,9 @@ def _field_strategy(field):
         types.TYPE_UINT64: st.integers(0, 2**64 - 1),
         types.TYPE_BOOL: st.booleans(),
         types.TYPE_STRING: st.text(max_size=6),
-        types.TYPE_FLOAT: st.floats(width=32, allow_nan=False),
-        types.TYPE_DOUBLE: st.floats(allow_nan=False),
+        # No negative zero: the message library takes it for the default and writes nothing.
+        types.TYPE_FLOAT: st.floats(width=32, allow_nan=False).map(lambda value: value + 0.0),
+        types.TYPE_DOUBLE: st.floats(allow_nan=False).map(lambda value: value + 0.0),
     }
     if field.message_type is not None:
         one = message_strategy(field.message_type)
