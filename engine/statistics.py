@@ -20,6 +20,8 @@ from .backend import Batch
 from .response_statistics import ResponseStatistics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .job import Job
     from .stream import StreamJob
 
@@ -100,7 +102,8 @@ class ModelStats:
         self.responses = ResponseStatistics()
         """Of decoupled models; empty for others."""
         self._executions: dict[tuple[int, int, str], Executions] = {}
-        """By rows, jobs that succeeded, and reason."""
+        """By rows, jobs that succeeded, and reason. Replaced, never changed, by a kind that is new: any thread may be
+        reading it."""
         self._kinds_max = _KINDS_MAX
         self._more = dict.fromkeys(_SUMS, 0)
         """What does not follow from executions, or corrects it."""
@@ -131,7 +134,8 @@ class ModelStats:
         if executions is None:
             if len(self._executions) >= self._kinds_max:
                 self._put_together()
-            executions = self._executions[key] = Executions(batch.size, succeeded)
+            executions = Executions(batch.size, succeeded)
+            self._executions = {**self._executions, key: executions}
         executions.count += 1
         executions.input_ns += ready - started
         executions.infer_ns += outputs - ready
@@ -190,9 +194,8 @@ class ModelStats:
         for reason, count in other.failures.items():
             self.failures[reason] += count
 
-    def _each(self) -> list[Executions]:
-        """In one step, so that any thread may ask while the trio thread counts."""
-        return list(self._executions.values())
+    def _each(self) -> Iterable[Executions]:
+        return self._executions.values()
 
     @property
     def success_count(self) -> int:
@@ -239,7 +242,7 @@ class ModelStats:
     def batch_reasons(self) -> dict[str, int]:
         """Why batches were closed -> how many."""
         found: dict[str, int] = {}
-        for (_, _, reason), each in list(self._executions.items()):
+        for (_, _, reason), each in self._executions.items():
             found[reason] = found.get(reason, 0) + each.count
         return found
 
