@@ -5,9 +5,9 @@ async with despina.open_engine("models/") as engine:
 """
 
 from .engine import blocking
-from .engine.call import Result
 from .engine.engine import Engine, open_engine
-from .engine.settings import EngineSettings
+from .engine.port.settings import EngineSettings
+from .engine.request.call import Result
 from .schema.fault import Fault
 from .schema.tensor import Tensor
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from .engine import open_engine as open_async_engine
-from .groups import single
+from .port.groups import single
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         ModelStatistics,
         RepositoryIndexResponseModelIndex,
     )
-    from .backend import Backend
-    from .call import Result
     from .engine import Engine
-    from .model import ModelVersion
+    from .model.version import ModelVersion
+    from .port.backend import Backend
+    from .request.call import Result
 
 _T = TypeVar("_T")
 

@@ -25,32 +25,32 @@ from ..schema.wire.generated.inference import (
     RepositoryIndexResponseModelIndex,
     ServerMetadataResponse,
 )
-from . import storage
-from .call import Result, request_of
-from .custom_metrics import CustomMetrics
-from .discovery import Backends
-from .groups import single
-from .health import HealthReport, ServerState
-from .inline import InlineRunner
-from .registry import Registry, State
-from .repository import NOT_EXPLICIT, Repository
-from .settings import EngineSettings
-from .shared_memory import SharedMemory
-from .stream import answers_of
-from .trace_file import open_trace_file
-from .tracing import Tracer
+from .execute.inline import InlineRunner
+from .observe.custom_metrics import CustomMetrics
+from .observe.health import HealthReport, ServerState
+from .observe.trace_file import open_trace_file
+from .observe.tracing import Tracer
+from .port.groups import single
+from .port.settings import EngineSettings
+from .repository import storage
+from .repository.discovery import Backends
+from .repository.registry import Registry, State
+from .repository.repository import NOT_EXPLICIT, Repository
+from .request.call import Result, request_of
+from .request.shared_memory import SharedMemory
+from .request.stream import answers_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput, ModelStatistics
-    from .backend import Backend
-    from .job import Job
-    from .model import ModelVersion
-    from .trace_settings import TraceSettings
-    from .trace_worker import TraceSink
-    from .tracing import Trace
+    from .model.version import ModelVersion
+    from .observe.trace_settings import TraceSettings
+    from .observe.trace_worker import TraceSink
+    from .observe.tracing import Trace
+    from .port.backend import Backend
+    from .request.job import Job
 
 PROTOCOL_VERSION = "2.73.0"
 """The release of the protocol that clients are told."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
-    from .job import Job
+    from .request.job import Job
 
 JOIN_BYTES_MAX = 64 * 1024
 """Inputs below this many bytes over the whole batch are joined; larger ones are copied in place: no second buffer."""

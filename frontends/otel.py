@@ -23,14 +23,14 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
-from ..engine.tracing import MODEL_KNOWN
+from ..engine.observe.tracing import MODEL_KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..engine.trace_settings import Setting, TraceSettings
-    from ..engine.trace_worker import FinishedTrace
-    from ..engine.tracing import Trace
+    from ..engine.observe.trace_settings import Setting, TraceSettings
+    from ..engine.observe.trace_worker import FinishedTrace
+    from ..engine.observe.tracing import Trace
 
 log = logging.getLogger("despina.otel")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..engine.engine import Engine
-    from ..engine.model import ModelVersion
+    from ..engine.model.version import ModelVersion
     from ..schema.inference import InferenceRequest
 
 _OWN_REFERENCES: Final = 2

@@ -10,8 +10,8 @@ import random
 import sys
 import time
 
-from despina.engine.admission import Admission
-from despina.engine.job import Job
+from despina.engine.request.admission import Admission
+from despina.engine.request.job import Job
 from despina.schema.datatype import TABLE
 from despina.schema.fault import InvalidArgument
 from despina.schema.inference import InferenceRequest

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from despina.engine.trace_file import open_trace_file
-from despina.engine.trace_settings import TraceSettings
-from despina.engine.tracing import Tracer
+from despina.engine.observe.trace_file import open_trace_file
+from despina.engine.observe.trace_settings import TraceSettings
+from despina.engine.observe.tracing import Tracer
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.schema.inference import InferenceResponse
 

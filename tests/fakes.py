@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import numpy as np
 import trio
-from despina.engine.backend import Batch, InstanceContext, InstanceKind, ModelContext
+from despina.engine.port.backend import Batch, InstanceContext, InstanceKind, ModelContext
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import ModelConfig

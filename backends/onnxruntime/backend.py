@@ -19,7 +19,7 @@ from .signature import Signature
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...engine.backend import InstanceContext, InstanceKind, ModelContext
+    from ...engine.port.backend import InstanceContext, InstanceKind, ModelContext
     from ...schema.wire.generated.inference import ModelConfig
 
 

@@ -20,8 +20,8 @@ from ...schema.datatype import BY_NUMBER
 from ...schema.inference import ResponseTemplate
 
 if TYPE_CHECKING:
-    from ...engine.backend import Batch
-    from ...engine.job import Job
+    from ...engine.port.backend import Batch
+    from ...engine.request.job import Job
     from ...schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
     from .signature import ModelTensor, Signature
 

@@ -17,8 +17,8 @@ from .failure import failure_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.backend import Batch
-    from ...engine.job import Job
+    from ...engine.port.backend import Batch
+    from ...engine.request.job import Job
     from ...schema.wire.generated.inference import ModelConfig
     from .signature import Signature
 

@@ -10,7 +10,7 @@ from .options import parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ...engine.backend import InstanceKind
+    from ...engine.port.backend import InstanceKind
     from ...schema.wire.generated.inference import (
         ModelConfig,
         ModelOptimizationPolicyExecutionAcceleratorsAccelerator,

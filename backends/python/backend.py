@@ -14,7 +14,7 @@ from .model_config import apply, helper_for
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...engine.backend import InstanceContext, InstanceKind, ModelContext
+    from ...engine.port.backend import InstanceContext, InstanceKind, ModelContext
     from ...schema.wire.generated.inference import ModelConfig
 
 UTILS_NAME = "triton_python_backend_utils"

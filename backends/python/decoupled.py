@@ -19,7 +19,7 @@ from .response import RESPONSE_COMPLETE_FINAL, InferenceResponse, InferenceRespo
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
 
-    from ...engine.stream import StreamJob
+    from ...engine.request.stream import StreamJob
 
 _log = logging.getLogger("despina.backends.python")
 

@@ -23,8 +23,8 @@ from .response import InferenceResponse, unanswered
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...engine.backend import Batch, InstanceContext, ModelContext
-    from ...engine.stream import StreamJob
+    from ...engine.port.backend import Batch, InstanceContext, ModelContext
+    from ...engine.request.stream import StreamJob
     from ...schema.wire.generated.inference import ModelConfig
 
 _log = logging.getLogger("despina.backends.python")

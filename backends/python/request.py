@@ -12,7 +12,7 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ...engine.job import Job
+    from ...engine.request.job import Job
 
 FLAG_SEQUENCE_START = 1
 FLAG_SEQUENCE_END = 2

@@ -12,8 +12,8 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from ...engine.job import Job
-    from ...engine.stream import StreamJob
+    from ...engine.request.job import Job
+    from ...engine.request.stream import StreamJob
     from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ...engine.engine import Engine
-from ...engine.trace_file import open_trace_file
+from ...engine.observe.trace_file import open_trace_file
 from ...schema.fault import Fault, Internal, Unsupported
 from ..tls import BadCertificate
 from .activation import inherited_doors
@@ -34,8 +34,8 @@ from .settings import BadSettings, settle
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from ...engine.trace_settings import TraceSettings
-    from ...engine.trace_worker import TraceSink
+    from ...engine.observe.trace_settings import TraceSettings
+    from ...engine.observe.trace_worker import TraceSink
     from .settings import DoorSettings, ServeSettings
 
 log = logging.getLogger("despina.serve")

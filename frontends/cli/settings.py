@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ...engine.settings import EngineSettings
+from ...engine.port.settings import EngineSettings
 from ..grpc.settings import GrpcSettings
 from ..http.settings import HttpSettings
 from ..log_settings import LogSettings

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ...engine.trace_settings import LEVELS, TraceSettings
+from ...engine.observe.trace_settings import LEVELS, TraceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ...engine.trace_settings import TraceLevel
+    from ...engine.observe.trace_settings import TraceLevel
 
 MODES: Final = ("triton", "opentelemetry")
 _NUMBERS: Final = {"rate": "rate", "count": "count"}

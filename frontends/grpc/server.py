@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ...engine.inline import InlineRunner
+from ...engine.execute.inline import InlineRunner
 from ..restricted import by_path
 from ..tls import TlsDoor
 from .connection import Connection, State

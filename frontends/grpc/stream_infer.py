@@ -38,8 +38,8 @@ from .traced import submit_stream_traced, submit_traced
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.job import Job
-    from ...engine.stream import Answer, StreamJob
+    from ...engine.request.job import Job
+    from ...engine.request.stream import Answer, StreamJob
     from ...schema.inference import InferenceResponse
     from ...schema.tensor import Buffer
     from ..forwarding import HeaderForwarder

@@ -9,7 +9,7 @@ from ...schema.wire.generated import inference as pb
 from ..trace_changes import NUMBERS, levels_of, number_of, refuse_file
 
 if TYPE_CHECKING:
-    from ...engine.trace_settings import Changes
+    from ...engine.observe.trace_settings import Changes
 
 
 class TraceService(pb.GrpcInferenceServiceBase):

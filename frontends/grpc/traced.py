@@ -11,9 +11,9 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.job import Job
-    from ...engine.stream import Answer, StreamJob
-    from ...engine.tracing import Trace, Tracer
+    from ...engine.observe.tracing import Trace, Tracer
+    from ...engine.request.job import Job
+    from ...engine.request.stream import Answer, StreamJob
     from ...schema.inference import InferenceRequest
     from .call import Call
 

@@ -19,8 +19,8 @@ from .traced import submit_traced
 from .usual import UsualCalls
 
 if TYPE_CHECKING:
-    from ...engine.job import Job
-    from ...engine.model import ModelVersion
+    from ...engine.model.version import ModelVersion
+    from ...engine.request.job import Job
     from ...schema.inference import InferenceRequest, InferenceResponse
     from .call import Call
     from .settings import GrpcSettings

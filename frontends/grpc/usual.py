@@ -24,8 +24,8 @@ from .outlet import JOIN_BYTES_MAX, headers_frame
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.job import Job
-    from ...engine.model import ModelVersion
+    from ...engine.model.version import ModelVersion
+    from ...engine.request.job import Job
     from ...schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
     from ...schema.kserve_grpc_familiar import Familiar
     from ...schema.tensor import Buffer

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from ...engine.stream import Answer
+from ...engine.request.stream import Answer
 from ...schema.fault import Fault, Internal, InvalidArgument
 from ...schema.generate import read_generate, write_generate
 from ...schema.kserve_http_reply import encode_error
@@ -25,8 +25,8 @@ from .traced import traced_if_chosen
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
-    from ...engine.job import Job
-    from ...engine.stream import StreamJob
+    from ...engine.request.job import Job
+    from ...engine.request.stream import StreamJob
     from .routes import Match
     from .settings import HttpSettings
 

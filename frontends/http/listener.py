@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ...engine.inline import InlineRunner
+from ...engine.execute.inline import InlineRunner
 from ..tls import TlsDoor
 from .body import BufferPool
 from .connection import Connection

@@ -14,7 +14,7 @@ from .routes import Match, Route
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
-    from ...engine.trace_settings import Changes
+    from ...engine.observe.trace_settings import Changes
 
 
 def trace_routes(engine: Engine) -> list[Route]:

@@ -12,7 +12,7 @@ from .request import TEXT, HttpRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ...engine.tracing import Trace, Tracer
+    from ...engine.observe.tracing import Trace, Tracer
     from ...schema.inference import InferenceRequest
     from .request import Buffer, Field
     from .streamed import StreamedReply

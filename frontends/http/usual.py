@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...engine.engine import Engine
-    from ...engine.job import Job
-    from ...engine.model import ModelVersion
+    from ...engine.model.version import ModelVersion
+    from ...engine.request.job import Job
     from ...schema.infer_head import ReplyFormat
     from ...schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
     from .connection import Connection

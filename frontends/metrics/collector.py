@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
 
-from ...engine.latencies import ObservedStats
+from ...engine.observe.latencies import ObservedStats
 from . import families
 from .latencies import custom_families, latency_families
 from .settings import MetricsSettings
@@ -20,9 +20,9 @@ from .settings import MetricsSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ...engine.custom_metrics import CustomMetrics
-    from ...engine.model import ModelVersion
-    from ...engine.statistics import ModelStats
+    from ...engine.model.version import ModelVersion
+    from ...engine.observe.custom_metrics import CustomMetrics
+    from ...engine.observe.statistics import ModelStats
     from .families import Family
     from .gpu import Gpus
     from .machine import Machine

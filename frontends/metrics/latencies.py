@@ -12,8 +12,8 @@ from . import families
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ...engine.custom_metrics import CustomMetrics
-    from ...engine.latencies import Histogram, ObservedStats, Summary
+    from ...engine.observe.custom_metrics import CustomMetrics
+    from ...engine.observe.latencies import Histogram, ObservedStats, Summary
     from .families import Family
 
 _SUMMARIES = (

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from trio import TaskStatus
 
-    from ...engine.custom_metrics import CustomMetrics
-    from ...engine.model import ModelVersion
+    from ...engine.model.version import ModelVersion
+    from ...engine.observe.custom_metrics import CustomMetrics
     from ..http.request import HttpRequest
     from .settings import MetricsSettings
 

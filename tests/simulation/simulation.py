@@ -26,12 +26,12 @@ from typing import Any
 import attrs
 import trio
 import trio.testing
-from despina.engine.backend import Batch
 from despina.engine.engine import Engine, open_engine
-from despina.engine.job import Job, JobState
-from despina.engine.model import ModelVersion
-from despina.engine.registry import UNLOADED, State
-from despina.engine.timers import SWEEP_MIN
+from despina.engine.model.version import ModelVersion
+from despina.engine.port.backend import Batch
+from despina.engine.repository.registry import UNLOADED, State
+from despina.engine.request.job import Job, JobState
+from despina.engine.schedule.timers import SWEEP_MIN
 from despina.schema.fault import Fault, Internal, InvalidArgument
 from despina.schema.wire.generated.inference import ModelQueuePolicyTimeoutAction
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import attrs
 import numpy as np
 import pytest
-from despina.engine.backend import Batch, InstanceContext, ModelContext
-from despina.engine.job import Job
+from despina.engine.port.backend import Batch, InstanceContext, ModelContext
+from despina.engine.request.job import Job
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from despina.engine.admission import BATCH_NOTE, Admission
-from despina.engine.job import Job
+from despina.engine.request.admission import BATCH_NOTE, Admission
+from despina.engine.request.job import Job
 from despina.schema.fault import InvalidArgument
 from despina.schema.inference import InferenceRequest
 from despina.schema.model_config import parse_config

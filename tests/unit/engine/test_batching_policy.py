@@ -2,9 +2,9 @@
 
 import attrs
 import pytest
-from despina.engine.policy import placement as placing
-from despina.engine.policy.batching import BatchRule, Verdict, form
-from despina.engine.policy.placement import Placement
+from despina.engine.execute import placement as placing
+from despina.engine.execute.placement import Placement
+from despina.engine.schedule.batching import BatchRule, Verdict, form
 from hypothesis import given
 from hypothesis import strategies as st
 

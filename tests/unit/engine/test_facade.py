@@ -6,7 +6,7 @@ import despina
 import numpy as np
 import pytest
 import trio
-from despina.engine.settings import EngineSettings
+from despina.engine.port.settings import EngineSettings
 from despina.schema.fault import DeadlineExceeded, Internal, InvalidArgument, NotFound, ShuttingDown, Unavailable
 
 from tests.fakes import FakeBackend, tensor_text, write_model

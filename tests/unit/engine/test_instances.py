@@ -337,7 +337,7 @@ async def test_a_backend_nobody_has(virtual_time, repository, caplog):
 async def test_unavailable_before_the_start():
     """Goal: an engine that does not run says so, to commands and to requests."""
     from despina.engine.engine import Engine
-    from despina.engine.settings import EngineSettings
+    from despina.engine.port.settings import EngineSettings
     from despina.schema.fault import NotFound
 
     engine = Engine(EngineSettings(model_repository="x", model_control_mode="explicit"))

@@ -4,9 +4,9 @@ import threading
 from collections import Counter
 
 import pytest
-from despina.engine.job import Job, JobState
-from despina.engine.mailbox import TOMBSTONES_MIN, Mailbox
-from despina.engine.policy.batching import BatchRule
+from despina.engine.request.job import Job, JobState
+from despina.engine.schedule.batching import BatchRule
+from despina.engine.schedule.mailbox import TOMBSTONES_MIN, Mailbox
 from despina.schema.fault import QueueFull
 from despina.schema.inference import InferenceRequest
 from hypothesis import strategies as st

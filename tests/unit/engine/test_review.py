@@ -5,10 +5,10 @@ import sys
 import threading
 
 import pytest
-from despina.engine import statistics
-from despina.engine.backend import Batch
-from despina.engine.job import Job
-from despina.engine.statistics import ModelStats
+from despina.engine.observe import statistics
+from despina.engine.observe.statistics import ModelStats
+from despina.engine.port.backend import Batch
+from despina.engine.request.job import Job
 from despina.schema.fault import DeadlineExceeded, ModelFailure
 from despina.schema.inference import InferenceRequest
 

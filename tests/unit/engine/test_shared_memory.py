@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from despina.engine import cuda_region, system_region
-from despina.engine.shared_memory import SharedMemory
+from despina.engine.request import cuda_region, system_region
+from despina.engine.request.shared_memory import SharedMemory
 from despina.schema.fault import AlreadyExists, Fault, Internal, InvalidArgument, NotFound, Unavailable, Unsupported
 from despina.schema.shared_memory import SharedMemoryRange
 from hypothesis import given

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import trio
-from despina.engine.settings import EngineSettings
+from despina.engine.port.settings import EngineSettings
 from despina.schema.fault import DeadlineExceeded, Internal, InvalidArgument, QueueFull, QueueTimeout, ShuttingDown
 from despina.schema.inference import InferenceRequest
 from despina.schema.shared_memory import SharedMemoryRange, SharedUse

@@ -10,7 +10,7 @@ import despina
 import numpy as np
 import pytest
 import trio
-from despina.engine.stream import StreamJob
+from despina.engine.request.stream import StreamJob
 from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, ShuttingDown
 from despina.schema.tensor import Tensor
 

@@ -11,11 +11,11 @@ import attrs
 import hpack
 import pytest
 import trio
-from despina.engine.registry import Registry
-from despina.engine.shared_memory import SharedMemory
-from despina.engine.trace_file import open_trace_file
-from despina.engine.trace_settings import TraceSettings
-from despina.engine.tracing import Tracer
+from despina.engine.observe.trace_file import open_trace_file
+from despina.engine.observe.trace_settings import TraceSettings
+from despina.engine.observe.tracing import Tracer
+from despina.engine.repository.registry import Registry
+from despina.engine.request.shared_memory import SharedMemory
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.frontends.grpc.usual import UsualCalls
 from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, NotFound, ShuttingDown

@@ -6,12 +6,12 @@ import attrs
 import numpy as np
 import pytest
 import trio
-from despina.engine.job import Job
-from despina.engine.registry import Registry
-from despina.engine.shared_memory import SharedMemory
-from despina.engine.trace_file import open_trace_file
-from despina.engine.trace_settings import TraceSettings
-from despina.engine.tracing import Tracer
+from despina.engine.observe.trace_file import open_trace_file
+from despina.engine.observe.trace_settings import TraceSettings
+from despina.engine.observe.tracing import Tracer
+from despina.engine.repository.registry import Registry
+from despina.engine.request.job import Job
+from despina.engine.request.shared_memory import SharedMemory
 from despina.frontends.http import HttpSettings, serve_http
 from despina.frontends.http.usual import UsualInfer
 from despina.schema.fault import InvalidArgument, NotFound, ShuttingDown

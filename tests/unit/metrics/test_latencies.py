@@ -8,9 +8,9 @@ import threading
 import attrs
 import despina
 import pytest
-from despina.engine.custom_metrics import CustomMetrics
-from despina.engine.latencies import AGE_MAX_S, BUCKETS_MS, Histogram, LatencySettings, ObservedStats, Summary
-from despina.engine.statistics import ModelStats
+from despina.engine.observe.custom_metrics import CustomMetrics
+from despina.engine.observe.latencies import AGE_MAX_S, BUCKETS_MS, Histogram, LatencySettings, ObservedStats, Summary
+from despina.engine.observe.statistics import ModelStats
 from despina.frontends.metrics import MetricsSettings
 from despina.frontends.metrics.collector import EngineCollector
 from despina.frontends.metrics.exposition import text_of

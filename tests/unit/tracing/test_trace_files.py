@@ -8,11 +8,11 @@ import despina
 import numpy as np
 import pytest
 import trio
-from despina.engine import trace_worker
-from despina.engine.trace_file import TraceFile, data_text
-from despina.engine.trace_settings import TraceSettings
-from despina.engine.trace_worker import CapturedTensor, TraceWorker
-from despina.engine.tracing import Tracer
+from despina.engine.observe import trace_worker
+from despina.engine.observe.trace_file import TraceFile, data_text
+from despina.engine.observe.trace_settings import TraceSettings
+from despina.engine.observe.trace_worker import CapturedTensor, TraceWorker
+from despina.engine.observe.tracing import Tracer
 from despina.schema.fault import Fault
 from despina.schema.tensor import Tensor
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from despina.engine.trace_context import parse_traceparent
-from despina.engine.trace_settings import TraceSettings
-from despina.engine.tracing import Tracer
+from despina.engine.observe.trace_context import parse_traceparent
+from despina.engine.observe.trace_settings import TraceSettings
+from despina.engine.observe.tracing import Tracer
 from despina.frontends.trace_changes import levels_of, number_of
 from despina.schema.fault import InvalidArgument
 from hypothesis import given

@@ -1,0 +1,1 @@
+"""Who executes, and where: instances, placement, warm-up, supervision."""

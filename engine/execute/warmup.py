@@ -1,0 +1,112 @@
+"""Warm-up: executions with configured samples on every instance before the model is ready."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...schema.datatype import BY_NUMBER
+from ...schema.fault import InvalidArgument
+from ...schema.inference import InferenceRequest
+from ...schema.tensor import Tensor
+from ..port.backend import Batch
+from ..request.job import Job
+from ..request.stream import UNATTENDED, StreamJob
+from .instance import answer_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ...schema.wire.generated.inference import ModelConfig, ModelWarmup, ModelWarmupInput
+    from ..model.version import ModelVersion
+    from ..port.backend import AsyncInstance, BackendInstance
+
+
+class Warmup:
+    """The samples of one model version. Reads its data files when it is made; raises InvalidArgument for bad ones."""
+
+    def __init__(self, config: ModelConfig, model_path: Path) -> None:
+        self._samples = [
+            (sample.name, sample.batch_size, max(1, sample.count), _inputs(sample, config, model_path))
+            for sample in config.model_warmup
+            if sample.batch_size
+        ]
+
+    def run(self, model: ModelVersion, executor: BackendInstance) -> None:
+        """Executes every sample on `executor`, on the calling thread. Raises InvalidArgument if one fails."""
+        for name, batch in self._batches(model):
+            error: BaseException | None = None
+            try:
+                executor.execute(batch)
+            except (Exception, SystemExit) as caught:
+                error = caught
+            _check(name, batch, error)
+
+    async def run_async(self, model: ModelVersion, executor: AsyncInstance) -> None:
+        """The same for an executor that is awaited."""
+        for name, batch in self._batches(model):
+            error: BaseException | None = None
+            try:
+                await executor.execute_async(batch)
+            except (Exception, SystemExit) as caught:
+                error = caught
+            _check(name, batch, error)
+
+    def _batches(self, model: ModelVersion) -> Iterator[tuple[str, Batch]]:
+        for name, batch_size, count, inputs in self._samples:
+            for _ in range(count):
+                jobs = []
+                for _ in range(batch_size):
+                    request = InferenceRequest(model.name, dict(inputs))
+                    job = StreamJob(request, None, model, UNATTENDED) if model.decoupled else Job(request, None)
+                    job.model = model
+                    jobs.append(job)
+                yield name, Batch(jobs, len(jobs), "warmup")
+
+
+def _check(name: str, batch: Batch, error: BaseException | None) -> None:
+    answer_all(batch, error)
+    faults = [job.fault.message for job in batch.jobs if job.fault is not None]
+    if faults:
+        raise InvalidArgument(f"failed to run warmup sample '{name}': {'; '.join(faults)}; ")
+
+
+def _inputs(sample: ModelWarmup, config: ModelConfig, model_path: Path) -> dict[str, Tensor]:
+    batched = config.max_batch_size > 0
+    tensors = {}
+    for name, spec in sample.inputs.items():
+        dims = list(spec.dims)
+        if any(size < 0 for size in dims):
+            raise InvalidArgument(
+                f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
+            )
+        kind = BY_NUMBER[int(spec.data_type)]
+        shape = [1, *dims] if batched else dims
+        memory = _data(name, spec, math.prod(dims), kind.byte_size, model_path)
+        tensors[name] = Tensor(name, kind.name, shape, memory)
+    return tensors
+
+
+def _data(name: str, spec: ModelWarmupInput, elements: int, byte_size: int, model_path: Path) -> bytes:
+    if spec.input_data_file is not None:
+        path = model_path / "warmup" / spec.input_data_file
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InvalidArgument(f"warmup sample for input '{name}': {error}") from error
+        size = elements * byte_size if byte_size else len(data)
+        if len(data) < size:
+            raise InvalidArgument(
+                f"warmup setting expects {size} bytes, but the data provided from {path} only has {len(data)} bytes"
+            )
+        return data[:size]
+    if spec.random_data is None and spec.zero_data is None:
+        raise InvalidArgument(f"warmup setting expects input '{name}' to have input_data_type set")
+    if byte_size == 0:
+        return bytes(4 * elements)
+    if spec.random_data is not None:
+        return np.random.default_rng(0).bytes(elements * byte_size)
+    return bytes(elements * byte_size)

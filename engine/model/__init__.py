@@ -1,0 +1,1 @@
+"""One version of one model, from opening to closing."""

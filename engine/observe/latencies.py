@@ -1,0 +1,186 @@
+"""Distributions of latencies: quantiles over the last minute, and counts per bucket of times to a first response.
+
+Kept only where asked for: then a model's statistics are `ObservedStats`, else plain `ModelStats`, which know nothing of
+this. Written on the trio thread, read by anybody.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from .statistics import ModelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...schema.wire.generated.inference import ModelConfig
+    from ..port.backend import Batch
+    from ..request.job import Job
+    from ..request.stream import StreamJob
+
+FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
+BUCKETS_MS: Final = (100.0, 500.0, 2000.0, 5000.0)
+"""Upper bounds where the model's configuration names none."""
+
+AGE_MAX_S: Final = 60
+"""What is older does not count for quantiles."""
+SLOTS: Final = 5
+"""The minute moves in so many steps."""
+GROWTH: Final = 1.01
+"""Each bucket of a quantile sketch reaches 1 % further than the one before, so a quantile is off by 0.5 % at most."""
+_LOG_GROWTH: Final = math.log(GROWTH)
+
+
+@attrs.frozen(kw_only=True)
+class LatencySettings:
+    """Which distributions are kept."""
+
+    summaries: bool = False
+    """Request, queue and the three compute latencies of every model."""
+    histograms: bool = False
+    """The time to the first response, of decoupled models."""
+
+
+class Summary:
+    """Quantiles of whole numbers of microseconds over the last minute; sum and count over all time.
+
+    The rank of a quantile is exact; its value is rounded to the buckets, so it is off by at most 0.5 % and half a us.
+    Memory: at most some 2,100 buckets for each of five slots.
+    """
+
+    __slots__ = ("_slots", "_started_s", "count", "sum_us")
+
+    def __init__(self, now_s: float) -> None:
+        self.count = 0
+        self.sum_us = 0
+        self._slots: list[dict[int, int]] = [{}]
+        """Bucket -> observations, the latest slot first."""
+        self._started_s = now_s
+        """When the first of them began."""
+
+    def observe(self, value_us: int, now_s: float) -> None:
+        self.count += 1
+        self.sum_us += value_us
+        if now_s - self._started_s >= AGE_MAX_S / SLOTS:
+            self._turn(now_s)
+        slot = self._slots[0]
+        bucket = math.ceil(math.log(value_us) / _LOG_GROWTH) if value_us > 0 else -1
+        slot[bucket] = slot.get(bucket, 0) + 1
+
+    def quantiles(self, wanted: Sequence[float], now_s: float) -> list[float]:
+        """The values at these ranks, in microseconds; NaN where nothing was observed in the last minute."""
+        outdated = max(0, int((now_s - self._started_s) // (AGE_MAX_S / SLOTS)))
+        merged: dict[int, int] = {}
+        for slot in self._slots[: max(0, SLOTS - outdated)]:
+            for bucket, count in slot.copy().items():
+                merged[bucket] = merged.get(bucket, 0) + count
+        total = sum(merged.values())
+        if not total:
+            return [math.nan] * len(wanted)
+        buckets = sorted(merged.items())
+        return [_value_at(buckets, math.ceil(quantile * total) or 1) for quantile in wanted]
+
+    def _turn(self, now_s: float) -> None:
+        length = AGE_MAX_S / SLOTS
+        steps = int((now_s - self._started_s) // length)
+        self._started_s += steps * length
+        self._slots = ([{} for _ in range(min(steps, SLOTS))] + self._slots)[:SLOTS]
+
+
+def _value_at(buckets: Sequence[tuple[int, int]], rank: int) -> float:
+    below = 0
+    for bucket, count in buckets:
+        below += count
+        if below >= rank:
+            return float(round(GROWTH ** (bucket - 0.5))) if bucket > 0 else float(bucket == 0)
+    return math.nan
+
+
+class Histogram:
+    """Counts per bucket, of milliseconds."""
+
+    __slots__ = ("bounds", "counts", "sum_ms")
+
+    def __init__(self, bounds: Sequence[float] = BUCKETS_MS) -> None:
+        self.bounds = tuple(sorted(set(bounds)))
+        self.counts = [0] * (len(self.bounds) + 1)
+        """The last is for what exceeds every bound."""
+        self.sum_ms = 0.0
+
+    def observe(self, value_ms: float) -> None:
+        self.sum_ms += value_ms
+        for index, bound in enumerate(self.bounds):
+            if value_ms <= bound:
+                self.counts[index] += 1
+                return
+        self.counts[-1] += 1
+
+
+class ObservedStats(ModelStats):
+    """Counters of a model version with the distributions behind them."""
+
+    __slots__ = ("first_response", "infer", "input", "output", "queue", "request")
+
+    def __init__(self, settings: LatencySettings, config: ModelConfig) -> None:
+        super().__init__()
+        now_s = time.monotonic()
+        made = settings.summaries
+        self.request = Summary(now_s) if made else None
+        self.queue = Summary(now_s) if made else None
+        self.input = Summary(now_s) if made else None
+        self.infer = Summary(now_s) if made else None
+        self.output = Summary(now_s) if made else None
+        decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
+        self.first_response = Histogram(_bounds(config)) if settings.histograms and decoupled else None
+
+    def executed(self, batch: Batch) -> None:
+        super().executed(batch)
+        self.observe([job for job in batch.jobs if job.fault is None], batch)
+
+    def streamed(self, job: StreamJob, batch: Batch) -> None:
+        super().streamed(job, batch)
+        if job.failure is None:
+            self.observe([job], batch)
+
+    def answered_first(self, job: StreamJob) -> None:
+        if self.first_response is not None:
+            self.first_response.observe((time.monotonic_ns() - job.received_ns) / 1e6)
+
+    def observe(self, jobs: Sequence[Job], batch: Batch) -> None:
+        """Adds requests that succeeded just now."""
+        if self.request is None or self.queue is None or self.input is None or self.infer is None:
+            return
+        assert self.output is not None, "all summaries are kept, or none"
+        now = time.monotonic_ns()
+        now_s = now * 1e-9
+        started, ended = batch.started_ns, batch.ended_ns
+        ready = batch.inputs_ready_ns or started
+        outputs = batch.outputs_started_ns or ended
+        for job in jobs:
+            self.request.observe((now - job.received_ns) // 1000, now_s)
+            self.queue.observe((started - job.received_ns) // 1000, now_s)
+            self.input.observe((ready - started) // 1000, now_s)
+            self.infer.observe((outputs - ready) // 1000, now_s)
+            self.output.observe((ended - outputs) // 1000, now_s)
+
+
+def stats_for(settings: LatencySettings, config: ModelConfig) -> ModelStats:
+    """The statistics of a new model version."""
+    return ObservedStats(settings, config) if settings.summaries or settings.histograms else ModelStats()
+
+
+def _bounds(config: ModelConfig) -> Sequence[float]:
+    """The buckets that `model_metrics` gives this histogram."""
+    for control in config.model_metrics.metric_control if config.model_metrics is not None else ():
+        if (
+            control.metric_identifier is not None
+            and control.metric_identifier.family == FIRST_RESPONSE
+            and control.histogram_options is not None
+            and control.histogram_options.buckets
+        ):
+            return list(control.histogram_options.buckets)
+    return BUCKETS_MS

@@ -1,0 +1,132 @@
+"""The port that model frameworks implement. Everything here runs off the trio thread unless said otherwise.
+
+    Backend.open_model(context)        once per model version, in a worker thread: read the files, complete the config
+      └─ BackendModel.open_instance()  once per instance, on the thread that will execute it
+           └─ execute(batch) ... close()
+      └─ BackendModel.close()          after the last instance
+
+A backend is found by name through the entry-point group `despina.backends`; the entry is a class without required
+arguments that has the methods of `Backend`. Frameworks are imported inside `open_model`, never at module top.
+Raise a `Fault` for what the user must read (its message becomes the model's state reason); anything else that escapes
+is wrapped as Internal with `ExceptionType: text`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ...schema.wire.generated.inference import ModelConfig
+    from ..request.job import Job
+
+InstanceKind = Literal["CPU", "GPU", "MODEL"]
+
+
+@attrs.frozen(kw_only=True)
+class ModelContext:
+    """What a backend gets to open one model version."""
+
+    name: str
+    version: int
+    model_path: Path
+    """The model's directory in the repository."""
+    version_path: Path
+    config: ModelConfig
+    """Named, normalised and validated, but not yet completed by the backend. Do not change it in place: copy first."""
+    auto_complete: bool
+    """False when the user wants the configuration taken as it stands."""
+    backend_config: Mapping[str, str]
+    """`--backend-config=<backend>,<key>=<value>` over the global ones. `default-max-batch-size` is always there."""
+
+
+@attrs.frozen(kw_only=True)
+class InstanceContext:
+    """Which instance of a model this is, and where it lives."""
+
+    name: str
+    """`<group>_<index>`, as error texts and `args["model_instance_name"]` show it."""
+    kind: InstanceKind
+    device_id: int
+
+
+class Batch:
+    """The jobs of one execution and its time stamps.
+
+    The engine sets `started_ns` and `ended_ns`; a backend may stamp the two in between with `time.monotonic_ns()`, else
+    the whole execution counts as compute_infer.
+    """
+
+    __slots__ = ("ended_ns", "inputs_ready_ns", "jobs", "outputs_started_ns", "reason", "size", "started_ns")
+
+    def __init__(self, jobs: list[Job], size: int, reason: str) -> None:
+        self.jobs = jobs
+        self.size = size
+        """Rows over all jobs."""
+        self.reason = reason
+        """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `single`, `warmup`."""
+        self.started_ns = 0
+        self.inputs_ready_ns = 0
+        self.outputs_started_ns = 0
+        self.ended_ns = 0
+
+
+class BackendInstance(Protocol):
+    """One executor's model object. Calls never overlap."""
+
+    movable: bool
+    """True when `execute` may be called from other threads than the one that opened the instance, one at a time.
+    The engine then runs cheap batches on the trio thread itself."""
+
+    def execute(self, batch: Batch) -> None:
+        """Answers every job of the batch by `respond` or `fail`. Raising answers the rest with that error."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model object. Called once, on the thread that opened the instance; errors are logged only."""
+        ...
+
+
+class BackendModel(Protocol):
+    """One opened model version."""
+
+    config: ModelConfig
+    """The completed configuration: only max_batch_size, input, output, a scheduling choice where none was given, and
+    model_transaction_policy may differ from the context's."""
+
+    def open_instance(self, instance: InstanceContext) -> BackendInstance: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncInstance(Protocol):
+    """An executor that is awaited on the trio thread: a child process, a scripted fake.
+
+    A backend model whose `asynchronous` attribute is true opens these instead of `BackendInstance`s.
+    """
+
+    async def execute_async(self, batch: Batch) -> None:
+        """As `execute`. Cancelled only when the model is torn down; must then leave nothing behind."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """One framework."""
+
+    name: str
+    preferred_kind: InstanceKind | None
+    """What KIND_AUTO without instance groups prefers when a GPU is there; None for no wish."""
+
+    def open_model(self, context: ModelContext) -> BackendModel:
+        """Reads the model and completes its configuration. May take long; cannot be interrupted."""
+        ...
+
+    def config_summary(self) -> str:
+        """One line for the table that `despina serve` prints: framework version, or that it is missing."""
+        ...

@@ -1,0 +1,72 @@
+"""What an engine can be told. Names are the command line's, with underscores; defaults stand beside the fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from ..observe.latencies import LatencySettings
+from ..observe.trace_settings import TraceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+ModelControlMode = Literal["none", "poll", "explicit"]
+
+
+def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
+    """One path or name, or several."""
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+_NOT_NEGATIVE = attrs.validators.ge(0)
+_POSITIVE = attrs.validators.ge(1)
+
+
+@attrs.frozen(kw_only=True)
+class EngineSettings:
+    """Engine options. Raises ValueError or TypeError for a value that cannot work; never changes after start."""
+
+    model_repository: tuple[str, ...] = attrs.field(converter=_strings)
+    """Directories whose sub-directories are models."""
+    id: str = "triton"
+    """The server's name in its metadata."""
+    model_control_mode: ModelControlMode = attrs.field(
+        default="none", validator=attrs.validators.in_(("none", "poll", "explicit"))
+    )
+    load_model: tuple[str, ...] = attrs.field(default=(), converter=_strings)
+    """Models to load at start in explicit mode; `*` alone means all."""
+    repository_poll_secs: float = attrs.field(default=15, validator=_NOT_NEGATIVE)
+    """Seconds between looks at the repository in poll mode; 0 looks never."""
+    exit_on_error: bool = True
+    """Refuse to start when a model of the start-up set does not load."""
+    strict_readiness: bool = True
+    """Ready only while every known model is; else ready as soon as the engine runs."""
+    disable_auto_complete_config: bool = False
+    """Take each config.pbtxt as complete."""
+    model_config_name: str = ""
+    """Prefer `configs/<name>.pbtxt` over `config.pbtxt`."""
+    model_load_thread_count: int = attrs.field(default=4, validator=_POSITIVE)
+    model_load_retry_count: int = attrs.field(default=0, validator=_NOT_NEGATIVE)
+    exit_timeout_secs: float = attrs.field(default=30, validator=_NOT_NEGATIVE)
+    """How long `stop` waits for what is in flight."""
+    backend_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+    """`{backend: {key: value}}`; the backend "" stands for all."""
+    min_supported_compute_capability: float = 6.0
+    allow_client_shm: bool = True
+    """Let clients register regions of shared memory."""
+    shared_memory_regions_max: int = attrs.field(default=1024, validator=_POSITIVE)
+    """Regions registered at one time. Ours: each is an open file."""
+    shared_memory_input_bytes_max: int = attrs.field(default=2**31 - 1, validator=_POSITIVE)
+    """Bytes of one input in shared memory. Ours: objects may be larger than the machine's memory."""
+    queue_size_max: int = attrs.field(default=100_000, validator=_POSITIVE)
+    """Bound on every model's queue, whatever its own policy says. Ours: the protocol's default is no bound."""
+    stream_responses_max: int = attrs.field(default=64, validator=_POSITIVE)
+    """Answers of one stream that its caller has not consumed, before the model must wait. Ours: see queue_size_max."""
+    trace: TraceSettings = attrs.field(factory=TraceSettings, validator=attrs.validators.instance_of(TraceSettings))
+    """Which requests are traced at first, and where to."""
+    latencies: LatencySettings = attrs.field(
+        factory=LatencySettings, validator=attrs.validators.instance_of(LatencySettings)
+    )
+    """Distributions of latencies kept for each model; none at first."""

@@ -1,0 +1,1 @@
+"""Which models there are: files, configurations, loads and unloads."""

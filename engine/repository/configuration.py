@@ -1,0 +1,132 @@
+"""From a model's directory to a configuration that the engine can serve. Blocking file access; no state.
+
+read ── names ── normalise ── validate ──▶ backend opens and completes ──▶ complete ──▶ instances
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...schema.fault import InvalidArgument, Unsupported
+from ...schema.model_config import (
+    ModelListing,
+    accept_completion,
+    check_directory_name,
+    complete_names,
+    config_from_json,
+    normalise,
+    normalise_instance_groups,
+    parse_config,
+    validate,
+    validate_instance_groups,
+    validate_io,
+)
+from ...schema.wire.generated.inference import ModelConfig, ModelInstanceGroupKind
+from ..port.backend import InstanceContext
+from .storage import config_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..port.backend import Backend, InstanceKind
+    from ..port.settings import EngineSettings
+
+_KINDS: dict[ModelInstanceGroupKind, InstanceKind] = {
+    ModelInstanceGroupKind.CPU: "CPU",
+    ModelInstanceGroupKind.GPU: "GPU",
+    ModelInstanceGroupKind.MODEL: "MODEL",
+}
+DEFAULT_MAX_BATCH_SIZE = "4"
+
+
+def read(name: str, path: Path, override: str | None, settings: EngineSettings) -> ModelConfig:
+    """The configuration as far as it follows from the directory: named, normalised, validated.
+
+    `override` is a whole configuration in JSON that takes the place of the file. Raises InvalidArgument.
+    """
+    if override is not None:
+        try:
+            config = config_from_json(override)
+        except InvalidArgument as fault:
+            raise InvalidArgument(f"Invalid config override: {fault.message}") from fault
+    else:
+        file = config_file(path, settings.model_config_name)
+        try:
+            config = parse_config(file.read_bytes(), source=str(file))
+        except FileNotFoundError:
+            if settings.disable_auto_complete_config:
+                raise InvalidArgument(f"failed to open text file for read {file}: No such file or directory") from None
+            config = ModelConfig()
+        except OSError as error:
+            raise InvalidArgument(f"failed to open text file for read {file}: {error.strerror}") from error
+    config = complete_names(config, name, _listing(path))
+    check_directory_name(config, name)
+    config = normalise(config)
+    validate(config)
+    if settings.disable_auto_complete_config:
+        validate_io(config)
+    return config
+
+
+def complete(
+    config: ModelConfig, completed: ModelConfig, backend: Backend, gpus: Sequence[int], settings: EngineSettings
+) -> ModelConfig:
+    """The configuration to serve, after the backend has had its say. Raises InvalidArgument, Internal, Unsupported."""
+    config = accept_completion(config, completed)
+    preferred = backend.preferred_kind
+    config = normalise_instance_groups(
+        config, gpus, ModelInstanceGroupKind.from_string(preferred) if preferred else None
+    )
+    validate(config)
+    validate_io(config)
+    validate_instance_groups(config, gpus, settings.min_supported_compute_capability)
+    refuse_unbuilt(config)
+    return config
+
+
+def instances(config: ModelConfig) -> list[InstanceContext]:
+    """Every instance that the groups ask for; passive ones get none."""
+    contexts: list[InstanceContext] = []
+    for group in config.instance_group:
+        if group.passive:
+            continue
+        kind = _KINDS[group.kind]
+        for device_id in group.gpus if kind == "GPU" else (0,):
+            contexts.extend(
+                InstanceContext(name=f"{group.name}_{index}", kind=kind, device_id=device_id)
+                for index in range(group.count)
+            )
+    return contexts
+
+
+def backend_settings(backend: str, settings: EngineSettings) -> dict[str, str]:
+    """What `--backend-config` says to one backend: its own settings over the global ones."""
+    return {
+        "default-max-batch-size": DEFAULT_MAX_BATCH_SIZE,
+        "auto-complete-config": "false" if settings.disable_auto_complete_config else "true",
+        **settings.backend_config.get("", {}),
+        **settings.backend_config.get(backend, {}),
+    }
+
+
+def _listing(path: Path) -> ModelListing:
+    directories = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda entry: entry.name.encode())
+    first = list(directories[0].iterdir()) if directories else []
+    return ModelListing(
+        subdirectories=tuple(entry.name for entry in directories),
+        first_files=frozenset(entry.name for entry in first if entry.is_file()),
+        first_directories=frozenset(entry.name for entry in first if entry.is_dir()),
+    )
+
+
+def refuse_unbuilt(config: ModelConfig) -> None:
+    """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
+    for what, present in (
+        ("sequence_batching", config.sequence_batching is not None),
+        ("ensemble_scheduling", config.ensemble_scheduling is not None),
+        ("response_cache", bool(config.response_cache and config.response_cache.enable)),
+        ("model_repository_agents", config.model_repository_agents is not None),
+    ):
+        if present:
+            raise Unsupported(f"model '{config.name}': '{what}' is not supported yet")

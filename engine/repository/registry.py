@@ -1,0 +1,171 @@
+"""Which model versions exist and in which state: one table, one function for every move.
+
+             ┌────────────────────────────────────────┐
+    UNKNOWN ─┴▶ LOADING ─▶ READY ─▶ UNLOADING ─▶ UNAVAILABLE (reason "unloaded")
+                   └─────────┴─────────────────▶ UNAVAILABLE (reason: what went wrong)
+
+Look-ups are made for the hot path: a dictionary read, no checkpoint, so that no change falls between look-up and use.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ...schema.fault import InvalidArgument, NotFound, NotReady
+from ...schema.inference import LATEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ..model.version import ModelVersion
+    from .storage import ModelSource
+
+
+class State(Enum):
+    UNKNOWN = "UNKNOWN"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+_MOVES = {
+    State.UNKNOWN: {State.LOADING},
+    State.LOADING: {State.READY, State.UNAVAILABLE},
+    State.READY: {State.UNLOADING, State.UNAVAILABLE},
+    State.UNLOADING: {State.UNAVAILABLE, State.LOADING},
+    State.UNAVAILABLE: {State.LOADING},
+}
+
+UNLOADED = "unloaded"
+
+
+@attrs.define
+class VersionEntry:
+    """One version ever seen of one model."""
+
+    version: int
+    state: State = State.UNKNOWN
+    reason: str = ""
+    model: ModelVersion | None = None
+    """What serves it; set exactly while the state is READY."""
+
+    def move(self, state: State, reason: str = "", model: ModelVersion | None = None) -> None:
+        """The only place where a state changes."""
+        assert state in _MOVES[self.state], f"no model version moves from {self.state} to {state}"
+        assert (model is not None) == (state is State.READY)
+        self.state = state
+        self.reason = reason
+        self.model = model
+
+    def replace(self, model: ModelVersion) -> ModelVersion:
+        """Swaps what serves a READY version. Returns the predecessor."""
+        assert self.state is State.READY
+        assert self.model is not None
+        old, self.model = self.model, model
+        self.reason = ""
+        return old
+
+
+@attrs.define
+class ModelEntry:
+    """One model that somebody tried to load."""
+
+    name: str
+    versions: dict[int, VersionEntry] = attrs.field(factory=dict)
+    source: ModelSource | None = None
+    """What the serving versions came from; None when nothing is loaded."""
+
+    def version(self, number: int) -> VersionEntry:
+        entry = self.versions.get(number)
+        if entry is None:
+            entry = self.versions[number] = VersionEntry(number)
+            self.versions = dict(sorted(self.versions.items()))
+        return entry
+
+    def ready(self) -> list[ModelVersion]:
+        """What serves now, ascending."""
+        return [entry.model for entry in self.versions.values() if entry.model is not None]
+
+
+class Registry:
+    """All models. Changed by the repository only; `refresh(name)` makes a change visible to look-ups, at once."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelEntry] = {}
+        self.changes = 0
+        """How often what serves has changed: who keeps what a look-up found compares it."""
+        self._serving: dict[tuple[str, int], ModelVersion] = {}
+
+    def entry(self, name: str) -> ModelEntry:
+        entry = self.models.get(name)
+        if entry is None:
+            entry = self.models[name] = ModelEntry(name)
+        return entry
+
+    def refresh(self, name: str) -> None:
+        """Rebuilds the look-up table for one model, without a checkpoint."""
+        self.changes += 1
+        entry = self.models[name]
+        for key in [key for key in self._serving if key[0] == name]:
+            del self._serving[key]
+        ready = entry.ready()
+        for model in ready:
+            self._serving[name, model.version] = model
+        if ready:
+            self._serving[name, LATEST] = ready[-1]
+
+    def find(self, name: str, version: int = LATEST) -> ModelVersion:
+        """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""
+        model = self._serving.get((name, version))
+        if model is not None:
+            return model
+        unknown = f"Request for unknown model: '{name}'"
+        entry = self.models.get(name)
+        if entry is None or not entry.versions:
+            raise NotFound(f"{unknown} is not found")
+        if version == LATEST:
+            raise NotFound(f"{unknown} has no available versions")
+        if version not in entry.versions:
+            raise NotFound(f"{unknown} version {version} is not found")
+        raise NotReady(f"{unknown} version {version} is not at ready state")
+
+    def serving(self) -> Iterator[ModelVersion]:
+        """Everything READY, by name and version."""
+        for _, entry in sorted(self.models.items()):
+            yield from entry.ready()
+
+    def for_statistics(self, name: str, version: int) -> list[ModelVersion]:
+        """The versions that a statistics request means. Raises InvalidArgument in that request's own words."""
+        if not name:
+            return list(self.serving())
+        entry = self.models.get(name)
+        ready = entry.ready() if entry is not None else []
+        if not ready:
+            raise InvalidArgument(f"requested model '{name}' is not available")
+        if version == LATEST:
+            return ready
+        chosen = [model for model in ready if model.version == version]
+        if not chosen:
+            raise InvalidArgument(f"requested model version is not available for model '{name}'")
+        return chosen
+
+    def problems(self) -> list[str]:
+        """Why strict readiness does not hold: each version that is neither READY nor unloaded on purpose."""
+        found = []
+        for name, entry in sorted(self.models.items()):
+            if not entry.versions:
+                found.append(f"model '{name}' has no version")
+            found.extend(
+                f"model '{name}' version {version.version} is {version.state.value}"
+                + (f": {version.reason}" if version.reason else "")
+                for version in entry.versions.values()
+                if version.state is not State.READY and version.reason != UNLOADED
+            )
+        return found
+
+    def states(self) -> Mapping[str, ModelEntry]:
+        return self.models

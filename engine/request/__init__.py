@@ -1,0 +1,1 @@
+"""A request from its admission to its end: jobs, streams, client memory, the ledger."""

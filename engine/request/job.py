@@ -1,0 +1,96 @@
+"""A job: one accepted request on its way through a model version.
+
+A job is its own one-shot future. Exactly one side owns it at a time: the trio thread until it is taken into a batch,
+the executing thread until its batch is done, the trio thread again to deliver. Every move out of QUEUED happens under
+the mailbox's lock, so exactly one of take, cancel and expire wins.
+
+    QUEUED ──take──▶ EXECUTING ──batch done──▶ DONE
+      │ cancel ▶ CANCELLED     │ caller leaves: `on_done` is cleared, the batch goes on, the result is dropped
+      │ expire, refuse ▶ REJECTED
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from ...schema.fault import Internal
+from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...schema.fault import Fault
+    from ...schema.tensor import Tensor
+    from ..model.version import ModelVersion
+
+
+class JobState(IntEnum):
+    QUEUED = 0
+    EXECUTING = 1
+    DONE = 2
+    CANCELLED = 3
+    REJECTED = 4
+
+
+class Job:
+    """What backends see of a request, and what doors hold to cancel it.
+
+    Doors pass `on_done(job)`: called on the trio thread exactly once, unless the caller cancels first; it finds
+    `response` or `fault` set and must not raise. It may be called before `submit` returns.
+    """
+
+    model: ModelVersion | None = None
+    batch_size = 1
+    """Rows: the first dimension for models that batch, else 1."""
+    response: InferenceResponse | None = None
+    fault: Fault | None = None
+    deadline = 0.0
+    """When the caller stops waiting, in seconds of the engine's clock; 0 for never."""
+    key: object = None
+    """Requests share a batch only if their keys are equal; None where any two may."""
+    level = 0
+    """Index of the priority level, 0 the first to be served."""
+    received_ns = 0
+    queued_at = 0.0
+    """Arrival, in seconds of the engine's clock."""
+    state = JobState.QUEUED
+
+    # What most jobs have at these values is stored with those only that differ.
+
+    def __init__(self, request: InferenceRequest, on_done: Callable[[Job], None] | None) -> None:
+        self.request = request
+        self.on_done = on_done
+
+    # For backends, on the executing thread.
+
+    def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
+        """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns."""
+        request = self.request
+        model = self.model
+        assert model is not None, "a job in a backend has a model"
+        self.response = InferenceResponse(
+            request.model_name, model.version_text, outputs, id=request.id, parameters=parameters
+        )
+
+    def fail(self, fault: Fault) -> None:
+        """Answers this request alone with a fault; its neighbours in the batch are not touched."""
+        self.fault = fault
+
+    def settle(self, fault: Fault | None) -> None:
+        """For the engine, on the executing thread: the batch is done and this job has no answer yet."""
+        self.fault = fault or Internal("the backend did not answer this request")
+
+    def is_cancelled(self) -> bool:
+        """True once the caller has left. Safe from any thread; a backend may poll it to stop early."""
+        return self.on_done is None
+
+    # For doors, on the trio thread.
+
+    def cancel(self) -> None:
+        """The caller leaves: `on_done` will not be called. Idempotent, never blocks.
+
+        A queued job gives its place back at once; an executing one runs on and its result is dropped.
+        """
+        if self.on_done is not None and self.model is not None:
+            self.model.abandon(self)

@@ -1,0 +1,1 @@
+"""Which requests are executed next, and when: queues, batches, limits in time."""
