@@ -38,7 +38,7 @@ from .repository.registry import Registry, State
 from .repository.repository import NOT_EXPLICIT, Repository
 from .request.call import Result, request_of
 from .request.shared_memory import SharedMemory
-from .request.stream import answers_of
+from .streaming import answers_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput, ModelStatistics
     from .model.version import ModelVersion
-    from .observe.trace_settings import TraceSettings
-    from .observe.trace_worker import TraceSink
     from .observe.tracing import Trace
     from .port.backend import Backend
+    from .port.settings import TraceSettings
+    from .port.sink import TraceSink
     from .request.job import Job
 
 PROTOCOL_VERSION = "2.73.0"
@@ -160,13 +160,15 @@ class Engine:
         return HealthReport(not (problems and self.settings.strict_readiness), tuple(problems))
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
-        """Whether that version, or any, serves. False also for a model never heard of, as clients' polling expects."""
+        """Whether that version, or any, serves: one of its instances at least is up.
+
+        False also for a model never heard of, as clients' polling expects.
+        """
         self._check_running()
         try:
-            self.registry.find(name, version)
+            return self.registry.find(name, version).is_serving
         except (NotFound, Unavailable):
             return False
-        return True
 
     def metadata(self) -> ServerMetadataResponse:
         return ServerMetadataResponse(name=self.settings.id, version=PROTOCOL_VERSION, extensions=list(EXTENSIONS))
@@ -314,7 +316,7 @@ class Engine:
         if not model.decoupled:
             yield await self.infer_request(request, deadline=deadline)
             return
-        async with aclosing(answers_of(model, request, deadline)) as answers:
+        async with aclosing(answers_of(model, request, deadline, self.settings.stream_responses_max)) as answers:
             async for response in answers:
                 yield response
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
-    from .request.job import Job
+    from .port.work import BackendJob
 
 JOIN_BYTES_MAX = 64 * 1024
 """Inputs below this many bytes over the whole batch are joined; larger ones are copied in place: no second buffer."""
@@ -81,7 +81,7 @@ class InputGatherer:
         self.names = [slot.name for slot in slots]
         self.plain = all(slot.reshape is None for slot in slots)
 
-    def gather(self, jobs: Sequence[Job], rows: int) -> dict[str, np.ndarray]:
+    def gather(self, jobs: Sequence[BackendJob], rows: int) -> dict[str, np.ndarray]:
         """Name to array for every input that the first job has; the scheduler never mixes input sets in one batch.
 
         Treat the arrays as read-only: they may be views of the request. Raises InvalidArgument for bytes that are not
@@ -112,9 +112,9 @@ class InputGatherer:
             arrays[slot.name] = array
         return arrays
 
-    def refuse_malformed(self, jobs: Sequence[Job]) -> list[Job]:
+    def refuse_malformed(self, jobs: Sequence[BackendJob]) -> list[BackendJob]:
         """Fails each job whose bytes do not make its tensors, alone, and returns the others."""
-        sound: list[Job] = []
+        sound: list[BackendJob] = []
         for job in jobs:
             try:
                 for tensor in job.request.inputs.values():
@@ -176,7 +176,7 @@ class OutputScatterer:
         self.plain = all(slot.reshape is None for slot in self.slots.values())
         self._wanted: dict[tuple[str, ...], list[str]] = {}
 
-    def wanted(self, jobs: Sequence[Job]) -> list[str]:
+    def wanted(self, jobs: Sequence[BackendJob]) -> list[str]:
         """The outputs that at least one job asks for, in the configuration's order. Do not change the list."""
         if len(jobs) == 1:
             requested = jobs[0].request.outputs
@@ -188,7 +188,7 @@ class OutputScatterer:
             union.update(job.request.outputs)
         return self._ordered(tuple(sorted(union)))
 
-    def scatter(self, jobs: Sequence[Job], rows: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def scatter(self, jobs: Sequence[BackendJob], rows: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Responds to every job with views of its rows of the outputs that it asked for.
 
         `arrays` has an array with the slot's dtype for each of `wanted(jobs)`. Raises ModelFailure, and answers nobody,

@@ -28,9 +28,8 @@ from ..engine.observe.tracing import MODEL_KNOWN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..engine.observe.trace_settings import Setting, TraceSettings
-    from ..engine.observe.trace_worker import FinishedTrace
-    from ..engine.observe.tracing import Trace
+    from ..engine.port.settings import TraceSettings
+    from ..engine.port.sink import FinishedTrace, TraceFacts, TraceGroup
 
 log = logging.getLogger("despina.otel")
 
@@ -82,7 +81,7 @@ class SpanExport:
         for span in self.spans_of(finished):
             self._processor.on_end(span)
 
-    def retire(self, setting: Setting) -> None:
+    def retire(self, setting: TraceGroup) -> None:
         """Spans do not wait for the end of a setting."""
 
     def close(self) -> None:
@@ -127,10 +126,10 @@ class SpanExport:
                 spans.append(self._child(trace, title, model, [(name, ns), ends[title]]))
         return spans
 
-    def _child(self, trace: Trace, name: str, parent: SpanContext, moments: Sequence[Moment]) -> ReadableSpan:
+    def _child(self, trace: TraceFacts, name: str, parent: SpanContext, moments: Sequence[Moment]) -> ReadableSpan:
         return self._span(name, self._context(trace, self._ids.generate_span_id()), parent, moments, within=moments)
 
-    def _context(self, trace: Trace, span_id: int, *, is_remote: bool = False) -> SpanContext:
+    def _context(self, trace: TraceFacts, span_id: int, *, is_remote: bool = False) -> SpanContext:
         parent = trace.parent
         state = TraceState.from_header([parent.state]) if parent is not None and parent.state else None
         return SpanContext(trace.trace_id, span_id, is_remote, TraceFlags(TraceFlags.SAMPLED), state)
@@ -166,7 +165,7 @@ def _is_whole(name: str) -> bool:
     return name.startswith(_DOOR) or name == _ANSWERED
 
 
-def _attributes(trace: Trace) -> dict[str, str | int]:
+def _attributes(trace: TraceFacts) -> dict[str, str | int]:
     attributes: dict[str, str | int] = {
         "triton.model_name": trace.model_name,
         "triton.model_version": trace.model_version,

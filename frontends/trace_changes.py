@@ -10,7 +10,7 @@ from ..schema.fault import InvalidArgument, Unsupported
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..engine.observe.trace_settings import TraceLevel
+    from ..engine.port.settings import TraceLevel
 
 NumberName = Literal["trace_rate", "trace_count", "log_frequency"]
 NUMBERS: Final[dict[NumberName, Literal["rate", "count", "log_frequency"]]] = {

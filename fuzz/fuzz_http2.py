@@ -20,8 +20,8 @@ from typing import Any
 
 import trio
 from despina.engine.observe.trace_file import open_trace_file
-from despina.engine.observe.trace_settings import TraceSettings
 from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.schema.inference import InferenceResponse
 

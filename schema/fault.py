@@ -5,7 +5,7 @@ sees, word for word, so it names the thing, what was expected and what was found
 
     Fault ─┬─ Unknown
            ├─ Internal ────────┬─ MalformedRequest (client)   JSON that does not parse (500 by protocol)
-           │                   └─ ModelFailure (model)
+           │                   └─ ModelFailure ──── ExecutorDied (model)
            ├─ NotFound (client)
            ├─ InvalidArgument (client)
            ├─ Unavailable ─────┬─ NotReady (server)
@@ -72,6 +72,11 @@ class ModelFailure(Internal):
     """The user's model raised, or answered what it must not."""
 
     blame = "model"
+
+
+class ExecutorDied(ModelFailure):
+    """What executes a model is gone or cannot go on: its process died, its device is lost. A new one takes its place
+    after a while."""
 
 
 class NotFound(Fault):

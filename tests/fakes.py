@@ -2,13 +2,14 @@
 
     FakeBackend ── open_model ──▶ FakeModel ── open_instance ──▶ FakeTask (awaited)  or  FakeThread (on its own thread)
 
-A model answers its requests with their inputs, renamed by position: the n-th input's array is the n-th output's. What
+A model answers its requests with their inputs: that of INx is the output OUTx. What
 else should happen (a wait, a hold, a failure) is a function that the test puts into `FakeBackend.execute`.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 import attrs
 import numpy as np
 import trio
-from despina.engine.port.backend import Batch, InstanceContext, InstanceKind, ModelContext
+from despina.engine.port.backend import InstanceContext, InstanceKind, ModelContext
+from despina.engine.request.batch import Batch
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import ModelConfig
@@ -28,12 +30,10 @@ Execute = Callable[[Batch], Awaitable[None]]
 def answer(batch: Batch) -> None:
     """Gives every job of the batch its inputs back as outputs, in order."""
     for job in batch.jobs:
-        config = job.model.config
-        inputs = list(job.request.inputs.values())
         job.respond(
             [
-                Tensor(output.name, tensor.datatype, tensor.shape, array=tensor.numpy())
-                for output, tensor in zip(config.output, inputs, strict=False)
+                Tensor(name.replace("IN", "OUT"), tensor.datatype, tensor.shape, array=tensor.numpy())
+                for name, tensor in job.request.inputs.items()
             ]
         )
 
@@ -49,7 +49,7 @@ class Executed:
     size: int
     reason: str
     at: float
-    """When it began, in seconds of the engine's clock."""
+    """When it began: in seconds of trio's clock for awaited executors, of the monotonic clock for threads."""
 
 
 class FakeBackend:
@@ -108,12 +108,9 @@ class FakeBackend:
             await trio.sleep(self.cost_s)
         answer(batch)
 
-    def note(self, batch: Batch, instance: str) -> None:
-        model = batch.jobs[0].model
+    def note(self, batch: Batch, model: ModelContext, instance: str, at: float) -> None:
         ids = [job.request.id for job in batch.jobs]
-        self.executed.append(
-            Executed(model.name, model.version, instance, ids, batch.size, batch.reason, model.clock())
-        )
+        self.executed.append(Executed(model.name, model.version, instance, ids, batch.size, batch.reason, at))
 
 
 class FakeModel:
@@ -128,7 +125,8 @@ class FakeModel:
         if backend.instance_error is not None and backend.instances_open >= backend.instances_before_error:
             raise backend.instance_error
         self.backend.instances_open += 1
-        return FakeTask(self.backend, instance) if self.asynchronous else FakeThread(self.backend, instance)
+        fake = FakeTask if self.asynchronous else FakeThread
+        return fake(self.backend, self.context, instance)
 
     def close(self) -> None:
         self.backend.closed.append((self.context.name, self.context.version))
@@ -137,12 +135,13 @@ class FakeModel:
 class FakeTask:
     movable = False
 
-    def __init__(self, backend: FakeBackend, context: InstanceContext) -> None:
+    def __init__(self, backend: FakeBackend, model: ModelContext, context: InstanceContext) -> None:
         self.backend = backend
+        self.model = model
         self.context = context
 
     async def execute_async(self, batch: Batch) -> None:
-        self.backend.note(batch, self.context.name)
+        self.backend.note(batch, self.model, self.context.name, trio.current_time())
         await self.backend.execute(batch)
 
     def close(self) -> None:
@@ -152,15 +151,16 @@ class FakeTask:
 
 
 class FakeThread:
-    def __init__(self, backend: FakeBackend, context: InstanceContext) -> None:
+    def __init__(self, backend: FakeBackend, model: ModelContext, context: InstanceContext) -> None:
         self.backend = backend
+        self.model = model
         self.context = context
         self.movable = backend.movable
         self.threads: set[int] = set()
 
     def execute(self, batch: Batch) -> None:
         self.threads.add(threading.get_ident())
-        self.backend.note(batch, self.context.name)
+        self.backend.note(batch, self.model, self.context.name, time.monotonic())
         self.backend.execute_sync(batch)
 
     def close(self) -> None:

@@ -20,8 +20,9 @@ from ...schema.datatype import BY_NUMBER
 from ...schema.inference import ResponseTemplate
 
 if TYPE_CHECKING:
-    from ...engine.port.backend import Batch
-    from ...engine.request.job import Job
+    from collections.abc import Sequence
+
+    from ...engine.port.work import BackendJob, Batch
     from ...schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
     from .signature import ModelTensor, Signature
 
@@ -94,7 +95,7 @@ class BoundRunner:
         )
         return runner if runner._row_bytes <= PLAN_BYTES_MAX else None
 
-    def execute(self, batch: Batch, jobs: list[Job]) -> bool:
+    def execute(self, batch: Batch, jobs: Sequence[BackendJob]) -> bool:
         """Answers all jobs with all outputs and returns True; False, with nothing done, where the batch has no plan.
 
         Raises what ONNX Runtime raises, before any job is answered.
@@ -128,7 +129,7 @@ class BoundRunner:
             self._answer_unequal(jobs, plan)
         return True
 
-    def _answer_unequal(self, jobs: list[Job], plan: _Plan) -> None:
+    def _answer_unequal(self, jobs: Sequence[BackendJob], plan: _Plan) -> None:
         """Some have several rows."""
         results = [view.tobytes() for view in plan.outputs]
         start = 0
@@ -145,16 +146,15 @@ class BoundRunner:
             )
             start = stop
 
-    def _template(self, job: Job, rows: int) -> ResponseTemplate:
+    def _template(self, job: BackendJob, rows: int) -> ResponseTemplate:
         """Of answers with so many rows."""
-        assert job.model is not None, "a job in a backend has a model"
         lead = (rows,) if self._batching else ()
         tensors = [(fixed.name, fixed.datatype, lead + fixed.dims) for fixed in self._outputs]
-        template = ResponseTemplate(job.request.model_name, job.model.version_text, tensors)
+        template = ResponseTemplate(job.request.model_name, job.version_text, tensors)
         self._templates[rows] = template
         return template
 
-    def _fill(self, plan: _Plan, jobs: list[Job]) -> None:
+    def _fill(self, plan: _Plan, jobs: Sequence[BackendJob]) -> None:
         """Copies the jobs' bytes in. Raises ValueError where they are not just as many as the batch needs."""
         if len(jobs) == 1:
             inputs = jobs[0].request.inputs

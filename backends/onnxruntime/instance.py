@@ -17,8 +17,7 @@ from .failure import failure_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.port.backend import Batch
-    from ...engine.request.job import Job
+    from ...engine.port.work import BackendJob, Batch
     from ...schema.wire.generated.inference import ModelConfig
     from .signature import Signature
 
@@ -76,7 +75,7 @@ class OnnxInstance:
             self._adapt_outputs(arrays)
         self._scatterer.scatter(jobs, rows, arrays)
 
-    def _answered_bound(self, batch: Batch, jobs: list[Job]) -> bool:
+    def _answered_bound(self, batch: Batch, jobs: Sequence[BackendJob]) -> bool:
         bound = self._bound
         assert bound is not None
         everything = self._everything
@@ -99,14 +98,14 @@ class OnnxInstance:
         self._session = None
         self._run = None
 
-    def _feeds(self, jobs: list[Job], rows: int) -> dict[str, np.ndarray]:
+    def _feeds(self, jobs: Sequence[BackendJob], rows: int) -> dict[str, np.ndarray]:
         feeds = self._gatherer.gather(jobs, rows)
         for name in self._text_inputs:
             if name in feeds:
                 feeds[name] = _as_text(name, feeds[name])
         return feeds
 
-    def _has_text(self, job: Job) -> bool:
+    def _has_text(self, job: BackendJob) -> bool:
         """False, and the job is failed, where its BYTES are not UTF-8."""
         try:
             for name in self._text_inputs:

@@ -19,7 +19,7 @@ from .response import RESPONSE_COMPLETE_FINAL, InferenceResponse, InferenceRespo
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
 
-    from ...engine.request.stream import StreamJob
+    from ...engine.port.work import BackendStream
 
 _log = logging.getLogger("despina.backends.python")
 
@@ -29,7 +29,7 @@ class DecoupledRequest(ReceivedRequest):
 
     __slots__ = ()
 
-    def __init__(self, job: StreamJob, output_names: Collection[str], instance_name: str) -> None:
+    def __init__(self, job: BackendStream, output_names: Collection[str], instance_name: str) -> None:
         super().__init__(job, output_names)
         self._sender = DecoupledSender(job, output_names, self.received, instance_name)
 
@@ -40,7 +40,7 @@ class DecoupledSender(InferenceResponseSender):
     __slots__ = ("_instance_name", "_job", "_received")
 
     def __init__(  # does not call super: a reference to the request would be a cycle, and its end not be noticed
-        self, job: StreamJob, output_names: Collection[str], received: dict[str, Any], instance_name: str
+        self, job: BackendStream, output_names: Collection[str], received: dict[str, Any], instance_name: str
     ) -> None:
         self._job = job
         self._output_names = output_names

@@ -23,8 +23,8 @@ from .response import InferenceResponse, unanswered
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...engine.port.backend import Batch, InstanceContext, ModelContext
-    from ...engine.request.stream import StreamJob
+    from ...engine.port.backend import InstanceContext, ModelContext
+    from ...engine.port.work import BackendStream, Batch
     from ...schema.wire.generated.inference import ModelConfig
 
 _log = logging.getLogger("despina.backends.python")
@@ -121,7 +121,7 @@ class PythonInstance:
 
     def _execute_decoupled(self, batch: Batch) -> None:
         """Returns when `execute` does; requests that it has not finished go on, and so does its coroutine."""
-        jobs: list[StreamJob] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
+        jobs: list[BackendStream] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
         # Referred to until the error is told, which then comes before the news that senders were dropped.
         requests = [DecoupledRequest(job, self._output_names, self.name) for job in jobs]
         try:
@@ -137,7 +137,7 @@ class PythonInstance:
             raise told from error
 
     def _background_done(
-        self, requests: list[DecoupledRequest], jobs: list[StreamJob], returned: object, error: BaseException | None
+        self, requests: list[DecoupledRequest], jobs: list[BackendStream], returned: object, error: BaseException | None
     ) -> None:
         """A coroutine has ended. Without an error its requests may still be open: it has given their senders away."""
         fault: Fault

@@ -12,7 +12,7 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ...engine.request.job import Job
+    from ...engine.port.work import BackendJob
 
 FLAG_SEQUENCE_START = 1
 FLAG_SEQUENCE_END = 2
@@ -141,7 +141,9 @@ class ReceivedRequest(InferenceRequest):
 
     __slots__ = ("_output_names", "_sender", "job", "received", "released")
 
-    def __init__(self, job: Job, output_names: Collection[str]) -> None:  # does not call super: its slots stay unset
+    def __init__(
+        self, job: BackendJob, output_names: Collection[str]
+    ) -> None:  # does not call super: its slots stay unset
         self.job = job
         self.received: dict[str, Tensor] = {}
         """The inputs that the model has looked at."""

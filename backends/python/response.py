@@ -12,8 +12,7 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from ...engine.request.job import Job
-    from ...engine.request.stream import StreamJob
+    from ...engine.port.work import BackendJob, BackendStream
     from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
 
@@ -60,20 +59,22 @@ class InferenceResponse:
 
     def answer(self, request: ReceivedRequest, outputs: Collection[str]) -> None:
         """Answers the request's job with those of its requested outputs that are here; `outputs` are the model's."""
-        job: Job = request.job
+        job: BackendJob = request.job
         if self._error is not None:
             job.fail(self._error.fault())
         else:
             job.respond(self._wanted(job, request.received, outputs), self._parameters)
 
-    def stream(self, job: StreamJob, received: Mapping[str, Tensor], outputs: Collection[str], *, final: bool) -> None:
+    def stream(
+        self, job: BackendStream, received: Mapping[str, Tensor], outputs: Collection[str], *, final: bool
+    ) -> None:
         """Sends this as one of a stream's answers."""
         if self._error is not None:
             job.send_fault(self._error.fault(), final=final)
         else:
             job.send(self._wanted(job, received, outputs), self._parameters, final=final)
 
-    def _wanted(self, job: Job, received: Mapping[str, Tensor], outputs: Collection[str]) -> list[WireTensor]:
+    def _wanted(self, job: BackendJob, received: Mapping[str, Tensor], outputs: Collection[str]) -> list[WireTensor]:
         wanted = job.request.outputs or outputs
         return [tensor.answer(received.values()) for tensor in self._outputs if tensor._name in wanted]
 

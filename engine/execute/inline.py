@@ -11,62 +11,47 @@ Bracketing spares the door's requests one turn of the scheduler; without it noth
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import Abort
 
+from ..port.work import Instance
+
 if TYPE_CHECKING:
-    from .instance import ThreadInstance
+    from ..request.batch import Batch
 
 
-LONELY_MAX = 8
-"""Batches without company, after which requests are executed at once again."""
+log = logging.getLogger("despina.engine.execute.inline")
 
 
-class Company:
-    """Of one model's callers in process: whether several are at work, whose requests should wait for each other's.
+class MovableInstance(Instance, Protocol):
+    """An instance that can execute on the trio thread, too."""
 
-    They are if one comes while another, answered at once, has not had its turn again; and until no request has found
-    another one waiting for some time. Who comes through a door waits for the end of its pass, and says nothing of this.
-    """
+    ends: bool
+    """Nothing more may be executed on it: it was retired, or its executor cannot go on."""
 
-    __slots__ = ("at_once", "calling", "lonely", "resting")
+    def execute(self, batch: Batch) -> None:
+        """Executes here and now, and settles every job. Never raises."""
+        ...
 
-    def __init__(self) -> None:
-        self.at_once = True
-        """A caller that finds nobody waiting is executed before its `submit` returns."""
-        self.calling = False
-        """A caller in process submits just now."""
-        self.resting = 0
-        """Callers who have been answered like that and let others run."""
-        self.lonely = 0
-        """Batches begun since a request found another one waiting."""
-
-    def is_there(self) -> bool:
-        """For a request that finds nobody waiting: whether it should wait nevertheless. Notices who comes and goes."""
-        if not self.calling:
-            return True
-        if self.resting:
-            self.at_once = False
-            self.lonely = 0
-        elif not self.at_once:
-            self.lonely += 1
-            self.at_once = self.lonely > LONELY_MAX
-        return not self.at_once
+    def run_slice(self) -> bool:
+        """Executes what waits, for a slice of time. True when that was used up and more may wait."""
+        ...
 
 
 class InlineRunner:
     """One for each engine; everything on the trio thread."""
 
     def __init__(self) -> None:
-        self._ready: deque[ThreadInstance] = deque()
+        self._ready: deque[MovableInstance] = deque()
         self._task: trio.lowlevel.Task | None = None
         self.in_pass = False
         """Between `begin_pass` and `end_pass`."""
 
-    def soon(self, instance: ThreadInstance) -> None:
+    def soon(self, instance: MovableInstance) -> None:
         """Executes the started `instance` at the end of the pass, or when the task gets its turn."""
         self._ready.append(instance)
         if not self.in_pass:
@@ -105,9 +90,14 @@ class InlineRunner:
             for instance in ready:
                 instance.start()
 
-    def _execute(self, instance: ThreadInstance) -> bool:
+    def _execute(self, instance: MovableInstance) -> bool:
         """True when the instance used up its slice and waits for its next one."""
-        more = instance.model.execute_inline(instance)
+        try:
+            more = instance.run_slice()
+        except Exception:  # whoever waits for this model: its own thread looks next, and ends if it fails there, too
+            log.exception("executing on the engine's own thread failed")
+            instance.start()
+            return False
         if more:
             self._ready.append(instance)
         return more

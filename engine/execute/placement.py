@@ -1,50 +1,107 @@
-"""Whether a movable instance runs on its own thread or inline on the trio thread.
+"""Where batches execute: on the trio thread or on an instance's own. The one place that decides.
 
-A hop to a thread and back costs about 50 µs of CPU and two wake-ups; running inline costs the other requests the time
-of the execution. So cheap executions run inline, and a model moves only when its cost has clearly changed.
+    a job comes to an idle instance ──┬─ cheap and movable: here ──┬─ it need not queue: before `submit` returns
+                                      │                            ├─ nobody else may join: at once
+                                      │                            └─ else at the end of the pass, see inline.py
+                                      └─ else: the instance starts by itself
+
+What runs here holds everybody up, so it runs for a slice at most, and moves to its own thread once it is no longer
+cheap (cost.py). Everything here is for the trio thread.
 """
 
 from __future__ import annotations
 
-import attrs
+import time
+from typing import TYPE_CHECKING
 
-SAMPLES_MIN = 8
-"""Executions to see before the first move; frameworks are slow at first."""
-SAMPLES_IGNORED = 3
-WEIGHT = 0.1
-ENTER_S = 150e-6
-LEAVE_S = 300e-6
-GROWTH_MAX = 4.0
-"""A sample counts as at most this many times the learned cost: on a shared machine any execution may be preempted."""
-LONG_S = 5e-3
-"""Two executions in a row this long leave at once: they held up every connection."""
+from ..request.batch import Batch
+from ..request.job import JobState, move
+from ..request.ledger import End
+from .company import Company
+
+if TYPE_CHECKING:
+    from ..port.work import Instance
+    from ..request.job import Job
+    from .feed import Feed
+    from .inline import InlineRunner, MovableInstance
+
+LEARN_EVERY = 8
+"""Of the executions that skip the queue, which the cost is learned from."""
+
+INLINE_SLICE_NS = 5_000_000
+"""How long executions may hold the trio thread before everybody else gets a turn."""
 
 
-@attrs.define
 class Placement:
-    """The running decision for one model version. `cost_s` is the learned cost of one execution, in seconds."""
+    """Of one model version."""
 
-    forced: bool = False
-    """True when the model's parameter decided; `inline` then never changes."""
-    inline: bool = False
-    cost_s: float = 0.0
-    samples: int = 0
-    long_in_a_row: int = 0
+    def __init__(self, feed: Feed, runner: InlineRunner) -> None:
+        self.company = Company()
+        self._feed = feed
+        self._cost = feed.cost
+        self._scheduler = feed.scheduler
+        self._ledger = feed.ledger
+        self._runner = runner
+        self._running = False
+        """Something executes on the trio thread just now: what it calls may submit again."""
+        self._learn_in = 0
 
-    def learn(self, seconds: float) -> None:
-        """Takes one execution's cost into account and moves if it must."""
-        self.samples += 1
-        if self.samples <= SAMPLES_IGNORED:
-            return
-        cost = self.cost_s
-        self.cost_s = cost = cost + WEIGHT * (min(seconds, GROWTH_MAX * cost) - cost) if cost else seconds
-        if self.forced:
-            return
-        if self.inline:
-            self.long_in_a_row = self.long_in_a_row + 1 if seconds > LONG_S else 0
-            if cost > LEAVE_S or self.long_in_a_row > 1:
-                self.inline = False
-                self.long_in_a_row = 0
-                self.cost_s = max(cost, LEAVE_S)
-        elif self.samples >= SAMPLES_MIN and cost < ENTER_S:
-            self.inline = True
+    def execute_at_once(self, job: Job) -> bool:
+        """Executes a job that never queued, if that can be done here and now; it is over then."""
+        if self._running or not self._cost.inline:
+            return False
+        instance = self._scheduler.claim()
+        if instance is None:
+            return False
+        self._ledger.inflight += 1
+        self._running = True
+        try:
+            batch = Batch([job], job.batch_size, "single")
+            move(batch.jobs, JobState.EXECUTING)
+            instance.execute(batch)  # type: ignore[attr-defined]  # its model's instances are all movable
+            self._learn_in -= 1
+            if self._learn_in <= 0:
+                self._learn_in = LEARN_EVERY
+                self._cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+            self._ledger.end(batch.jobs, End.EXECUTED, batch)
+        finally:
+            self._running = False
+        if instance.ends or not (self._cost.inline and self._scheduler.rest(instance)):  # type: ignore[attr-defined]
+            self.start(instance)
+        return True
+
+    def start(self, instance: Instance) -> None:
+        """Starts an instance that is off the idle list, here or where it executes by itself."""
+        if not (self._cost.inline and instance.movable):
+            instance.start()
+        elif self._running or (self._scheduler.joins and (self._runner.in_pass or self.company.is_there())):
+            # After everybody who is runnable now: their requests may share the batch.
+            self._runner.soon(instance)  # type: ignore[arg-type]  # movable
+        elif self.execute(instance):  # type: ignore[arg-type]  # movable
+            self._runner.soon(instance)  # type: ignore[arg-type]  # movable
+
+    def look(self) -> None:
+        """Starts an idle instance if anything waits."""
+        instance = self._scheduler.wake()
+        if instance is not None:
+            self.start(instance)
+
+    def execute(self, instance: MovableInstance) -> bool:
+        """Executes what waits. True when a slice was used up and more may wait."""
+        cost = self._cost
+        until = time.monotonic_ns() + INLINE_SLICE_NS
+        self._running = True
+        try:
+            while cost.inline and not instance.ends:
+                batch = self._feed.take(instance)
+                if batch is None:
+                    return False
+                instance.execute(batch)
+                cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+                batch.over(self._ledger)
+                if batch.ended_ns > until:
+                    return True
+            instance.start()
+            return False
+        finally:
+            self._running = False

@@ -11,18 +11,19 @@ from ...schema.datatype import BY_NUMBER
 from ...schema.fault import InvalidArgument
 from ...schema.inference import InferenceRequest
 from ...schema.tensor import Tensor
-from ..port.backend import Batch
+from ..port.foreign import as_fault
+from ..request.batch import Batch
 from ..request.job import Job
-from ..request.stream import UNATTENDED, StreamJob
-from .instance import answer_all
+from ..request.stream import UNATTENDED, StreamBatch, StreamJob
+from ..schedule.rules import is_decoupled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelConfig, ModelWarmup, ModelWarmupInput
-    from ..model.version import ModelVersion
     from ..port.backend import AsyncInstance, BackendInstance
+    from ..request.ledger import Ledger
 
 
 class Warmup:
@@ -34,41 +35,46 @@ class Warmup:
             for sample in config.model_warmup
             if sample.batch_size
         ]
+        self._decoupled = is_decoupled(config)
+        self._batch_type = StreamBatch if self._decoupled else Batch
 
-    def run(self, model: ModelVersion, executor: BackendInstance) -> None:
-        """Executes every sample on `executor`, on the calling thread. Raises InvalidArgument if one fails."""
-        for name, batch in self._batches(model):
+    def run(self, ledger: Ledger, executor: BackendInstance) -> None:
+        """Executes every sample on `executor`, on the calling thread. Raises InvalidArgument if one fails, and whatever
+        ends the executor."""
+        for name, batch in self._batches(ledger):
             error: BaseException | None = None
+            batch.begin()
             try:
                 executor.execute(batch)
             except (Exception, SystemExit) as caught:
                 error = caught
             _check(name, batch, error)
 
-    async def run_async(self, model: ModelVersion, executor: AsyncInstance) -> None:
+    async def run_async(self, ledger: Ledger, executor: AsyncInstance) -> None:
         """The same for an executor that is awaited."""
-        for name, batch in self._batches(model):
+        for name, batch in self._batches(ledger):
             error: BaseException | None = None
+            batch.begin()
             try:
                 await executor.execute_async(batch)
             except (Exception, SystemExit) as caught:
                 error = caught
             _check(name, batch, error)
 
-    def _batches(self, model: ModelVersion) -> Iterator[tuple[str, Batch]]:
+    def _batches(self, ledger: Ledger) -> Iterator[tuple[str, Batch]]:
         for name, batch_size, count, inputs in self._samples:
             for _ in range(count):
-                jobs = []
+                jobs: list[Job] = []
                 for _ in range(batch_size):
-                    request = InferenceRequest(model.name, dict(inputs))
-                    job = StreamJob(request, None, model, UNATTENDED) if model.decoupled else Job(request, None)
-                    job.model = model
+                    request = InferenceRequest(ledger.name, dict(inputs))
+                    job = StreamJob(request, None, ledger, UNATTENDED) if self._decoupled else Job(request, None)
+                    job.ledger = ledger
                     jobs.append(job)
-                yield name, Batch(jobs, len(jobs), "warmup")
+                yield name, self._batch_type(jobs, len(jobs), "warmup")
 
 
 def _check(name: str, batch: Batch, error: BaseException | None) -> None:
-    answer_all(batch, error)
+    batch.settle(None if error is None else as_fault(error))
     faults = [job.fault.message for job in batch.jobs if job.fault is not None]
     if faults:
         raise InvalidArgument(f"failed to run warmup sample '{name}': {'; '.join(faults)}; ")

@@ -10,17 +10,15 @@ import math
 import time
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from .statistics import ModelStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...schema.wire.generated.inference import ModelConfig
-    from ..port.backend import Batch
-    from ..request.job import Job
-    from ..request.stream import StreamJob
+    from ..port.settings import LatencySettings
+    from ..port.work import BackendJob, Batch
+    from .statistics import CountedStream
 
 FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
 BUCKETS_MS: Final = (100.0, 500.0, 2000.0, 5000.0)
@@ -33,16 +31,6 @@ SLOTS: Final = 5
 GROWTH: Final = 1.01
 """Each bucket of a quantile sketch reaches 1 % further than the one before, so a quantile is off by 0.5 % at most."""
 _LOG_GROWTH: Final = math.log(GROWTH)
-
-
-@attrs.frozen(kw_only=True)
-class LatencySettings:
-    """Which distributions are kept."""
-
-    summaries: bool = False
-    """Request, queue and the three compute latencies of every model."""
-    histograms: bool = False
-    """The time to the first response, of decoupled models."""
 
 
 class Summary:
@@ -137,20 +125,20 @@ class ObservedStats(ModelStats):
         decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
         self.first_response = Histogram(_bounds(config)) if settings.histograms and decoupled else None
 
-    def executed(self, batch: Batch) -> None:
-        super().executed(batch)
+    def executed(self, batch: Batch, jobs: Sequence[BackendJob] | None = None) -> None:
+        super().executed(batch, jobs)
         self.observe([job for job in batch.jobs if job.fault is None], batch)
 
-    def streamed(self, job: StreamJob, batch: Batch) -> None:
+    def streamed(self, job: CountedStream, batch: Batch) -> None:
         super().streamed(job, batch)
         if job.failure is None:
             self.observe([job], batch)
 
-    def answered_first(self, job: StreamJob) -> None:
+    def answered_first(self, job: BackendJob) -> None:
         if self.first_response is not None:
             self.first_response.observe((time.monotonic_ns() - job.received_ns) / 1e6)
 
-    def observe(self, jobs: Sequence[Job], batch: Batch) -> None:
+    def observe(self, jobs: Sequence[BackendJob], batch: Batch) -> None:
         """Adds requests that succeeded just now."""
         if self.request is None or self.queue is None or self.input is None or self.infer is None:
             return

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...schema.wire.generated.inference import InferResponseStatistics, StatisticDuration
 
 if TYPE_CHECKING:
-    from ..request.stream import Answer
+    from ...schema.fault import Fault
+    from ...schema.inference import InferenceResponse
 
 PLACES_MAX = 1024
 """Later answers of a stream are not counted one by one: a stream may be endless, its statistics may not."""
+
+
+class CountedAnswer(Protocol):
+    """What is counted of one answer."""
+
+    response: InferenceResponse | None
+    fault: Fault | None
+    spent_ns: int
+    """Since the answer before it, or since the execution began."""
 
 
 class _Place:
@@ -32,7 +42,7 @@ class ResponseStatistics:
     def __init__(self) -> None:
         self._places: list[_Place] = []
 
-    def count(self, index: int, answer: Answer, *, cancelled: bool) -> None:
+    def count(self, index: int, answer: CountedAnswer, *, cancelled: bool) -> None:
         """Counts the answer at `index` of its stream. `cancelled`: nobody wanted it any more."""
         place = self._at(index)
         if place is None:

@@ -7,29 +7,38 @@ predecessor had counted.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from ...schema.fault import Cancelled, DeadlineExceeded
+from ...schema.fault import Cancelled, DeadlineExceeded, Fault
 from ...schema.wire.generated.inference import (
     InferBatchStatistics,
     InferStatistics,
     ModelStatistics,
     StatisticDuration,
 )
-from ..port.backend import Batch
+from ..port.work import BackendJob
 from .response_statistics import ResponseStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from ..request.job import Job
-    from ..request.stream import StreamJob
+    from ..port.work import Batch
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
 FAILURE_REASONS: tuple[FailureReason, ...] = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 
 _LEFT = (Cancelled, DeadlineExceeded)
+"""How requests end whose callers did not wait for the answer."""
+
+
+class CountedStream(BackendJob, Protocol):
+    """What is counted of a stream that is over."""
+
+    ended_ns: int
+    """When the final answer was sent."""
+    failure: Fault | None
+    """The first error among the answers: the request counts as failed."""
 
 
 _KINDS_MAX = 1024
@@ -111,10 +120,11 @@ class ModelStats:
         self._last_inference_ms = (0, 0)
         """An end of the last execution and the time of day that it was."""
 
-    def executed(self, batch: Batch) -> None:
-        """Counts one execution and each of its jobs, by what the backend answered."""
+    def executed(self, batch: Batch, jobs: Sequence[BackendJob] | None = None) -> None:
+        """Counts one execution and each of its jobs, or of those given, by what the backend answered."""
         now = time.monotonic_ns()
-        jobs = batch.jobs
+        if jobs is None:
+            jobs = batch.jobs
         succeeded = len(jobs)
         received = 0
         for job in jobs:
@@ -123,7 +133,7 @@ class ModelStats:
             else:
                 succeeded -= 1
                 self._more["inference_count"] -= job.batch_size
-                self.failed(job, "CANCELED" if isinstance(job.fault, DeadlineExceeded) else "BACKEND", now)
+                self.failed(job, "CANCELED" if isinstance(job.fault, _LEFT) else "BACKEND", now)
         self.success_ns += succeeded * now - received
         started, ended = batch.started_ns, batch.ended_ns
         self.queue_ns += succeeded * started - received
@@ -155,13 +165,10 @@ class ModelStats:
 
     def executed_streams(self, batch: Batch) -> None:
         """Counts one execution whose jobs are counted as their streams end."""
-        execution = Batch([], batch.size, batch.reason)
-        execution.started_ns, execution.ended_ns = batch.started_ns, batch.ended_ns
-        execution.inputs_ready_ns, execution.outputs_started_ns = batch.inputs_ready_ns, batch.outputs_started_ns
         self._more["inference_count"] -= batch.size
-        ModelStats.executed(self, execution)
+        ModelStats.executed(self, batch, ())
 
-    def streamed(self, job: StreamJob, batch: Batch) -> None:
+    def streamed(self, job: CountedStream, batch: Batch) -> None:
         """Counts one request that was answered as a stream: it failed if any of its answers was an error."""
         now = time.monotonic_ns()
         if job.failure is not None:
@@ -176,10 +183,10 @@ class ModelStats:
         more["input_ns"] += ready - batch.started_ns
         more["infer_ns"] += max(0, job.ended_ns - ready)
 
-    def answered_first(self, job: StreamJob) -> None:
+    def answered_first(self, job: BackendJob) -> None:
         """A stream's first response is on its way. Of interest to distributions only, see latencies.py."""
 
-    def failed(self, job: Job, reason: FailureReason, now_ns: int) -> None:
+    def failed(self, job: BackendJob, reason: FailureReason, now_ns: int) -> None:
         """Counts one request that failed after it was accepted."""
         self.fail_count += 1
         self.fail_ns += now_ns - job.received_ns

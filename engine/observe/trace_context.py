@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import re
 
-import attrs
+from ..port.sink import TraceParent
 
 STATE_BYTES_MAX = 512
 """A longer `tracestate` is dropped whole, as the recommendation allows."""
 
 _PARENT = re.compile(r"\s*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\s*\Z")
-
-
-@attrs.frozen
-class TraceParent:
-    """A span of the caller's."""
-
-    trace_id: int
-    span_id: int
-    is_sampled: bool
-    state: str = ""
 
 
 def parse_traceparent(text: str, state: str = "") -> TraceParent | None:

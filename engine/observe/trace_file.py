@@ -18,8 +18,8 @@ from ...schema.tensor import decode_bytes
 from .tracing import MODEL_KNOWN
 
 if TYPE_CHECKING:
-    from .trace_settings import Setting, TraceSettings
-    from .trace_worker import CapturedTensor, FinishedTrace
+    from ..port.settings import TraceSettings
+    from ..port.sink import CapturedTensor, FinishedTrace, TraceGroup
 
 log = logging.getLogger("despina.engine.trace")
 
@@ -41,7 +41,7 @@ class TraceFile:
         self._path = path
         self._index = 0
         self._main: IO[str] | None = None
-        self._waiting: dict[Setting, list[str]] = {}
+        self._waiting: dict[TraceGroup, list[str]] = {}
         """Per setting, one text for each trace."""
         self._waiting_bytes = 0
 
@@ -58,7 +58,7 @@ class TraceFile:
         elif self._waiting_bytes > BUFFERED_BYTES_MAX:
             self._write(setting, numbered=setting.log_frequency > 0)
 
-    def retire(self, setting: Setting) -> None:
+    def retire(self, setting: TraceGroup) -> None:
         self._write(setting, numbered=setting.log_frequency > 0)
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class TraceFile:
             self._main.write("]")
             self._main.close()
 
-    def _write(self, setting: Setting, *, numbered: bool) -> None:
+    def _write(self, setting: TraceGroup, *, numbered: bool) -> None:
         texts = self._waiting.pop(setting, [])
         self._waiting_bytes -= sum(map(len, texts))
         if not texts:

@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import attrs
-
 from ...schema.fault import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-TraceMode = Literal["triton", "opentelemetry"]
-TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
-LEVELS: tuple[TraceLevel, ...] = ("TIMESTAMPS", "TENSORS")
+    from ..port.settings import TraceLevel, TraceMode
 
 Field = Literal["level", "rate", "count", "log_frequency"]
 FIELDS: tuple[Field, ...] = ("level", "rate", "count", "log_frequency")
@@ -24,33 +18,6 @@ FIELDS: tuple[Field, ...] = ("level", "rate", "count", "log_frequency")
 
 Changes = dict[Field, Any]
 """New values by field; None takes the field back to what it follows."""
-
-
-def _as_levels(levels: Iterable[TraceLevel]) -> tuple[TraceLevel, ...]:
-    return tuple(levels)
-
-
-@attrs.frozen(kw_only=True)
-class TraceSettings:
-    """Tracing as the server starts. Nothing is traced until a level is set."""
-
-    mode: TraceMode = attrs.field(default="triton", validator=attrs.validators.in_(("triton", "opentelemetry")))
-    """Files of the server's own format, or spans for an OpenTelemetry collector."""
-    level: tuple[TraceLevel, ...] = attrs.field(
-        default=(), converter=_as_levels, validator=attrs.validators.deep_iterable(attrs.validators.in_(LEVELS))
-    )
-    """Time stamps, tensors, both, or nothing: off."""
-    rate: int = attrs.field(default=1000, validator=attrs.validators.ge(0))
-    """Every so many-th request is traced. With 0, in OpenTelemetry mode, only those that bring a trace context."""
-    count: int = attrs.field(default=-1, validator=attrs.validators.ge(-1))
-    """How many traces are taken; -1 for no end."""
-    log_frequency: int = attrs.field(default=0, validator=attrs.validators.ge(0))
-    """Traces per numbered file `<file>.<n>`; 0 puts all into `file` when tracing changes or ends."""
-    file: str = ""
-    options: Mapping[str, str] = attrs.field(factory=dict)
-    """Of OpenTelemetry mode: `url`, `bsp_max_queue_size` and so on, as settings show them."""
-    resource: Mapping[str, str] = attrs.field(factory=dict)
-    """Of OpenTelemetry mode: attributes of the process that spans come from."""
 
 
 class Setting:

@@ -9,16 +9,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import attrs
+from ..port.sink import FinishedTrace
 
 if TYPE_CHECKING:
-    from .trace_settings import Setting
-    from .tracing import Trace
+    from ..port.sink import TraceGroup, TraceSink
 
 log = logging.getLogger("despina.engine.trace")
 
@@ -27,58 +27,19 @@ WAITING_BYTES_MAX = 256 * 1024 * 1024
 """Tensors of traces that wait to be written."""
 
 
-@attrs.frozen
-class CapturedTensor:
-    """A tensor as it was at that point; `memory` is its wire form."""
-
-    activity: str
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    memory: bytes
-
-
-Note = tuple[str, int] | CapturedTensor
-"""A moment's name and its monotonic ns, or a tensor."""
-
-
-@attrs.frozen(eq=False)
-class FinishedTrace:
-    """A trace that nobody notes anything in any more."""
-
-    trace: Trace
-    notes: list[Note]
-    setting: Setting
-    is_last: bool
-    """The setting's count is used up with this one."""
-
-    def byte_size(self) -> int:
-        return sum(len(note.memory) for note in self.notes if isinstance(note, CapturedTensor))
-
-
-class TraceSink(Protocol):
-    """Where traces are kept. Called on one thread; what it raises is logged and costs the trace in hand only."""
-
-    def take(self, finished: FinishedTrace) -> None: ...
-
-    def retire(self, setting: Setting) -> None:
-        """No more traces of this setting follow."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class TraceWorker:
     """Owns the thread and the sink. Messages come from the trio thread."""
 
     def __init__(self, sink: TraceSink) -> None:
         self.dropped = 0
         self._sink = sink
-        self._inbox: queue.SimpleQueue[FinishedTrace | Setting | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[FinishedTrace | TraceGroup | None] = queue.SimpleQueue()
         # Each counter has one writer: the bytes that wait are the difference.
         self._put_bytes = 0
         self._taken_bytes = 0
-        self._thread = threading.Thread(target=self._run, name="despina/traces", daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._run,), name="despina/traces", daemon=True
+        )
         self._thread.start()
 
     def put(self, finished: FinishedTrace) -> None:
@@ -92,7 +53,7 @@ class TraceWorker:
         self._put_bytes += size
         self._inbox.put(finished)
 
-    def retire(self, setting: Setting) -> None:
+    def retire(self, setting: TraceGroup) -> None:
         self._inbox.put(setting)
 
     def close(self) -> None:

@@ -15,18 +15,19 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import InvalidArgument
-from .trace_context import TraceParent, parse_traceparent
-from .trace_settings import FIELDS, Changes, Setting, TraceSettings, changed
-from .trace_worker import CapturedTensor, FinishedTrace, TraceWorker
+from ..port.sink import CapturedTensor, FinishedTrace
+from .trace_context import parse_traceparent
+from .trace_settings import FIELDS, Changes, Setting, changed
+from .trace_worker import TraceWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...schema.inference import InferenceResponse
     from ...schema.tensor import Tensor
-    from ..port.backend import Batch
-    from ..request.job import Job
-    from .trace_worker import Note, TraceSink
+    from ..port.settings import TraceSettings
+    from ..port.sink import Note, TraceParent, TraceSink
+    from ..port.work import BackendJob, Batch
 
 MODEL_KNOWN: Final = "\0about"
 """The note of the moment from which the model's version and the request's id are known."""
@@ -252,11 +253,10 @@ class Tracer:
 # --- For models. Called only for traced requests.
 
 
-def trace_accepted(job: Job) -> None:
-    trace, model = job.request.trace, job.model
+def trace_accepted(job: BackendJob, version: int) -> None:
+    trace = job.request.trace
     assert trace is not None, "asked for traced requests only"
-    assert model is not None, "an accepted job has a model"
-    trace.begin(model.version, job.request.id, job.received_ns)
+    trace.begin(version, job.request.id, job.received_ns)
     for tensor in job.request.inputs.values():
         trace.capture("TENSOR_QUEUE_INPUT", tensor)
 

@@ -8,7 +8,8 @@
 A backend is found by name through the entry-point group `despina.backends`; the entry is a class without required
 arguments that has the methods of `Backend`. Frameworks are imported inside `open_model`, never at module top.
 Raise a `Fault` for what the user must read (its message becomes the model's state reason); anything else that escapes
-is wrapped as Internal with `ExceptionType: text`.
+is wrapped as Internal with `ExceptionType: text`. An executor that cannot execute any more raises ExecutorDied: it is
+closed, and its instance opened anew after a while.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelConfig
-    from ..request.job import Job
+    from .work import Batch
 
 InstanceKind = Literal["CPU", "GPU", "MODEL"]
 
@@ -54,27 +55,6 @@ class InstanceContext:
     device_id: int
 
 
-class Batch:
-    """The jobs of one execution and its time stamps.
-
-    The engine sets `started_ns` and `ended_ns`; a backend may stamp the two in between with `time.monotonic_ns()`, else
-    the whole execution counts as compute_infer.
-    """
-
-    __slots__ = ("ended_ns", "inputs_ready_ns", "jobs", "outputs_started_ns", "reason", "size", "started_ns")
-
-    def __init__(self, jobs: list[Job], size: int, reason: str) -> None:
-        self.jobs = jobs
-        self.size = size
-        """Rows over all jobs."""
-        self.reason = reason
-        """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `single`, `warmup`."""
-        self.started_ns = 0
-        self.inputs_ready_ns = 0
-        self.outputs_started_ns = 0
-        self.ended_ns = 0
-
-
 class BackendInstance(Protocol):
     """One executor's model object. Calls never overlap."""
 
@@ -83,7 +63,10 @@ class BackendInstance(Protocol):
     The engine then runs cheap batches on the trio thread itself."""
 
     def execute(self, batch: Batch) -> None:
-        """Answers every job of the batch by `respond` or `fail`. Raising answers the rest with that error."""
+        """Answers every job of the batch by `respond` or `fail`. Raising answers the rest with that error.
+
+        Raises ExecutorDied when the executor cannot go on.
+        """
         ...
 
     def close(self) -> None:
@@ -106,7 +89,7 @@ class BackendModel(Protocol):
 class AsyncInstance(Protocol):
     """An executor that is awaited on the trio thread: a child process, a scripted fake.
 
-    A backend model whose `asynchronous` attribute is true opens these instead of `BackendInstance`s.
+    A backend model whose `asynchronous` attribute is true opens these instead, on the trio thread.
     """
 
     async def execute_async(self, batch: Batch) -> None:

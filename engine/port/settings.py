@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from ..observe.latencies import LatencySettings
-from ..observe.trace_settings import TraceSettings
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+TraceMode = Literal["triton", "opentelemetry"]
+TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
+LEVELS: tuple[TraceLevel, ...] = ("TIMESTAMPS", "TENSORS")
 ModelControlMode = Literal["none", "poll", "explicit"]
+QueueWhileDown = Literal["keep", "refuse"]
 
 
 def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -22,6 +23,64 @@ def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
 
 _NOT_NEGATIVE = attrs.validators.ge(0)
 _POSITIVE = attrs.validators.ge(1)
+
+
+def _as_levels(levels: Iterable[TraceLevel]) -> tuple[TraceLevel, ...]:
+    return tuple(levels)
+
+
+@attrs.frozen(kw_only=True)
+class TraceSettings:
+    """Tracing as the server starts. Nothing is traced until a level is set."""
+
+    mode: TraceMode = attrs.field(default="triton", validator=attrs.validators.in_(("triton", "opentelemetry")))
+    """Files of the server's own format, or spans for an OpenTelemetry collector."""
+    level: tuple[TraceLevel, ...] = attrs.field(
+        default=(), converter=_as_levels, validator=attrs.validators.deep_iterable(attrs.validators.in_(LEVELS))
+    )
+    """Time stamps, tensors, both, or nothing: off."""
+    rate: int = attrs.field(default=1000, validator=attrs.validators.ge(0))
+    """Every so many-th request is traced. With 0, in OpenTelemetry mode, only those that bring a trace context."""
+    count: int = attrs.field(default=-1, validator=attrs.validators.ge(-1))
+    """How many traces are taken; -1 for no end."""
+    log_frequency: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    """Traces per numbered file `<file>.<n>`; 0 puts all into `file` when tracing changes or ends."""
+    file: str = ""
+    options: Mapping[str, str] = attrs.field(factory=dict)
+    """Of OpenTelemetry mode: `url`, `bsp_max_queue_size` and so on, as settings show them."""
+    resource: Mapping[str, str] = attrs.field(factory=dict)
+    """Of OpenTelemetry mode: attributes of the process that spans come from."""
+
+
+@attrs.frozen(kw_only=True)
+class LatencySettings:
+    """Which distributions are kept."""
+
+    summaries: bool = False
+    """Request, queue and the three compute latencies of every model."""
+    histograms: bool = False
+    """The time to the first response, of decoupled models."""
+
+
+@attrs.frozen
+class Stop:
+    """It stays down. A model without any instance left is taken out of service."""
+
+
+@attrs.frozen(kw_only=True)
+class Restart:
+    """It is opened anew after a while, which doubles with each death in a row."""
+
+    limit: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    """Deaths within `window_s`, after which it stays down."""
+    window_s: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    backoff_min_s: float = attrs.field(default=0.1, validator=attrs.validators.ge(0))
+    backoff_max_s: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
+    jitter: float = attrs.field(default=0.2, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+    """Of the time to wait, at most so much more or less."""
+
+
+Strategy = Stop | Restart
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +123,10 @@ class EngineSettings:
     """Bound on every model's queue, whatever its own policy says. Ours: the protocol's default is no bound."""
     stream_responses_max: int = attrs.field(default=64, validator=_POSITIVE)
     """Answers of one stream that its caller has not consumed, before the model must wait. Ours: see queue_size_max."""
+    restart: Strategy = attrs.field(factory=Restart, validator=attrs.validators.instance_of((Stop, Restart)))
+    """What happens to an instance whose executor has died. Ours."""
+    queue_while_down: QueueWhileDown = attrs.field(default="keep", validator=attrs.validators.in_(("keep", "refuse")))
+    """What a model without any instance does with requests: keep them for the next one, or refuse them. Ours."""
     trace: TraceSettings = attrs.field(factory=TraceSettings, validator=attrs.validators.instance_of(TraceSettings))
     """Which requests are traced at first, and where to."""
     latencies: LatencySettings = attrs.field(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..execute.instance import as_fault
 from ..execute.warmup import Warmup
 from ..model.version import ModelVersion
 from ..port.backend import ModelContext
+from ..port.foreign import as_fault
 from . import configuration, storage
 from .devices import find_gpus
 

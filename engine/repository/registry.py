@@ -18,7 +18,7 @@ from ...schema.fault import InvalidArgument, NotFound, NotReady
 from ...schema.inference import LATEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from ..model.version import ModelVersion
     from .storage import ModelSource
@@ -165,7 +165,6 @@ class Registry:
                 for version in entry.versions.values()
                 if version.state is not State.READY and version.reason != UNLOADED
             )
+            for model in entry.ready():
+                found.extend(model.problems())
         return found
-
-    def states(self) -> Mapping[str, ModelEntry]:
-        return self.models

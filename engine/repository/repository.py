@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
-from ..execute.instance import as_fault
+from ..port.foreign import as_fault
 from ..port.groups import first
 from . import configuration, storage
 from .loader import Loader

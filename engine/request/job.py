@@ -2,27 +2,28 @@
 
 A job is its own one-shot future. Exactly one side owns it at a time: the trio thread until it is taken into a batch,
 the executing thread until its batch is done, the trio thread again to deliver. Every move out of QUEUED happens under
-the mailbox's lock, so exactly one of take, cancel and expire wins.
+the scheduler's lock, so exactly one of take, cancel and expire wins.
 
-    QUEUED ──take──▶ EXECUTING ──batch done──▶ DONE
-      │ cancel ▶ CANCELLED     │ caller leaves: `on_done` is cleared, the batch goes on, the result is dropped
-      │ expire, refuse ▶ REJECTED
+    QUEUED ──take──▶ EXECUTING ──ended──▶ DONE
+      │ cancel ▶ CANCELLED     │ caller leaves, or its deadline passes: it hears at once (or nobody does), the batch
+      │ expire, refuse ▶ REJECTED                                      goes on, and the result is dropped
+
+What an end means for statistics, traces, client memory and the caller is in ledger.py.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ...schema.fault import Internal
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ...schema.fault import Fault
     from ...schema.tensor import Tensor
-    from ..model.version import ModelVersion
 
 
 class JobState(IntEnum):
@@ -33,6 +34,37 @@ class JobState(IntEnum):
     REJECTED = 4
 
 
+_BEFORE: Final = {
+    JobState.EXECUTING: JobState.QUEUED,
+    JobState.DONE: JobState.EXECUTING,
+    JobState.CANCELLED: JobState.QUEUED,
+    JobState.REJECTED: JobState.QUEUED,
+}
+"""State -> the one from which it is entered."""
+
+
+def move(jobs: Iterable[Job], state: JobState) -> None:
+    """The only place where states change. Out of QUEUED: under the scheduler's lock, once the job is in a queue."""
+    before = _BEFORE[state]
+    for job in jobs:
+        assert job.state is before, "see the table"
+        job.state = state
+
+
+class Book(Protocol):
+    """Where a job is in the books: see ledger.py."""
+
+    version_text: str
+
+    def leave(self, job: Job) -> None:
+        """The caller leaves."""
+        ...
+
+    def late(self, job: Job) -> None:
+        """The caller's deadline has passed while the job executes."""
+        ...
+
+
 class Job:
     """What backends see of a request, and what doors hold to cancel it.
 
@@ -40,7 +72,8 @@ class Job:
     `response` or `fault` set and must not raise. It may be called before `submit` returns.
     """
 
-    model: ModelVersion | None = None
+    ledger: Book | None = None
+    """Of the model version that accepted it."""
     batch_size = 1
     """Rows: the first dimension for models that batch, else 1."""
     response: InferenceResponse | None = None
@@ -64,13 +97,19 @@ class Job:
 
     # For backends, on the executing thread.
 
+    @property
+    def version_text(self) -> str:
+        """The version that answers, as responses name it."""
+        assert self.ledger is not None, "a job in a backend was accepted"
+        return self.ledger.version_text
+
     def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
         """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns."""
         request = self.request
-        model = self.model
-        assert model is not None, "a job in a backend has a model"
+        ledger = self.ledger
+        assert ledger is not None, "a job in a backend was accepted"
         self.response = InferenceResponse(
-            request.model_name, model.version_text, outputs, id=request.id, parameters=parameters
+            request.model_name, ledger.version_text, outputs, id=request.id, parameters=parameters
         )
 
     def fail(self, fault: Fault) -> None:
@@ -85,6 +124,11 @@ class Job:
         """True once the caller has left. Safe from any thread; a backend may poll it to stop early."""
         return self.on_done is None
 
+    def overdue(self) -> None:
+        """For the engine, on the trio thread: the caller's deadline has passed while the job executes."""
+        assert self.ledger is not None, "an executing job was accepted"
+        self.ledger.late(self)
+
     # For doors, on the trio thread.
 
     def cancel(self) -> None:
@@ -92,5 +136,5 @@ class Job:
 
         A queued job gives its place back at once; an executing one runs on and its result is dropped.
         """
-        if self.on_done is not None and self.model is not None:
-            self.model.abandon(self)
+        if self.on_done is not None and self.ledger is not None:
+            self.ledger.leave(self)

@@ -1,6 +1,7 @@
 """What the engine does for requests whose tensors lie in shared memory, before and after execution.
 
     take ──▶ fetch(batch)   on the executing thread: inputs are read; a job whose region fails leaves the batch
+                            (fetching.py)
          ──▶ execute
          ──▶ place(jobs)    on the trio thread, before delivery: outputs go to their regions, and out of the answer
 
@@ -14,57 +15,15 @@ from typing import TYPE_CHECKING
 
 from ...schema.fault import Fault, Internal
 from ...schema.tensor import Tensor
-from ..port.backend import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ...schema.inference import InferenceResponse
     from ...schema.shared_memory import SharedUse
-    from .admission import Admission
     from .job import Job
 
 log = logging.getLogger("despina.engine.request.sharing")
-
-
-def fetch(batch: Batch, admission: Admission) -> Batch:
-    """Reads the shared inputs of a batch. Returns what to execute of it: the batch itself, or another of the jobs where
-    that did not fail, perhaps of none; the others have their faults. Never raises; copies may take long."""
-    refused: list[Job] = []
-    for job in batch.jobs:
-        shared = job.request.shared
-        if shared is None:
-            continue
-        try:
-            for tensor in shared.inputs:
-                tensor.memory()
-                admission.check_fetched(job.request, tensor)
-        except Fault as fault:
-            job.fail(fault.with_traceback(None))  # whose frames would keep the region open
-            refused.append(job)
-        except Exception as problem:  # no memory, for one
-            log.exception("reading shared memory failed")
-            job.fail(Internal(f"unable to read shared memory: {type(problem).__name__}"))
-            refused.append(job)
-    if not refused:
-        return batch
-    sound = Batch([job for job in batch.jobs if job not in refused], 0, batch.reason)
-    sound.size = sum(job.batch_size for job in sound.jobs)
-    sound.started_ns = batch.started_ns
-    return sound
-
-
-def executed(batch: Batch, sound: Batch) -> None:
-    """What was executed of a batch is over: its time stamps are the batch's."""
-    batch.inputs_ready_ns = sound.inputs_ready_ns
-    batch.outputs_started_ns = sound.outputs_started_ns
-
-
-def fetched_bytes(batch: Batch) -> int:
-    """How much `fetch` would copy."""
-    return sum(
-        tensor.byte_size for job in batch.jobs if job.request.shared is not None for tensor in job.request.shared.inputs
-    )
 
 
 def place(jobs: Iterable[Job]) -> None:

@@ -29,15 +29,16 @@ import trio
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 from ..observe.tracing import trace_response
+from .batch import Batch
 from .job import Job, JobState
+from .ledger import End
 from .sharing import place_response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
 
     from ...schema.tensor import Tensor
-    from ..model.version import ModelVersion
-    from ..port.backend import Batch
+    from .ledger import Ledger
 
 log = logging.getLogger("despina.engine.request.stream")
 
@@ -61,13 +62,6 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"Answer({self.response!r}, {self.fault!r}, final={self.final})"
-
-
-def start_streams(batch: Batch) -> None:
-    """`execute` is about to be called, on the executing thread."""
-    for job in batch.jobs:
-        assert isinstance(job, StreamJob), "decoupled models get streams only"
-        job.start(batch.started_ns)
 
 
 class StreamJob(Job):
@@ -100,11 +94,11 @@ class StreamJob(Job):
         self,
         request: InferenceRequest,
         on_answer: Callable[[StreamJob, Answer], None] | None,
-        model: ModelVersion,
+        ledger: Ledger,
         credit: int,
     ) -> None:
         super().__init__(request, StreamJob._refused)  # type: ignore[arg-type]  # jobs are handed to their own callback
-        self.model = model
+        self.ledger: Ledger = ledger
         self._on_answer = on_answer
         self._credit = credit
         self._lock = threading.Condition(threading.Lock())
@@ -172,9 +166,8 @@ class StreamJob(Job):
     def close(self, fault: Fault | None = None) -> None:
         """Ends the stream if it has not ended, with that error if given. Never blocks, from any thread and also from
         within garbage collection."""
-        assert self.model is not None
         try:
-            self.model.post(self._end, fault)
+            self.ledger.post(self._end, fault)
         except trio.RunFinishedError:
             self._gone = True
 
@@ -200,12 +193,11 @@ class StreamJob(Job):
 
         Who waits in `send` is released; a request still queued gives its place back at once.
         """
-        assert self.model is not None
-        self._leave()
+        self._leave(Cancelled("the caller has left"))
         super().cancel()
         if self.state is JobState.CANCELLED:
             self._closed = True
-            self.model.streams.discard(self)
+            self.ledger.streams.discard(self)
 
     # For the engine.
 
@@ -225,13 +217,11 @@ class StreamJob(Job):
         self.batch = batch
         self._over()
 
-    def expire(self) -> None:
-        """The caller's deadline has passed while the model was at it: the caller is told now."""
+    def overdue(self) -> None:
         if self._gone or (self._closed and not self._outbox):
             return
         on_answer = self._on_answer
-        self.failure = self.failure or DeadlineExceeded("Deadline Exceeded")
-        self._leave()
+        self._leave(DeadlineExceeded("Deadline Exceeded"))
         self._call(on_answer, Answer(None, DeadlineExceeded("Deadline Exceeded"), True))
 
     def shut(self, fault: Fault) -> None:
@@ -246,10 +236,8 @@ class StreamJob(Job):
     ) -> InferenceResponse | None:
         if outputs is None:
             return None
-        model = self.model
-        assert model is not None
         return InferenceResponse(
-            self.request.model_name, model.version_text, outputs, id=self.request.id, parameters=parameters
+            self.request.model_name, self.ledger.version_text, outputs, id=self.request.id, parameters=parameters
         )
 
     def _must_wait(self, answer: Answer) -> bool:
@@ -261,11 +249,9 @@ class StreamJob(Job):
         )
 
     def _send(self, answer: Answer) -> bool:
-        model = self.model
-        assert model is not None
         with self._lock:
             if self._must_wait(answer):
-                if threading.get_ident() == model.home_thread:
+                if threading.get_ident() == self.ledger.home_thread:
                     raise Internal("a stream without credit cannot be waited for on the engine's own thread")
                 while self._must_wait(answer):
                     self._lock.wait()
@@ -292,7 +278,7 @@ class StreamJob(Job):
                 return not self._gone
             self._posted = True
         try:
-            model.post(self._deliver)
+            self.ledger.post(self._deliver)
         except trio.RunFinishedError:
             self._gone = True
         return not self._gone
@@ -304,18 +290,30 @@ class StreamJob(Job):
             answers, self._outbox = self._outbox, deque()
             self._posted = False
         for answer in answers:
-            shared = self.request.shared
-            if shared is not None and answer.response is not None and self._on_answer is not None:
-                answer.fault = place_response(answer.response, shared)
-                if answer.fault is not None:
-                    answer.response = None
-            self._count(answer)
+            try:
+                self._place(answer)
+                self._count(answer)
+            except Exception:  # whatever it was, the stream goes on, and ends
+                log.exception("an answer of model '%s' could not be handed over", self.request.model_name)
+                answer.response = None
+                answer.fault = Internal(
+                    f"an answer of model '{self.ledger.name}' could not be handed over; the server's log says why"
+                )
+                self.failure = self.failure or answer.fault
+            self._delivered = answer.final
             if self._on_answer is not None:
                 self._call(self._on_answer, answer)
             if answer.final:
-                self._delivered = True
                 self._wake_async()
                 self._over()
+
+    def _place(self, answer: Answer) -> None:
+        """What lies in shared memory goes there, while the caller listens."""
+        shared = self.request.shared
+        if shared is not None and answer.response is not None and self._on_answer is not None:
+            answer.fault = place_response(answer.response, shared)
+            if answer.fault is not None:
+                answer.response = None
 
     def _call(self, on_answer: Callable[[StreamJob, Answer], None] | None, answer: Answer) -> None:
         if on_answer is None:
@@ -329,23 +327,25 @@ class StreamJob(Job):
             self.cancel()
 
     def _count(self, answer: Answer) -> None:
-        model = self.model
-        assert model is not None
+        statistics = self.ledger.statistics
         index = self._answered
         self._answered += 1
         if index == 0 and answer.response is not None:
-            model.statistics.answered_first(self)
+            statistics.answered_first(self)
         if answer.response is not None and self.request.trace is not None:
             trace_response(self.request.trace, answer.response)
-        model.statistics.responses.count(index, answer, cancelled=self._on_answer is None)
+        statistics.responses.count(index, answer, cancelled=self._on_answer is None)
 
     def _end(self, fault: Fault | None) -> None:
         """Closes the stream if nobody has. Never waits."""
         self._send(Answer(None, Cancelled("the caller has left") if self._gone else fault, True))
         self._deliver()
 
-    def _leave(self) -> None:
+    def _leave(self, fault: Fault) -> None:
+        """Nobody listens any more: that is how the request ends, unless it has ended or failed before."""
         with self._lock:
+            if not self._delivered and self.failure is None:
+                self.failure = fault
             self._gone = True
             self._on_answer = None
             self._lock.notify_all()
@@ -359,51 +359,44 @@ class StreamJob(Job):
     def _refused(self) -> None:
         """The engine's `on_done`: the job never got to execute."""
         self._closed = True
-        assert self.model is not None
-        self.model.streams.discard(self)
+        self.ledger.streams.discard(self)
         self._call(self._on_answer, Answer(None, self.fault, True))
 
     def _over(self) -> None:
-        """Ends the accounting, once, when both the final answer and the end of `execute` have been seen."""
-        model, batch = self.model, self.batch
+        """Ends it, once, when both the final answer and the end of `execute` have been seen."""
+        batch = self.batch
         if batch is None or not self._delivered or self.state is JobState.DONE:
             return
-        self.state = JobState.DONE
-        if self.request.shared is not None:
-            self.request.shared.release()
-        assert model is not None
+        self.on_done = None  # its caller has heard everything
+        self.ledger.streams.discard(self)
         if self._dropped:
-            model.statistics.responses.dropped(self._answered, self._dropped)
-        model.stream_over(self, batch)
+            self.ledger.statistics.responses.dropped(self._answered, self._dropped)
+        self.ledger.end((self,), End.STREAMED, batch)
 
 
-async def answers_of(
-    model: ModelVersion, request: InferenceRequest, deadline: float
-) -> AsyncGenerator[InferenceResponse, None]:
-    """Submits to a decoupled model and yields its responses. Raises the first error among the answers; closed or
-    cancelled, the caller has left."""
-    arrived: deque[Answer] = deque()
-    news = trio.Event()
+class StreamBatch(Batch):
+    """Of decoupled models: its streams end one by one, each when it has had its final answer."""
 
-    def on_answer(_: StreamJob, answer: Answer) -> None:
-        arrived.append(answer)
-        news.set()
+    __slots__ = ()
 
-    job = model.submit_stream(request, on_answer, deadline)
-    try:
-        while True:
-            if arrived:
-                await trio.lowlevel.checkpoint()
-            else:
-                news = trio.Event()
-                await news.wait()
-            answer = arrived.popleft()
-            if answer.fault is not None:
-                raise answer.fault.copy()
-            if answer.response is not None:
-                yield answer.response
-            if answer.final:
-                return
-            job.consumed()
-    finally:
-        job.cancel()
+    def begin(self) -> None:
+        super().begin()
+        for job in self._streams():
+            job.start(self.started_ns)
+
+    def settle(self, error: Fault | None) -> None:
+        self.ended_ns = time.monotonic_ns()
+        for job in self._streams():
+            job.settle(error)
+
+    def over(self, ledger: Ledger) -> None:
+        ledger.statistics.executed_streams(self)
+        for job in self._streams():
+            job.finish(self)
+
+    def lose(self, ledger: Ledger, fault: Fault) -> None:
+        self.settle(fault)
+        self.over(ledger)
+
+    def _streams(self) -> list[StreamJob]:
+        return self.jobs  # type: ignore[return-value]  # decoupled models get no others

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..request.job import Job
+
+log = logging.getLogger("despina.engine.schedule.timers")
 
 SWEEP_MIN = 256
 """The heap is swept of finished jobs when it has this many entries and most are dead."""
@@ -77,6 +80,12 @@ class Timers:
                     wake = True
                     self._wake_next = 0.0
                 else:
-                    self._expire(job, now)
+                    self._call(self._expire, job, now)
             if wake:
-                self._wake()
+                self._call(self._wake)
+
+    def _call(self, told: Callable[..., None], *about: object) -> None:
+        try:
+            told(*about)
+        except Exception:  # one limit that cannot be kept must not stop the others, nor the model
+            log.exception("a limit in time could not be kept")

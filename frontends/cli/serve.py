@@ -34,8 +34,8 @@ from .settings import BadSettings, settle
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from ...engine.observe.trace_settings import TraceSettings
-    from ...engine.observe.trace_worker import TraceSink
+    from ...engine.port.settings import TraceSettings
+    from ...engine.port.sink import TraceSink
     from .settings import DoorSettings, ServeSettings
 
 log = logging.getLogger("despina.serve")

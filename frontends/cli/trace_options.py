@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ...engine.observe.trace_settings import LEVELS, TraceSettings
+from ...engine.port.settings import LEVELS, TraceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ...engine.observe.trace_settings import TraceLevel
+    from ...engine.port.settings import TraceLevel
 
 MODES: Final = ("triton", "opentelemetry")
 _NUMBERS: Final = {"rate": "rate", "count": "count"}

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from ...engine.observe.latencies import LatencySettings
+from ...engine.port.settings import LatencySettings
 
 QUANTILES: Final = "0.5:0.05,0.9:0.01,0.95:0.001,0.99:0.001,0.999:0.001"
 _SWITCHES: Final = {"counter_latencies": True, "histogram_latencies": False, "summary_latencies": False}

@@ -28,8 +28,8 @@ import trio
 import trio.testing
 from despina.engine.engine import Engine, open_engine
 from despina.engine.model.version import ModelVersion
-from despina.engine.port.backend import Batch
 from despina.engine.repository.registry import UNLOADED, State
+from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job, JobState
 from despina.engine.schedule.timers import SWEEP_MIN
 from despina.schema.fault import Fault, Internal, InvalidArgument
@@ -63,6 +63,8 @@ class Books:
     executed: Counter[ModelVersion] = attrs.field(factory=Counter)
     told: Counter[int] = attrs.field(factory=Counter)
     """Sequence number of a job -> times that `on_done` was called."""
+    models: dict[Any, ModelVersion] = attrs.field(factory=dict)
+    """By ledger."""
     jobs: list[Job] = attrs.field(factory=list)
     order: dict[tuple[ModelVersion, int], list[int]] = attrs.field(factory=lambda: defaultdict(list))
     """Sequence numbers by model version and level, as they were taken."""
@@ -218,16 +220,16 @@ class History:
 
     def check_batch(self, batch: Batch) -> None:
         assert batch.jobs, "an empty batch"
-        model = batch.jobs[0].model
-        assert model is not None
+        model = self.books.models[batch.jobs[0].ledger]
         self.books.executed[model] += 1
-        assert all(job.model is model for job in batch.jobs)
+        assert all(job.ledger is model.ledger for job in batch.jobs)
         assert all(job.state is JobState.EXECUTING for job in batch.jobs)
         assert not any(job.is_cancelled() for job in batch.jobs), "executed for nobody"
         assert batch.size == sum(job.batch_size for job in batch.jobs) <= model.config.max_batch_size
         assert len(batch.jobs) == 1 or model.config.dynamic_batching
         lowest = max(job.level for job in batch.jobs)
-        assert not any(level.live for level in model.mailbox.levels[:lowest]), "an urgent request was passed over"
+        urgent = [level for level in model.scheduler.levels.in_use if level.live and level.number < lowest]
+        assert not urgent, "an urgent request was passed over"
         for job in batch.jobs:
             self.books.order[model, job.level].append(int(job.request.inputs["IN"].numpy().ravel()[0]))
 
@@ -240,7 +242,7 @@ class History:
         """Until nothing is under way: then everybody must be idle and every account closed."""
         await trio.sleep(10)
         for model in engine.versions():
-            assert (model.inflight, model.pending) == (0, 0)
+            assert (model.ledger.inflight, model.pending) == (0, 0)
         check_now(engine)
 
     # --- The end
@@ -263,9 +265,8 @@ class History:
             assert statistics.fail_count == sum(statistics.failures.values())
             assert statistics.execution_count == sum(row[0] for row in statistics.batches.values())
             assert statistics.execution_count <= books.executed[model]
-            assert (model.inflight, model.mailbox.live, model.mailbox.tombstones) >= (0, 0, 0)
-            assert (model.inflight, model.mailbox.live) == (0, 0)
-            assert [level.live for level in model.mailbox.levels] == [0] * len(model.mailbox.levels)
+            assert (model.ledger.inflight, model.scheduler.live) == (0, 0)
+            assert not any(level.live for level in model.scheduler.levels.in_use)
         for (model, _), order in books.order.items():
             batching = model.config.dynamic_batching
             policy = batching.default_queue_policy if batching is not None else None
@@ -290,17 +291,17 @@ def check_now(engine: Engine) -> None:
     )
     assert engine.health().ready == strict
     for model in engine.versions():
-        mailbox = model.mailbox
-        for level in mailbox.levels:
+        queue = model.scheduler
+        for level in queue.levels.in_use:
             queued = sum(job.state is JobState.QUEUED for job in (*level.jobs, *level.delayed))
             assert 0 <= level.live == queued
             assert not level.size_max or level.live <= level.size_max
-        stored = sum(len(level.jobs) + len(level.delayed) for level in mailbox.levels)
-        assert mailbox.live == sum(level.live for level in mailbox.levels) <= mailbox.size_max
-        assert mailbox.tombstones == stored - mailbox.live
-        assert model.inflight >= mailbox.live
-        assert len(set(map(id, mailbox.idle))) == len(mailbox.idle) <= len(model._instances)
-        assert len(model.timers) <= 2 * SWEEP_MIN + 8 * model.inflight
+        stored = sum(map(len, queue.levels.in_use))
+        assert queue.live == sum(level.live for level in queue.levels.in_use) <= queue.size_max
+        assert queue.levels.tombstones == stored - queue.live
+        assert model.ledger.inflight >= queue.live
+        assert len(set(map(id, queue.idle))) == len(queue.idle) <= len(model.instances.status())
+        assert len(model.limits.timers) <= 2 * SWEEP_MIN + 8 * model.ledger.inflight
 
 
 @contextmanager
@@ -316,6 +317,7 @@ def recorded(history: History) -> Iterator[None]:
             books.told[value] += 1
             on_done(job)
 
+        books.models[self.ledger] = self
         job = submit(self, request, told, deadline)
         books.accepted[self] += 1
         books.jobs.append(job)

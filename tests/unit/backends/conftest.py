@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import attrs
 import numpy as np
 import pytest
-from despina.engine.port.backend import Batch, InstanceContext, ModelContext
+from despina.engine.port.backend import InstanceContext, ModelContext
+from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
@@ -41,7 +42,7 @@ class Bench:
             tensor = value if isinstance(value, Tensor) else Tensor.of(name, value)
             inputs[name] = Tensor(name, tensor.datatype, tensor.shape, memory=bytes(tensor.memory()))
         made = Job(InferenceRequest("m", inputs, **request), lambda job: None)
-        made.model = SimpleNamespace(version_text="1")
+        made.ledger = SimpleNamespace(version_text="1")
         first = next(iter(inputs.values()), None)
         made.batch_size = first.shape[0] if batching and first is not None and len(first.shape) else 1
         return made

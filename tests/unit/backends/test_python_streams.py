@@ -72,7 +72,7 @@ async def failure(engine, *values):
 async def idle(engine):
     """Until nothing is in flight."""
     with trio.fail_after(10):
-        while engine.model("m").inflight:  # noqa: ASYNC110  the model's own threads end it
+        while engine.model("m").ledger.inflight:  # noqa: ASYNC110  the model's own threads end it
             await trio.sleep(0.005)
 
 
@@ -275,7 +275,7 @@ async def test_an_engine_that_ends_does_not_wait_for_a_model_for_ever(written):
             with pytest.RaisesGroup(Exception, allow_unwrapped=True, flatten_subgroups=True):
                 async with written(code, exit_timeout_secs=0.5) as engine:
                     nursery.start_soon(ask, engine)
-                    while not engine.model("m").streams:  # noqa: ASYNC110
+                    while not engine.model("m").ledger.streams:  # noqa: ASYNC110
                         await trio.sleep(0.01)
     (count, fault) = got[0]
     assert count <= 1

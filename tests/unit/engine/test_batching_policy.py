@@ -2,8 +2,8 @@
 
 import attrs
 import pytest
-from despina.engine.execute import placement as placing
-from despina.engine.execute.placement import Placement
+from despina.engine.execute import cost as placing
+from despina.engine.execute.cost import ExecutionCost
 from despina.engine.schedule.batching import BatchRule, Verdict, form
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,7 +108,7 @@ def test_forming_agrees_with_the_oracle(waiting, preferred, delay_s, age_s):
 
 
 def learned(*seconds, **options):
-    placement = Placement(**options)
+    placement = ExecutionCost(**options)
     for cost in seconds:
         placement.learn(cost)
     return placement

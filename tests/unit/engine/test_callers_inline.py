@@ -14,7 +14,7 @@ async def engine(repository, backend, opened):
     backend.asynchronous, backend.movable = False, True
     write_model(repository, "m", more=MORE)
     async with opened() as engine:
-        while not engine.model("m").mailbox.idle:  # noqa: ASYNC110  the instance's thread looks for work once
+        while not engine.model("m").scheduler.idle:  # noqa: ASYNC110  the instance's thread looks for work once
             await trio.sleep(0.001)
         yield engine
 
@@ -56,7 +56,7 @@ async def test_callers_together_share_batches_and_one_alone_again_does_not_wait(
     assert not model.company.at_once
     await call(10)
     assert model.company.at_once
-    assert model.company.resting == model.inflight == 0
+    assert model.company.resting == model.ledger.inflight == 0
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -69,7 +69,7 @@ async def test_a_cancelled_caller_is_not_executed(engine, backend, at_once):
     assert scope.cancelled_caught
     await trio.testing.wait_all_tasks_blocked()
     assert backend.executed == []
-    assert engine.model("m").inflight == 0
+    assert engine.model("m").ledger.inflight == 0
 
 
 async def test_others_who_submit_without_waiting_share(engine, backend):

@@ -190,12 +190,12 @@ async def test_full_queue_refuses_and_counts_nothing(virtual_time, repository, b
             await engine.infer_request(request(id="r3"))
         assert caught.value.message == "[request id: r3] Exceeds maximum queue size"
         model = engine.model("m")
-        assert (model.inflight, model.pending) == (3, 2)
+        assert (model.ledger.inflight, model.pending) == (3, 2)
         gate.release()
         await trio.testing.wait_all_tasks_blocked()
         gate.release()
         await trio.testing.wait_all_tasks_blocked()
-        assert (model.inflight, model.pending) == (0, 0)
+        assert (model.ledger.inflight, model.pending) == (0, 0)
         assert (model.statistics.success_count, model.statistics.fail_count) == (3, 0)
 
 
@@ -220,7 +220,7 @@ async def test_a_refused_request_leaves_no_timer_behind(virtual_time, repository
         gate.release()
         await trio.testing.wait_all_tasks_blocked()
         assert told == []
-        assert (model.inflight, model.pending, model.statistics.fail_count) == (0, 0, 0)
+        assert (model.ledger.inflight, model.pending, model.statistics.fail_count) == (0, 0, 0)
 
 
 async def test_answers_belong_to_their_requests(virtual_time, repository, backend, opened):

@@ -33,7 +33,7 @@ def config(kind="TYPE_INT32", dims=(4,), *, max_batch_size=8, reshape=None, outp
 
 def job(tensor, outputs=(), rows=None):
     made = Job(InferenceRequest("m", {tensor.name: tensor}, outputs=outputs), None)
-    made.model = SimpleNamespace(version_text="1")
+    made.ledger = SimpleNamespace(version_text="1")
     made.batch_size = tensor.shape[0] if rows is None else rows
     return made
 

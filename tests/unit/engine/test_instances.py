@@ -66,7 +66,7 @@ async def test_what_a_backend_raises_reaches_the_caller(repository, backend, ope
         model = engine.model("m")
         assert (model.statistics.success_count, model.statistics.failures["BACKEND"]) == (1, 3)
         assert (model.statistics.execution_count, model.statistics.inference_count) == (4, 1)
-        assert model.inflight == 0
+        assert model.ledger.inflight == 0
     assert backend.instances_open == 0
 
 
@@ -166,12 +166,12 @@ async def test_inline_executions_lose_and_mix_nothing(repository, opened, backen
             for value in range(100):
                 model.submit(request(value=value), again)
                 nursery.start_soon(engine.infer_request, request(value=value))
-        while model.inflight:
+        while model.ledger.inflight:
             await trio.lowlevel.checkpoint()
         assert sorted(told) == list(range(400))
-        assert (model.inflight, model.pending) == (0, 0)
+        assert (model.ledger.inflight, model.pending) == (0, 0)
         with trio.fail_after(5):  # a thread that took part lies down after its answers are out
-            while len(model.mailbox.idle) != instances:  # noqa: ASYNC110
+            while len(model.scheduler.idle) != instances:  # noqa: ASYNC110
                 await trio.sleep(0.001)
 
 
@@ -197,7 +197,7 @@ async def test_a_deadline_passes_while_a_thread_executes(repository, opened, bac
         assert value_of(await engine.infer_request(request(value=2))) == 2
         model = engine.model("m")
         assert (model.statistics.success_count, model.statistics.failures["CANCELED"]) == (1, 1)
-        assert model.inflight == 0
+        assert model.ledger.inflight == 0
 
 
 async def test_a_thread_that_never_returns_is_abandoned(repository, opened, backend):

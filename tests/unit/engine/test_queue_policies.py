@@ -52,7 +52,7 @@ async def test_a_queue_timeout_rejects(virtual_time, repository, backend, opened
             nursery.start_soon(ended.call, engine, "r1", 0.001)
         assert ended == {"r0": ("answered", 0.05), "r1": ("Request timeout expired", 0.011)}
         assert counts(engine.model("m")) == (1, 1, {"REJECTED": 1})
-        assert engine.model("m").inflight == 0
+        assert engine.model("m").ledger.inflight == 0
 
 
 async def test_a_queue_timeout_delays(virtual_time, repository, backend, opened, ended):
@@ -189,7 +189,7 @@ async def test_answers_leave_in_order_of_dispatch(virtual_time, repository, back
         gate.release(0)
         await trio.testing.wait_all_tasks_blocked()
         assert told == ["slow", "fast"]
-        assert model.inflight == 0
+        assert model.ledger.inflight == 0
 
 
 async def test_ordered_answers_survive_a_forced_stop(virtual_time, repository, backend, opened):
@@ -227,7 +227,7 @@ async def test_a_callers_deadline_while_queued(virtual_time, repository, backend
             nursery.start_soon(lambda: ended.call(engine, "r1", deadline=trio.current_time() + 0.01))
             await trio.sleep(0.02)
             assert ended["r1"] == ("Deadline Exceeded", 0.01)
-            assert (engine.model("m").inflight, engine.model("m").pending) == (1, 0)
+            assert (engine.model("m").ledger.inflight, engine.model("m").pending) == (1, 0)
         assert counts(engine.model("m")) == (1, 1, {"CANCELED": 1})
     assert backend.ids == [["r0"]]
 
@@ -240,9 +240,9 @@ async def test_a_callers_deadline_while_executing(virtual_time, repository, back
         ended.start()
         await ended.call(engine, "r0", deadline=trio.current_time() + 0.01)
         assert ended["r0"] == ("Deadline Exceeded", 0.01)
-        assert engine.model("m").inflight == 1
+        assert engine.model("m").ledger.inflight == 1
         await trio.sleep(0.1)
-        assert engine.model("m").inflight == 0
+        assert engine.model("m").ledger.inflight == 0
         assert counts(engine.model("m")) == (0, 1, {"CANCELED": 1})
         assert engine.model("m").statistics.execution_count == 1
 
@@ -255,7 +255,7 @@ async def test_a_deadline_in_the_past_is_never_executed(virtual_time, repository
         ended.start()
         await ended.call(engine, "r0", deadline=trio.current_time() - 0.5)
         assert ended["r0"] == ("Deadline Exceeded", 0.0)
-        assert engine.model("m").inflight == 0
+        assert engine.model("m").ledger.inflight == 0
     assert backend.ids == []
 
 
@@ -311,7 +311,7 @@ async def test_leaving_while_queued_gives_the_place_back(virtual_time, repositor
             await ended.call(engine, "r2")
         assert ended == {"r0": ("answered", 0.05), "r1": ("left", 0.01), "r2": ("answered", 0.1)}
         assert counts(engine.model("m")) == (2, 1, {"CANCELED": 1})
-        assert engine.model("m").inflight == 0
+        assert engine.model("m").ledger.inflight == 0
 
 
 async def test_leaving_while_executing_drops_the_result(virtual_time, repository, backend, opened, ended):
@@ -325,11 +325,11 @@ async def test_leaving_while_executing_drops_the_result(virtual_time, repository
             await trio.sleep(0.02)
             assert ended["r0"] == ("left", 0.01)
             assert gate.held[0].jobs[0].is_cancelled()
-            assert engine.model("m").inflight == 1
+            assert engine.model("m").ledger.inflight == 1
             gate.release()
         await trio.testing.wait_all_tasks_blocked()
-        assert engine.model("m").inflight == 0
-        assert counts(engine.model("m")) == (1, 0, {})
+        assert engine.model("m").ledger.inflight == 0
+        assert counts(engine.model("m")) == (0, 1, {"CANCELED": 1})
 
 
 async def test_cancelling_what_is_done_does_nothing(virtual_time, repository, backend, opened):
@@ -344,7 +344,7 @@ async def test_cancelling_what_is_done_does_nothing(virtual_time, repository, ba
         job.cancel()
         job.cancel()
         assert told == [job]
-        assert (model.inflight, counts(model)) == (0, (1, 0, {}))
+        assert (model.ledger.inflight, counts(model)) == (0, (1, 0, {}))
 
 
 async def test_cancelling_twice_while_queued_counts_once(virtual_time, repository, backend, opened):
@@ -359,7 +359,7 @@ async def test_cancelling_twice_while_queued_counts_once(virtual_time, repositor
         job = model.submit(request(), told.append)
         job.cancel()
         job.cancel()
-        assert (model.inflight, model.pending, counts(model)) == (1, 0, (0, 1, {"CANCELED": 1}))
+        assert (model.ledger.inflight, model.pending, counts(model)) == (1, 0, (0, 1, {"CANCELED": 1}))
         gate.release()
         await trio.testing.wait_all_tasks_blocked()
         assert len(told) == 1
@@ -378,12 +378,12 @@ async def test_a_door_that_raises_hurts_nobody_else(virtual_time, repository, ba
         model = engine.model("m")
         for on_done in (told.append, broken, told.append):
             model.submit(request(), on_done)
-        while gate.held or model.inflight:
+        while gate.held or model.ledger.inflight:
             await trio.testing.wait_all_tasks_blocked()
             gate.release()
             await trio.testing.wait_all_tasks_blocked()
         assert len(told) == 2
-        assert model.inflight == 0
+        assert model.ledger.inflight == 0
 
 
 async def test_counts_after_a_batch(virtual_time, repository, backend, opened):
@@ -411,7 +411,7 @@ async def test_refusals_are_counted_nowhere(virtual_time, repository, backend, o
             await engine.infer_request(request(rows=9))
         (message,) = engine.statistics("m")
         assert (message.inference_count, message.inference_stats.fail.count, message.last_inference) == (0, 0, 0)
-        assert engine.model("m").inflight == 0
+        assert engine.model("m").ledger.inflight == 0
 
 
 async def test_timers_do_not_pile_up(virtual_time, repository, backend, opened):
@@ -422,7 +422,7 @@ async def test_timers_do_not_pile_up(virtual_time, repository, backend, opened):
         for index in range(10_000):
             response = await engine.infer_request(request(value=index), deadline=trio.current_time() + 3600)
             assert value_of(response) == index
-        assert len(model.timers) <= 512
+        assert len(model.limits.timers) <= 512
 
 
 async def test_looks_at_a_waiting_batch_do_not_pile_up(virtual_time, repository, backend, opened):
@@ -441,5 +441,5 @@ async def test_looks_at_a_waiting_batch_do_not_pile_up(virtual_time, repository,
             nursery.start_soon(engine.infer_request, request())
             await trio.testing.wait_all_tasks_blocked()
         assert engine.model("m").pending == 1003
-        assert len(engine.model("m").timers) <= 4
+        assert len(engine.model("m").limits.timers) <= 4
     assert [one.size for one in backend.executed] == [1003]

@@ -7,7 +7,7 @@ import threading
 import pytest
 from despina.engine.observe import statistics
 from despina.engine.observe.statistics import ModelStats
-from despina.engine.port.backend import Batch
+from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
 from despina.schema.fault import DeadlineExceeded, ModelFailure
 from despina.schema.inference import InferenceRequest

@@ -196,7 +196,7 @@ async def test_a_batch_of_nothing_but_failures(repository, client, asynchronous)
         assert backend.ids == []
         client.shrink(4096)
         await engine.infer_request(shared_request(engine))
-        assert engine.model("m").inflight == 0
+        assert engine.model("m").ledger.inflight == 0
 
 
 async def test_an_output_that_does_not_fit(opened, repository, client):

@@ -95,8 +95,8 @@ async def test_answers_come_in_order_and_the_last_says_so(virtual_time, engine, 
     await trio.testing.wait_all_tasks_blocked()
     assert listener.values == [0, 1, 2, 3, 4]
     assert [answer.final for answer in listener.answers] == [False] * 5 + [True]
-    assert model.inflight == 0
-    assert not model.streams
+    assert model.ledger.inflight == 0
+    assert not model.ledger.streams
     counted = stats(engine)
     assert counted.inference_stats.success.count == counted.inference_count == counted.execution_count == 1
     assert sorted(counted.response_stats) == ["0", "1", "2", "3", "4", "5"]
@@ -139,12 +139,12 @@ async def test_leaving_while_queued_gives_the_place_back(virtual_time, engine, b
     waiting = model.submit_stream(request(value=3), second)
     waiting.cancel()
     waiting.cancel()
-    assert model.inflight == 1
+    assert model.ledger.inflight == 1
     await first.ended.wait()
     await trio.testing.wait_all_tasks_blocked()
     assert len(script.jobs) == 1
     assert second.answers == []
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
     assert stats(engine).inference_stats.fail.count == 1
 
 
@@ -160,7 +160,7 @@ async def test_leaving_releases_a_sender_that_waits(virtual_time, engine, backen
     assert script.jobs[0].is_cancelled()
     await trio.testing.wait_all_tasks_blocked()
     assert (script.sent, script.refused, len(listener.answers)) == (4, 6, 4)
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
     assert [place.cancel.count for place in stats(engine).response_stats.values()] == [0] * 4 + [1] * 7
 
 
@@ -176,7 +176,7 @@ async def test_the_deadline_ends_a_stream_that_is_under_way(virtual_time, engine
     assert listener.values == [0, 1, 2, 3]
     assert isinstance(listener.answers[-1].fault, DeadlineExceeded)
     await trio.sleep(200)
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
     assert model.statistics.failures["CANCELED"] == 1
 
 
@@ -192,7 +192,7 @@ async def test_the_deadline_ends_a_stream_that_waits_for_its_turn(virtual_time, 
     assert isinstance(second.answers[0].fault, DeadlineExceeded)
     await first.ended.wait()
     assert len(script.jobs) == 1
-    assert not model.streams
+    assert not model.ledger.streams
 
 
 async def test_an_exception_ends_every_stream_that_has_not_ended(virtual_time, engine, backend):
@@ -215,7 +215,7 @@ async def test_an_exception_ends_every_stream_that_has_not_ended(virtual_time, e
     assert half.values == [2]
     assert half.answers[-1].fault.message == "broken"
     await trio.testing.wait_all_tasks_blocked()
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
     counted = engine.statistics("batching")[0].inference_stats
     assert (counted.success.count, counted.fail.count) == (1, 1)
 
@@ -252,13 +252,13 @@ async def test_an_instance_is_free_while_its_streams_go_on(virtual_time, engine,
         model.submit_stream(request(), listener)
         await trio.testing.wait_all_tasks_blocked()
     assert len(jobs) == 2
-    assert model.inflight == 2
+    assert model.ledger.inflight == 2
     for value, job in enumerate(jobs):
         job.send(numbers(value), final=True)
     for value, listener in enumerate(listeners):
         await listener.ended.wait()
         assert listener.values == [value]
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
     assert not jobs[0].send(numbers(0)), "after the final answer nothing is taken"
 
 
@@ -292,8 +292,8 @@ async def test_unloading_ends_streams_that_do_not_end(tmp_path, backend, virtual
     assert trio.current_time() - began < 30
     for listener in (never, stuck):
         assert isinstance(listener.answers[-1].fault, ShuttingDown)
-    assert model.inflight == 0
-    assert not model.streams
+    assert model.ledger.inflight == 0
+    assert not model.ledger.streams
 
 
 async def test_a_stream_in_process(virtual_time, engine, backend):
@@ -307,7 +307,7 @@ async def test_a_stream_in_process(virtual_time, engine, backend):
             await trio.sleep(1)
             assert script.sent - len(got) <= 4
     assert got == list(range(20))
-    assert engine.model("m").inflight == 0
+    assert engine.model("m").ledger.inflight == 0
 
 
 async def test_closing_a_stream_in_process_tells_the_model(virtual_time, engine, backend):
@@ -318,7 +318,7 @@ async def test_closing_a_stream_in_process_tells_the_model(virtual_time, engine,
             break
     assert script.jobs[0].is_cancelled()
     await trio.testing.wait_all_tasks_blocked()
-    assert engine.model("m").inflight == 0
+    assert engine.model("m").ledger.inflight == 0
 
 
 async def test_a_stream_in_process_raises_the_models_error(virtual_time, engine, backend):
@@ -419,7 +419,7 @@ async def test_senders_on_other_threads_are_held_back_and_released(tmp_path):
             job.cancel()
             await trio.to_thread.run_sync(threads[-1].join)
             assert (sent, over) == ([0, 1, 2, 3], [False, True])
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
 
 
 async def test_a_thread_blocked_in_execute_is_released_at_the_end(tmp_path):
@@ -445,7 +445,7 @@ async def test_a_thread_blocked_in_execute_is_released_at_the_end(tmp_path):
             await listener.full.wait()
     assert outcomes == ["released"]
     assert isinstance(listener.answers[-1].fault, ShuttingDown)
-    assert model.inflight == 0
+    assert model.ledger.inflight == 0
 
 
 def test_a_stream_through_the_blocking_engine(tmp_path):

@@ -12,8 +12,8 @@ import hpack
 import pytest
 import trio
 from despina.engine.observe.trace_file import open_trace_file
-from despina.engine.observe.trace_settings import TraceSettings
 from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
 from despina.engine.repository.registry import Registry
 from despina.engine.request.shared_memory import SharedMemory
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc

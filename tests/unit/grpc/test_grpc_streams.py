@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import trio
 import tritonclient.grpc as triton
+from despina.engine.request.stream import StreamJob
 from despina.frontends.grpc import GrpcSettings, serve_grpc
 from despina.schema.fault import InvalidArgument
 from despina.schema.tensor import Tensor
@@ -42,10 +43,10 @@ class Script:
                 continue
             if number >= 1000:
                 await trio.sleep(number / 1000)
-            if job.model.decoupled:
+            if isinstance(job, StreamJob):
                 await job.send_async([Tensor.of("OUT", np.full(self.pad, number, np.int32))])
                 self.sent += 1
-        if job.model.decoupled:
+        if isinstance(job, StreamJob):
             job.send(None, final=True)
         else:
             job.respond([Tensor.of("OUT", job.request.inputs["IN"].numpy())])
@@ -124,7 +125,7 @@ async def test_answers_and_their_end(opened):
         assert await asked(port, request("s", "a")) == ([], "OK")
         got = await asked(port, request("plain", "p", 1, triton_enable_empty_final_response=True))
         assert got == ([("p", 1, True)], "OK")
-        assert not engine.model("s").inflight
+        assert not engine.model("s").ledger.inflight
 
 
 async def test_errors_keep_their_place(opened):
@@ -175,7 +176,7 @@ async def test_cancelling_the_call_cancels_its_requests(opened):
 
         await trio.to_thread.run_sync(leave)
         await until(lambda: len(script.jobs) == 2 and all(job.is_cancelled() for job in script.jobs))
-        await until(lambda: not engine.model("s").inflight)
+        await until(lambda: not engine.model("s").ledger.inflight)
 
 
 async def test_a_slow_reader_stops_the_model(opened):
@@ -212,7 +213,7 @@ async def test_requests_beyond_the_bound_wait(opened):
         submit = model.submit_stream
 
         def counted(*args):
-            seen.append(model.inflight)
+            seen.append(model.ledger.inflight)
             return submit(*args)
 
         model.submit_stream = counted

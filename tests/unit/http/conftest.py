@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import trio
 from despina.engine.observe.trace_file import open_trace_file
-from despina.engine.observe.trace_settings import TraceSettings
 from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
 from despina.engine.repository.registry import Registry
 from despina.engine.request.job import Job
 from despina.engine.request.shared_memory import SharedMemory
@@ -50,14 +50,14 @@ class FakeModel:
         if self.refusal is not None:
             raise self.refusal
         job = Job(request, on_done)
-        job.model = self
+        job.ledger = self
         if self.is_held:
             self.waiting.append(job)
         else:
             self._finish(job)
         return job
 
-    def abandon(self, job):
+    def leave(self, job):
         job.on_done = None
         self.waiting.remove(job)
         self.cancelled.append(job)

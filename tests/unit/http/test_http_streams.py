@@ -11,6 +11,7 @@ import despina
 import numpy as np
 import pytest
 import trio
+from despina.engine.request.stream import StreamBatch
 from despina.frontends.http import HttpSettings, serve_http
 from despina.schema.fault import InvalidArgument
 from despina.schema.tensor import Tensor
@@ -64,7 +65,7 @@ async def opened(tmp_path, nursery):
         script = Script()
 
         async def execute(batch):
-            if batch.jobs[0].model.decoupled:
+            if isinstance(batch, StreamBatch):
                 await script(batch)
             else:
                 await backend._echo(batch)
@@ -281,7 +282,7 @@ async def test_a_client_that_leaves_tells_the_model(opened, server):
         stream.socket.close()
         await until(lambda: script.jobs[0].is_cancelled())
         script.hold.set()
-        await until(lambda: not engine.model("s").inflight)
+        await until(lambda: not engine.model("s").ledger.inflight)
 
 
 async def test_a_client_that_closes_while_nothing_comes_is_found_out(opened):

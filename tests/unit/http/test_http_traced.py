@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from despina.engine.observe.trace_settings import TraceSettings
 from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
 from despina.frontends.http.request import HttpRequest
 from despina.frontends.http.traced import TracedRequest, traced_if_chosen
 from despina.schema.inference import InferenceRequest

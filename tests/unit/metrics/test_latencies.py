@@ -9,8 +9,9 @@ import attrs
 import despina
 import pytest
 from despina.engine.observe.custom_metrics import CustomMetrics
-from despina.engine.observe.latencies import AGE_MAX_S, BUCKETS_MS, Histogram, LatencySettings, ObservedStats, Summary
+from despina.engine.observe.latencies import AGE_MAX_S, BUCKETS_MS, Histogram, ObservedStats, Summary
 from despina.engine.observe.statistics import ModelStats
+from despina.engine.port.settings import LatencySettings
 from despina.frontends.metrics import MetricsSettings
 from despina.frontends.metrics.collector import EngineCollector
 from despina.frontends.metrics.exposition import text_of

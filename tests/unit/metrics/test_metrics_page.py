@@ -10,7 +10,7 @@ import trio
 from attrs import define, field, frozen
 from despina.engine.observe.custom_metrics import CustomMetrics
 from despina.engine.observe.statistics import ModelStats
-from despina.engine.port.backend import Batch
+from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
 from despina.frontends.metrics import MetricsPage, MetricsSettings, serve_metrics
 from despina.frontends.metrics import collector as collector_module

@@ -8,7 +8,7 @@ import threading
 
 import despina
 import pytest
-from despina.engine.observe.trace_settings import TraceSettings
+from despina.engine.port.settings import TraceSettings
 
 from tests.fakes import FakeBackend, answer, request, write_model
 

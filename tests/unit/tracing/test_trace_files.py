@@ -10,9 +10,10 @@ import pytest
 import trio
 from despina.engine.observe import trace_worker
 from despina.engine.observe.trace_file import TraceFile, data_text
-from despina.engine.observe.trace_settings import TraceSettings
-from despina.engine.observe.trace_worker import CapturedTensor, TraceWorker
+from despina.engine.observe.trace_worker import TraceWorker
 from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
+from despina.engine.port.sink import CapturedTensor
 from despina.schema.fault import Fault
 from despina.schema.tensor import Tensor
 
@@ -110,7 +111,7 @@ async def test_failures_and_leaving(models, tmp_path):
             gate.release()
         with pytest.raises(Fault):
             await engine.infer_request(request("m", batching=False))
-        assert engine.model("m")._traced == 0
+        assert engine.model("m").ledger._traced == 0
     found = {objects[0]["request_id"]: names(objects) for objects in traces(tmp_path / "trace.json").values()}
     assert found == {"held": NAMES, "left": ["REQUEST_START", "QUEUE_START", "REQUEST_END"]}
 

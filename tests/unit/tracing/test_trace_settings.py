@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from despina.engine.observe.trace_context import parse_traceparent
-from despina.engine.observe.trace_settings import TraceSettings
 from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
 from despina.frontends.trace_changes import levels_of, number_of
 from despina.schema.fault import InvalidArgument
 from hypothesis import given

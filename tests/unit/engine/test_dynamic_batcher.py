@@ -1,4 +1,4 @@
-"""The mailbox by itself: order, bounds, who wins, and that no arrival is missed."""
+"""The dynamic batcher by itself: order, bounds, who wins, and that no arrival is missed."""
 
 import threading
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from despina.engine.request.job import Job, JobState
 from despina.engine.schedule.batching import BatchRule
-from despina.engine.schedule.mailbox import TOMBSTONES_MIN, Mailbox
+from despina.engine.schedule.dynamic import TOMBSTONES_MIN, DynamicBatcher
 from despina.schema.fault import QueueFull
 from despina.schema.inference import InferenceRequest
 from hypothesis import strategies as st
@@ -22,8 +22,14 @@ class Clock:
         return self.now
 
 
-def mailbox(*, rows_max=1, levels=(0,), size_max=1000, clock=None, **options):
-    return Mailbox(BatchRule(rows_max=rows_max, **options), list(levels), size_max, clock or Clock())
+def batcher(*, rows_max=1, levels=(0,), size_max=1000, clock=None, **options):
+    return DynamicBatcher(
+        BatchRule(rows_max=rows_max, **options),
+        size_max,
+        clock or Clock(),
+        prioritised=len(levels) > 1,
+        size_max_of=lambda level: levels[level],
+    )
 
 
 def job(id="", *, level=0, rows=1, key=None, deadline=NEVER, queued_at=100.0):
@@ -39,7 +45,7 @@ def taken(box, instance="i", cost_s=0.0):
 
 def test_levels_in_order_and_first_come_within():
     """Goal: strictly by level, then by arrival."""
-    box = mailbox(levels=(0, 0, 0))
+    box = batcher(levels=(0, 0, 0))
     for id, level in (("c1", 2), ("a1", 0), ("b1", 1), ("a2", 0), ("c2", 2)):
         box.put(job(id, level=level))
     assert [taken(box)[0] for _ in range(6)] == [["a1"], ["a2"], ["b1"], ["c1"], ["c2"], None]
@@ -47,7 +53,7 @@ def test_levels_in_order_and_first_come_within():
 
 def test_the_delayed_come_last_in_their_level():
     """Goal: behind what came later on the level, before the next level; a job that has left cannot be delayed."""
-    box = mailbox(levels=(0, 0))
+    box = batcher(levels=(0, 0))
     jobs = [job(id, level=level) for id, level in (("a", 0), ("b", 0), ("low", 1))]
     for each in jobs:
         box.put(each)
@@ -57,12 +63,12 @@ def test_the_delayed_come_last_in_their_level():
     assert not box.delay(jobs[1])
     box.put(job("c"))
     assert [taken(box)[0] for _ in range(4)] == [["c"], ["a"], ["low"], None]
-    assert (box.live, box.tombstones) == (0, 0)
+    assert (box.live, box.levels.tombstones) == (0, 0)
 
 
 def test_bounds():
     """Goal: per level and in all; what is delayed counts, what has left does not; the refused is over."""
-    box = mailbox(levels=(2, 0), size_max=4)
+    box = batcher(levels=(2, 0), size_max=4)
     first = [job(f"a{index}") for index in range(2)]
     for each in first:
         box.put(each)
@@ -85,7 +91,7 @@ def test_bounds():
 
 def test_who_finds_nothing_is_idle_and_is_started_by_the_next_arrival():
     """Goal: each idle instance is handed out once, last in first out; wake gives one only if somebody waits."""
-    box = mailbox()
+    box = batcher()
     assert taken(box, "x") == (None, [], NEVER)
     assert taken(box, "y") == (None, [], NEVER)
     assert box.wake() is None
@@ -97,7 +103,7 @@ def test_who_finds_nothing_is_idle_and_is_started_by_the_next_arrival():
 
 def test_claims():
     """Goal: an idle instance may be claimed only while nobody waits, and rests only if nobody came meanwhile."""
-    box = mailbox()
+    box = batcher()
     taken(box, "x")
     assert box.claim() == "x"
     assert box.claim() is None
@@ -114,7 +120,7 @@ def test_claims():
 
 def test_the_late_are_given_up_when_their_turn_comes():
     """Goal: whose deadline falls within the cost is not executed; exactly at the deadline is in time."""
-    box = mailbox()
+    box = batcher()
     for id, deadline in (("late", 100.4), ("just", 100.5), ("none", NEVER)):
         box.put(job(id, deadline=deadline))
     assert taken(box, cost_s=0.5) == (["just"], ["late"], NEVER)
@@ -123,7 +129,7 @@ def test_the_late_are_given_up_when_their_turn_comes():
 
 def test_a_batch_of_the_late_only_looks_again_at_once():
     """Goal: behind a batch that was all late somebody may still wait."""
-    box = mailbox(rows_max=2)
+    box = batcher(rows_max=2)
     for id, deadline in (("a", 99), ("b", 99), ("c", 99), ("ok", NEVER)):
         box.put(job(id, deadline=deadline))
     batch, late, wake_at = taken(box)
@@ -137,20 +143,20 @@ def test_a_batch_of_the_late_only_looks_again_at_once():
 
 def test_a_stranger_behind_a_late_one_keeps_its_place():
     """Goal: when a late job falls out, what no longer fits goes back to the front of its level."""
-    box = mailbox(rows_max=4, levels=(0, 0))
+    box = batcher(rows_max=4, levels=(0, 0))
     for id, level, key, deadline in (("late", 0, "k", 99), ("a", 0, "k", NEVER), ("b", 0, "other", NEVER)):
         box.put(job(id, level=level, key=key, deadline=deadline))
     box.put(job("low", level=1, key="k"))
     assert taken(box)[:2] == (["a"], ["late"])
     assert taken(box)[0] == ["b"]
     assert taken(box)[0] == ["low"]
-    assert (box.live, box.tombstones) == (0, 0)
+    assert (box.live, box.levels.tombstones) == (0, 0)
 
 
 def test_a_delay_is_waited_for_to_the_point():
     """Goal: the time to look again is arrival plus delay exactly, and at that time the batch goes: no busy wait."""
     clock = Clock()
-    box = mailbox(rows_max=8, delay_s=0.1, clock=clock)
+    box = batcher(rows_max=8, delay_s=0.1, clock=clock)
     for tick in range(200):
         clock.now = arrival = 1.2345 + tick * 0.0701
         box.put(job("a", queued_at=arrival))
@@ -162,27 +168,41 @@ def test_a_delay_is_waited_for_to_the_point():
 
 def test_tombstones_are_swept():
     """Goal: a queue that is cancelled as fast as it fills does not grow."""
-    box = mailbox()
+    box = batcher()
     box.put(job("stays"))
     for _ in range(10 * TOMBSTONES_MIN):
         gone = job()
         box.put(gone)
         assert box.leave(gone, JobState.CANCELLED)
-        assert len(box.levels[0].jobs) <= TOMBSTONES_MIN + 2
+        assert len(box.levels.first.jobs) <= TOMBSTONES_MIN + 2
     assert box.live == 1
     assert taken(box)[0] == ["stays"]
 
 
+def test_levels_cost_nothing_until_they_are_used():
+    """Goal: of 2^64 possible levels only those in use exist, and they go again."""
+    box = DynamicBatcher(BatchRule(rows_max=1), 1000, Clock(), prioritised=True)
+    for level in (2**64 - 2, 7, 2**40, 0):
+        box.put(job(str(level), level=level))
+    gone = job("gone", level=5)
+    box.put(gone)
+    assert [level.number for level in box.levels.in_use] == [0, 5, 7, 2**40, 2**64 - 2]
+    assert box.leave(gone, JobState.CANCELLED)
+    assert [taken(box)[0] for _ in range(5)] == [["0"], ["7"], [str(2**40)], [str(2**64 - 2)], None]
+    assert [level.number for level in box.levels.in_use] == [0]
+    assert box.levels.tombstones == 0
+
+
 def test_drain_takes_everything():
     """Goal: every level, delayed ones too, in serving order; tombstones are not handed out."""
-    box = mailbox(levels=(0, 0))
+    box = batcher(levels=(0, 0))
     jobs = [job(id, level=level) for id, level in (("low", 1), ("a", 0), ("b", 0), ("gone", 0))]
     for each in jobs:
         box.put(each)
     box.delay(jobs[1])
     box.leave(jobs[3], JobState.CANCELLED)
     assert [each.request.id for each in box.drain(JobState.REJECTED)] == ["b", "a", "low"]
-    assert (box.live, box.tombstones, [level.live for level in box.levels]) == (0, 0, [0, 0])
+    assert (box.live, box.levels.tombstones, [level.live for level in box.levels.in_use]) == (0, 0, [0, 0])
     assert {each.state for each in jobs} == {JobState.REJECTED, JobState.CANCELLED}
     assert taken(box)[0] is None
 
@@ -194,7 +214,7 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.box = mailbox(rows_max=4, levels=(5, 0, 3), size_max=9)
+        self.box = batcher(rows_max=4, levels=(5, 0, 3), size_max=9)
         self.fresh = [[], [], []]
         self.delayed = [[], [], []]
         self.idle = []
@@ -269,9 +289,12 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def books(self):
         assert self.box.live == len(self.waiting())
-        assert [level.live for level in self.box.levels] == [
-            len(self.fresh[level]) + len(self.delayed[level]) for level in range(3)
-        ]
+        expected = {level: len(self.fresh[level]) + len(self.delayed[level]) for level in range(3)}
+        levels = self.box.levels
+        assert {level.number: level.live for level in levels.in_use if level.live} == {
+            level: live for level, live in expected.items() if live
+        }
+        assert levels.tombstones == sum(len(level) - level.live for level in levels.in_use)
         assert all(each.state is JobState.QUEUED for each in self.waiting())
         assert self.box.idle == self.idle
 
@@ -281,7 +304,7 @@ TestModel = Model.TestCase
 
 def test_two_threads_and_one_winner():
     """Goal: real threads: of take, cancel and expire exactly one gets each job, and the takers never sleep on one."""
-    box = mailbox(rows_max=4, size_max=100_000)
+    box = batcher(rows_max=4, size_max=100_000)
     bells = {name: threading.Semaphore(0) for name in ("t1", "t2")}
     executed, stop = {name: [] for name in bells}, threading.Event()
 

@@ -1,0 +1,54 @@
+"""Where the instances of one model version get their batches from, and what they share besides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..port.work import Instance
+    from ..request.admission import Admission
+    from ..request.batch import Batch
+    from ..request.ledger import Ledger
+    from ..schedule.limits import Limits
+    from ..schedule.scheduler import Scheduler
+    from .cost import ExecutionCost
+
+
+class Feed:
+    """One for each model version."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        limits: Limits,
+        ledger: Ledger,
+        admission: Admission,
+        cost: ExecutionCost,
+        clock: Callable[[], float],
+    ) -> None:
+        self.scheduler = scheduler
+        self.limits = limits
+        self.ledger = ledger
+        self.admission = admission
+        self.cost = cost
+        self.clock = clock
+
+    def take(self, instance: Instance) -> Batch | None:
+        """The next batch; None, and the instance is idle, if there is none. On the trio thread."""
+        batch, late, look_at = self.scheduler.take(instance, self.cost.cost_s)
+        if late:
+            self.limits.refuse_late(late)
+        if batch is None and look_at:
+            self.limits.look_at(look_at)
+        return batch
+
+    def take_from_thread(self, instance: Instance) -> Batch | None:
+        """The same on an instance's own thread. Raises trio.RunFinishedError when all is over."""
+        batch, late, look_at = self.scheduler.take(instance, self.cost.cost_s)
+        if late:
+            self.ledger.post(self.limits.refuse_late, late)
+        if batch is None and look_at:
+            self.ledger.post(self.limits.look_at, look_at)
+        return batch

@@ -1,0 +1,217 @@
+"""An instance on a thread of its own, which opens its executor, executes and closes it.
+
+| message          | to            | effect                                                                         |
+|------------------|---------------|--------------------------------------------------------------------------------|
+| start()          | idle instance | look for work; the sender took it off the idle list                            |
+| retire()         | any           | finish what is being executed, then end                                        |
+| batch.over       | ledger        | on the trio thread, once per executed batch                                    |
+| placement.start  | placement     | on the trio thread: the model has become cheap, this instance may execute there |
+
+A movable one executes on the trio thread, too, when placement.py says so: then its own thread waits.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from ...schema.fault import ExecutorDied, Fault, ShuttingDown
+from ..port.foreign import as_fault
+from ..request.fetching import fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..port.backend import BackendInstance, InstanceContext
+    from ..request.batch import Batch
+    from .feed import Feed
+    from .placement import Placement
+
+log = logging.getLogger("despina.engine.execute.thread")
+
+
+class ThreadInstance:
+    """See the module's table. `run` is one life of its executor; it may be called again when that has ended."""
+
+    def __init__(
+        self,
+        context: InstanceContext,
+        feed: Feed,
+        placement: Placement,
+        open_executor: Callable[[InstanceContext], BackendInstance],
+        *,
+        may_move: bool,
+    ) -> None:
+        """`open_executor` is called on the new thread; what it returns is ready for requests."""
+        self.context = context
+        self._placement = placement
+        self.movable = False
+        self.current: Batch | None = None
+        """What its executor works on now, on its own thread."""
+        self.ends = False
+        self._feed = feed
+        self._ledger = feed.ledger
+        self._open_executor = open_executor
+        self._may_move = may_move
+        self._executor: BackendInstance | None = None
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """True: look for work; False: stop."""
+        self._error: Fault | None = None
+        self._handover = threading.Lock()
+        self._abandoned = False
+
+    async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Opens the executor, reports started, serves until cancelled or retired, closes.
+
+        Raises what opening raised, and ExecutorDied when the executor cannot go on. Opening and executing cannot be
+        interrupted; cancellation waits for them at most `close_timeout_s`. A thread that does not come back by then is
+        abandoned, and its callers are told.
+        """
+        opened, ended = trio.Event(), trio.Event()
+        self._bell = queue.SimpleQueue()
+        self._error = None
+        self.ends = False
+        threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._thread, trio.lowlevel.current_trio_token().run_sync_soon, opened.set, ended.set),
+            name=f"despina/{self.context.name}",
+            daemon=True,
+        ).start()
+        try:
+            await opened.wait()
+            if self._error is None:
+                task_status.started()
+            await ended.wait()
+        finally:
+            self.retire()
+            # Bounded: the executor is closed on its own thread, or given up.
+            with trio.move_on_after(close_timeout_s, shield=True) as patience:
+                await ended.wait()
+            if patience.cancelled_caught:
+                self._abandon(close_timeout_s)
+        if self._error is not None:
+            raise self._error
+
+    def start(self) -> None:
+        self._bell.put(True)
+
+    def retire(self) -> None:
+        """Ends once what it executes is done. For the trio thread."""
+        self.ends = True
+        self._bell.put(False)
+
+    def run_slice(self) -> bool:
+        """For the trio thread: see inline.py."""
+        return self._placement.execute(self)
+
+    def execute(self, batch: Batch) -> None:
+        """Executes on the calling thread, and settles every job. Never raises."""
+        executor = self._executor
+        assert executor is not None, "an instance executes only once it is open"
+        fault: Fault | None = None
+        batch.begin()
+        sound = fetch(batch, self._feed.admission) if self._ledger.shares else batch
+        try:
+            if sound.jobs:
+                executor.execute(sound)
+        except BaseException as caught:  # a model may raise anything, SystemExit too, and must not end its server
+            fault = as_fault(caught)
+            if isinstance(caught, ExecutorDied):
+                self._die(caught)
+            elif fault is not caught:
+                log.exception("instance %s raised", self.context.name)
+        batch.settle(fault)
+        if sound is not batch:
+            batch.join(sound)
+
+    def _die(self, error: Fault) -> None:
+        """The executor cannot go on: its thread ends, and with it this life."""
+        log.error("instance %s: its executor died: %s", self.context.name, error.message)
+        self._error = error
+        self.ends = True
+
+    def _abandon(self, waited_s: float) -> None:
+        log.error("instance %s did not return within %g s: its thread is abandoned", self.context.name, waited_s)
+        with self._handover:
+            self._abandoned = True
+            batch = self.current
+        if batch is not None:
+            batch.lose(self._ledger, ShuttingDown("the model was unloaded while it executed"))
+
+    def _hand_back(self) -> bool:
+        """The executed batch is no longer this instance's. False if it was lost meanwhile."""
+        with self._handover:
+            self.current = None
+            return not self._abandoned
+
+    def _thread(self, post: Callable[..., object], opened: Callable[[], None], ended: Callable[[], None]) -> None:
+        try:
+            self._executor = executor = self._open_executor(self.context)
+            self.movable = executor.movable and self._may_move
+        except BaseException as error:  # to be raised by run(), on the trio thread, where SystemExit would end it all
+            self._error = error if isinstance(error, Fault) else as_fault(error)
+            if self._error is not error:
+                self._error.__cause__ = error
+        try:
+            post(opened)
+            if self._error is None:
+                self._serve_guarded()
+            self._close()
+            post(ended)
+        except trio.RunFinishedError:
+            log.debug("instance %s outlived its event loop", self.context.name)
+
+    def _serve_guarded(self) -> None:
+        try:
+            self._serve()
+        except trio.RunFinishedError:
+            raise
+        except Exception as error:  # a bug of ours or of a scheduler's: as bad as an executor that died
+            log.exception("instance %s: its thread ends", self.context.name)
+            died = ExecutorDied(f"instance {self.context.name} cannot go on: {as_fault(error).message}")
+            self._error, self.ends = died, True
+            batch = self.current
+            if batch is not None and self._hand_back():
+                self._ledger.post(batch.lose, self._ledger, died)
+
+    def _serve(self) -> None:
+        feed, bell, cost = self._feed, self._bell, self._feed.cost
+        post = feed.ledger.post
+        measured = self.movable and not cost.forced
+        while not self.ends:
+            batch = feed.take_from_thread(self)
+            if batch is None:
+                if not bell.get():
+                    return
+                continue
+            self.current = batch
+            if measured:
+                # CPU time, not wall: waiting for the interpreter lock is no cost of the model's.
+                began = time.thread_time_ns()
+                self.execute(batch)
+                cost.learn((time.thread_time_ns() - began) * 1e-9)
+            else:
+                self.execute(batch)
+                cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+            if not self._hand_back():
+                return
+            post(batch.over, feed.ledger)
+            batch = None
+            if measured and cost.inline and not self.ends:
+                post(self._placement.start, self)
+                if not bell.get():
+                    return
+
+    def _close(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            try:
+                executor.close()
+            except BaseException:  # finalizers of user models: logged, nobody waits for them
+                log.exception("instance %s failed to close", self.context.name)

@@ -1,0 +1,70 @@
+"""What is served under a model's name: what doors, ensembles and nested calls see of it, whatever answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ...schema.fault import Fault
+    from ...schema.inference import InferenceRequest, InferenceResponse
+    from ...schema.wire.generated.inference import ModelConfig
+
+
+class Call(Protocol):
+    """A request that was accepted. For the trio thread."""
+
+    request: InferenceRequest
+    response: InferenceResponse | None
+    fault: Fault | None
+    """Once it is over, one of the two is set."""
+
+    def cancel(self) -> None:
+        """The caller leaves: it will not be told. Idempotent, never blocks."""
+        ...
+
+
+class StreamCall(Call, Protocol):
+    """The same of a decoupled model."""
+
+    def consumed(self, count: int = 1) -> None:
+        """So many answers need no more room: the model may send as many again."""
+        ...
+
+
+class Answer(Protocol):
+    """One of a stream's answers: a response, a fault, or, when `final`, possibly neither."""
+
+    response: InferenceResponse | None
+    fault: Fault | None
+    final: bool
+    """Nothing follows."""
+
+
+class Served(Protocol):
+    """One version of one model, or what stands for it."""
+
+    name: str
+    version: int
+    version_text: str
+    config: ModelConfig
+    labels: Mapping[str, Sequence[str]]
+    """Output name -> label per index, for outputs that have labels."""
+    decoupled: bool
+
+    def submit(self, request: InferenceRequest, on_done: Callable[[Call], None], deadline: float = 0.0) -> Call:
+        """Admits and queues a request. Never blocks. `on_done(call)` follows exactly once, on the trio thread, unless
+        the call is cancelled; maybe before this returns.
+
+        `deadline`, in seconds of trio's clock, is when the caller stops waiting. Raises InvalidArgument for a request
+        that does not fit the model, QueueFull, ShuttingDown.
+        """
+        ...
+
+    def submit_stream(
+        self, request: InferenceRequest, on_answer: Callable[[StreamCall, Answer], None], deadline: float = 0.0
+    ) -> StreamCall:
+        """As `submit`, for decoupled models: `on_answer(call, answer)` follows any number of times, the last time with
+        `final`."""
+        ...

@@ -1,0 +1,85 @@
+"""What keeps traces: the port of trace files and of exporters.
+
+Called on one thread of its own; see observe/trace_worker.py.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen
+class CapturedTensor:
+    """A tensor as it was at that point; `memory` is its wire form."""
+
+    activity: str
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    memory: bytes
+
+
+Note = tuple[str, int] | CapturedTensor
+"""A moment's name and its monotonic ns, or a tensor."""
+
+
+@attrs.frozen
+class TraceParent:
+    """A span of the caller's."""
+
+    trace_id: int
+    span_id: int
+    is_sampled: bool
+    state: str = ""
+
+
+class TraceFacts(Protocol):
+    """What a finished trace says of its request."""
+
+    id: int
+    parent_id: int
+    """The trace of the request that caused this one; 0 for none."""
+    model_name: str
+    model_version: int
+    request_id: str
+    parent: TraceParent | None
+    """The caller's span."""
+    trace_id: int
+    span_id: int
+    model_span_id: int
+    """Of OpenTelemetry; 0 in the other mode."""
+
+
+class TraceGroup(Protocol):
+    """The setting that chose a trace: those of one setting are kept together."""
+
+    log_frequency: int
+    """Traces per numbered file; 0 puts all into one."""
+
+
+@attrs.frozen(eq=False)
+class FinishedTrace:
+    """A trace that nobody notes anything in any more."""
+
+    trace: TraceFacts
+    notes: list[Note]
+    setting: TraceGroup
+    is_last: bool
+    """The setting's count is used up with this one."""
+
+    def byte_size(self) -> int:
+        return sum(len(note.memory) for note in self.notes if isinstance(note, CapturedTensor))
+
+
+class TraceSink(Protocol):
+    """Where traces are kept. Called on one thread; what it raises is logged and costs the trace in hand only."""
+
+    def take(self, finished: FinishedTrace) -> None: ...
+
+    def retire(self, setting: TraceGroup) -> None:
+        """No more traces of this setting follow."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,118 @@
+"""What executors see of the work: jobs, the batches that they come in, and the scheduler that batches are taken from.
+
+scheduler ──take──▶ Batch of BackendJobs ──▶ executor: respond, fail (BackendStream: send, any number of times)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...schema.fault import Fault
+    from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
+    from ...schema.tensor import Tensor
+
+
+class BackendJob(Protocol):
+    """One accepted request. `respond` and `fail` are for the executing thread, `is_cancelled` for any."""
+
+    request: InferenceRequest
+    response: InferenceResponse | None
+    fault: Fault | None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows: the first dimension for models that batch, else 1."""
+        ...
+
+    @property
+    def received_ns(self) -> int:
+        """When it was accepted, on the monotonic clock."""
+        ...
+
+    @property
+    def version_text(self) -> str:
+        """The version that answers, as responses name it."""
+        ...
+
+    def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
+        """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns."""
+        ...
+
+    def fail(self, fault: Fault) -> None:
+        """Answers this request alone with a fault; its neighbours in the batch are not touched."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """True once the caller has left; an executor may poll it to stop early."""
+        ...
+
+
+class BackendStream(BackendJob, Protocol):
+    """What decoupled models get: answered any number of times, from any thread, also after `execute` has returned."""
+
+    @property
+    def is_closed(self) -> bool:
+        """True once the final answer was sent."""
+        ...
+
+    def send(
+        self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
+    ) -> bool:
+        """Answers once more; without outputs only to say that nothing follows. Blocks while the caller has too many
+        answers unread. False when nobody wants the answer any more."""
+        ...
+
+    def send_fault(self, fault: Fault, *, final: bool = False) -> bool:
+        """Answers with an error, which need not be the last answer."""
+        ...
+
+    async def send_async(
+        self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
+    ) -> bool:
+        """`send` for executors that are awaited. Cancelled, it has sent nothing."""
+        ...
+
+    def close(self, fault: Fault | None = None) -> None:
+        """Ends the stream if it has not ended, with that error if given. Never blocks."""
+        ...
+
+
+class Batch(Protocol):
+    """The jobs of one execution and its time stamps, in ns of the monotonic clock.
+
+    The engine sets `started_ns` and `ended_ns`; a backend may stamp the two in between, else the whole execution counts
+    as compute_infer.
+    """
+
+    size: int
+    """Rows over all jobs."""
+    reason: str
+    """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `single`, `warmup`."""
+    started_ns: int
+    inputs_ready_ns: int
+    outputs_started_ns: int
+    ended_ns: int
+
+    @property
+    def jobs(self) -> Sequence[BackendJob]:
+        """In serving order; BackendStreams for decoupled models."""
+        ...
+
+
+class Instance(Protocol):
+    """What a scheduler and whoever places executions see of an instance.
+
+    An instance is on the scheduler's idle list, or owned by whoever took it off, or executing.
+    """
+
+    @property
+    def movable(self) -> bool:
+        """Whether its batches may execute on the trio thread, too."""
+        ...
+
+    def start(self) -> None:
+        """Looks for work, wherever it executes by itself. For whoever took it off the idle list; trio thread only."""
+        ...

@@ -1,0 +1,255 @@
+"""The books of one model version: which requests are in flight, and the one end that each of them has.
+
+    accepted ──▶ in flight ──▶ end(jobs, how) ──▶ statistics ─▶ trace ─▶ client memory ─▶ the caller hears
+
+| how      | who                                        | counts as                                        |
+|----------|--------------------------------------------|--------------------------------------------------|
+| EXECUTED | a batch that was executed                  | success, or failure BACKEND, or CANCELED         |
+| STREAMED | a stream that is over                      | the same, by its first error                     |
+| LOST     | a batch whose executor does not come back  | failure BACKEND                                  |
+| LEFT     | a queued request whose caller has left     | failure CANCELED                                 |
+| REFUSED  | a request taken out of the queue           | failure REJECTED, or CANCELED                    |
+
+A request counts as CANCELED exactly if its caller did not wait for the answer: it left, or its deadline passed, while
+the request was queued or executing. Rules:
+
+1. Nothing else ends a job, and an end never raises: what fails on the way is logged, and the callers hear of it.
+2. Everything here is for the trio thread, but `post`, which is how other threads get there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
+from ..observe.tracing import trace_accepted, trace_batch, trace_computed
+from .job import JobState, move
+from .sharing import place
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Sequence
+
+    from ..observe.statistics import CountedStream, FailureReason, ModelStats
+    from ..port.work import Batch
+    from .job import Job
+
+log = logging.getLogger("despina.engine.request.ledger")
+
+
+class End(Enum):
+    """How a job ends: see the module's table."""
+
+    EXECUTED = "executed"
+    STREAMED = "streamed"
+    LOST = "lost"
+    LEFT = "left"
+    REFUSED = "refused"
+
+
+class OpenStream(Protocol):
+    """A stream in flight."""
+
+    def shut(self, fault: Fault) -> None:
+        """The model ends: what was sent is delivered, then the fault if the stream has not ended by itself."""
+        ...
+
+
+class Ledger:
+    """See the module's table. One for each model version; never waits."""
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        statistics: ModelStats,
+        leave_queue: Callable[[Job, JobState], bool],
+        ordered: deque[Job] | None = None,
+    ) -> None:
+        """`leave_queue` takes a queued job out of its scheduler's queue, or says that it was not there any more."""
+        self.name = name
+        self.version = version
+        self.version_text = str(version)
+        self.statistics = statistics
+        self.inflight = 0
+        """Jobs accepted and not yet over: queued, executing, or executing for a caller that has left."""
+        self.streams: set[OpenStream] = set()
+        """Those of them that are streams."""
+        self.shares = False
+        """A request has used client memory at least once."""
+        self.broken = 0
+        """Ends that failed on the way: bugs of ours or of a backend's, each with its traceback in the log."""
+        self.ordered = ordered
+        """Where answers keep the order of requests: the jobs taken and not yet told, in the order they were taken."""
+        self.home_thread = 0
+        """Where everything here runs, but for executors."""
+        self._leave_queue = leave_queue
+        self._soon: Callable[..., object] = _nowhere
+        self._traced = 0
+        """Traced requests that are not over."""
+        self._empty: trio.Event | None = None
+
+    # --- Threads
+
+    def open(self) -> None:
+        """On the trio thread: `post` works from now on."""
+        self._soon = trio.lowlevel.current_trio_token().run_sync_soon
+        self.home_thread = threading.get_ident()
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        """Runs a call on the trio thread soon. From any thread; raises trio.RunFinishedError when all is over."""
+        self._soon(self._guarded, call, arguments)
+
+    def _guarded(self, call: Callable[..., object], arguments: Sequence[object]) -> None:
+        # What is raised in a posted call would end trio.run, and with it everybody else's requests.
+        try:
+            call(*arguments)
+        except Exception:
+            self.broken += 1
+            log.exception("model '%s': %s failed", self.name, getattr(call, "__qualname__", call))
+
+    # --- Requests
+
+    def trace(self, job: Job) -> None:
+        """A request to be traced was accepted."""
+        self._traced += 1
+        trace_accepted(job, self.version)
+
+    def untrace(self, job: Job) -> None:
+        """A request ends that was not executed, or not to the end, or was not accepted after all."""
+        if job.request.trace is not None:
+            self._traced -= 1
+            job.request.trace.stamp("REQUEST_END")
+
+    def leave(self, job: Job) -> None:
+        """The caller leaves. See Job.cancel."""
+        job.on_done = None
+        if self._leave_queue(job, JobState.CANCELLED):
+            self.end((job,), End.LEFT)
+        elif job.fault is None:
+            job.fault = Cancelled("the caller has left")
+        if job.request.trace is not None:
+            job.request.trace.finish()  # its door has nothing more to note
+
+    def refuse(self, job: Job, fault: Fault) -> bool:
+        """Answers a job with a fault if it is still queued; False if it was not any more."""
+        if not self._leave_queue(job, JobState.REJECTED):
+            return False
+        self.end_refused(job, fault)
+        return True
+
+    def end_refused(self, job: Job, fault: Fault) -> None:
+        """Answers a job with a fault that has been taken out of the queue as REJECTED."""
+        self.end((job,), End.REFUSED, fault=fault)
+
+    def late(self, job: Job) -> None:
+        """The caller's deadline has passed while the job executes: it is told now; the batch goes on, and counts the
+        job when it is done."""
+        job.fault = DeadlineExceeded("Deadline Exceeded")
+        self._tell(job)
+
+    def end(self, jobs: Sequence[Job], how: End, batch: Batch | None = None, fault: Fault | None = None) -> None:
+        """The one end of jobs: see the module's table. `batch` is what they were executed in, `fault` what those are
+        told that have none yet. Jobs of a queue have left it before, those of a batch are moved to DONE here."""
+        try:
+            if how is End.EXECUTED:
+                if self._traced:
+                    self._traced -= trace_batch(batch)  # type: ignore[arg-type]  # what they were executed in
+                if self.shares:
+                    place(jobs)
+                self.statistics.executed(batch)  # type: ignore[arg-type]  # as above
+                move(jobs, JobState.DONE)
+            else:
+                self._book(jobs, how, batch, fault)
+        except Exception:
+            self._break(jobs)
+        ordered = self.ordered
+        if ordered is None:
+            for job in jobs:
+                on_done = job.on_done
+                if on_done is not None:
+                    job.on_done = None
+                    try:
+                        on_done(job)
+                    except Exception:  # a door's bug must not take its neighbours' answers with it
+                        log.exception("delivering an answer of model '%s' failed", self.name)
+        else:
+            if how not in (End.EXECUTED, End.LOST):
+                for job in jobs:
+                    self._tell(job)
+            while ordered and ordered[0].state is JobState.DONE:
+                self._tell(ordered.popleft())
+        self.inflight -= len(jobs)
+        if self.inflight == 0 and self._empty is not None:
+            self._empty.set()
+
+    async def until_empty(self) -> None:
+        """Waits until nothing is in flight."""
+        if self.inflight:
+            if self._empty is None:
+                self._empty = trio.Event()
+            await self._empty.wait()
+
+    def _book(self, jobs: Sequence[Job], how: End, batch: Batch | None, fault: Fault | None) -> None:
+        """The ends that are rare: one job after the other."""
+        now = time.monotonic_ns()
+        for job in jobs:
+            if how is End.STREAMED:
+                self._book_stream(job, batch)  # type: ignore[arg-type]  # streams only, see stream.py
+            else:
+                job.fault = job.fault or fault
+                self.statistics.failed(job, _reason(how, job.fault), now)
+                self.untrace(job)
+            if job.request.shared is not None:
+                job.request.shared.release()
+        if how in (End.STREAMED, End.LOST):
+            move(jobs, JobState.DONE)
+
+    def _book_stream(self, job: CountedStream, batch: Batch | None) -> None:
+        assert batch is not None, "a stream that was not executed is LEFT or REFUSED"
+        trace = job.request.trace
+        if trace is not None:
+            trace_computed(trace, batch)
+            trace.finish()  # its door has noted all it had to
+            self._traced -= 1
+        self.statistics.streamed(job, batch)
+
+    def _break(self, jobs: Sequence[Job]) -> None:
+        """Something failed on the way to an end: the end comes all the same."""
+        self.broken += 1
+        log.exception("model '%s': ending %d requests failed", self.name, len(jobs))
+        for job in jobs:
+            job.response = None
+            job.fault = job.fault or Internal(
+                f"the answer of model '{self.name}' could not be handed over; the server's log says why"
+            )
+            if job.state is JobState.EXECUTING:
+                move((job,), JobState.DONE)
+            if job.request.shared is not None:
+                job.request.shared.release()
+
+    def _tell(self, job: Job) -> None:
+        on_done = job.on_done
+        if on_done is None:
+            return
+        job.on_done = None
+        try:
+            on_done(job)
+        except Exception:  # a door's bug must not take its neighbours' answers with it
+            log.exception("delivering an answer of model '%s' failed", self.name)
+
+
+def _reason(how: End, fault: Fault | None) -> FailureReason:
+    if how is End.LOST:
+        return "BACKEND"
+    return "CANCELED" if how is End.LEFT or isinstance(fault, DeadlineExceeded) else "REJECTED"
+
+
+def _nowhere(*_: object) -> None:
+    raise trio.RunFinishedError("the model does not run")
