@@ -5,18 +5,18 @@ command line ◀── global ◀── one model        a field that is not pin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import InvalidArgument
+from ..port.settings import TraceField
 
 if TYPE_CHECKING:
     from ..port.settings import TraceLevel, TraceMode
 
-Field = Literal["level", "rate", "count", "log_frequency"]
-FIELDS: tuple[Field, ...] = ("level", "rate", "count", "log_frequency")
+FIELDS: tuple[TraceField, ...] = ("level", "rate", "count", "log_frequency")
 """What may change while the server runs."""
 
-Changes = dict[Field, Any]
+Changes = dict[TraceField, Any]
 """New values by field; None takes the field back to what it follows."""
 
 
@@ -39,7 +39,7 @@ class Setting:
         "seen",
     )
 
-    def __init__(self, mode: TraceMode, values: Changes, pinned: frozenset[Field] = frozenset()) -> None:
+    def __init__(self, mode: TraceMode, values: Changes, pinned: frozenset[TraceField] = frozenset()) -> None:
         self.mode = mode
         self.level: tuple[TraceLevel, ...] = values["level"]
         self.rate: int = values["rate"]

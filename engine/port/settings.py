@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 TraceMode = Literal["triton", "opentelemetry"]
 TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
+TraceField = Literal["level", "rate", "count", "log_frequency"]
+"""What of it may change while the server runs."""
 LEVELS: tuple[TraceLevel, ...] = ("TIMESTAMPS", "TENSORS")
 ModelControlMode = Literal["none", "poll", "explicit"]
 QueueWhileDown = Literal["keep", "refuse"]
