@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput, ModelStatistics
     from .model.version import ModelVersion
+    from .observe.status import ActorStatus
     from .observe.tracing import Trace
     from .port.backend import Backend
     from .port.settings import TraceSettings
@@ -158,6 +159,10 @@ class Engine:
             problems.insert(0, f"the server is {self.state.value}")
             return HealthReport(False, tuple(problems))
         return HealthReport(not (problems and self.settings.strict_readiness), tuple(problems))
+
+    def status(self) -> list[ActorStatus]:
+        """What every actor does now: how much waits for it, for how long, and what it counts. Never raises."""
+        return [status for model in self.registry.serving() for status in model.status()]
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
         """Whether that version, or any, serves: one of its instances at least is up.

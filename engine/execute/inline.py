@@ -11,7 +11,6 @@ Bracketing spares the door's requests one turn of the scheduler; without it noth
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,9 +21,6 @@ from ..port.work import Instance
 
 if TYPE_CHECKING:
     from ..request.batch import Batch
-
-
-log = logging.getLogger("despina.engine.execute.inline")
 
 
 class MovableInstance(Instance, Protocol):
@@ -38,7 +34,7 @@ class MovableInstance(Instance, Protocol):
         ...
 
     def run_slice(self) -> bool:
-        """Executes what waits, for a slice of time. True when that was used up and more may wait."""
+        """Executes what waits, for a slice of time. True when that was used up and more may wait. Never raises."""
         ...
 
 
@@ -92,12 +88,7 @@ class InlineRunner:
 
     def _execute(self, instance: MovableInstance) -> bool:
         """True when the instance used up its slice and waits for its next one."""
-        try:
-            more = instance.run_slice()
-        except Exception:  # whoever waits for this model: its own thread looks next, and ends if it fails there, too
-            log.exception("executing on the engine's own thread failed")
-            instance.start()
-            return False
+        more = instance.run_slice()
         if more:
             self._ready.append(instance)
         return more

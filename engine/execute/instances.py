@@ -58,9 +58,9 @@ class Member:
         self.deaths = 0
         self.reason = ""
         """Of the last death."""
+        self.retired = trio.Event()
+        """It is not to be opened anew."""
         self.ended = trio.Event()
-        self.resting = trio.CancelScope()
-        """Around the wait before it is opened anew."""
 
     @property
     def name(self) -> str:
@@ -140,7 +140,7 @@ class Instances:
     async def change(self, contexts: Sequence[InstanceContext]) -> None:
         """Opens those of `contexts` that there are not yet, then retires those that are not among them.
 
-        Retired ones finish what they execute. Raises what opening raised; then nothing has changed.
+        Retired ones finish what they execute. Raises Fault if one does not open; then nothing has changed.
         """
         there = {member.instance.context: member for member in self._members}
         new = [context for context in contexts if context not in there]
@@ -149,9 +149,11 @@ class Instances:
             async with trio.open_nursery() as opening:
                 for context in new:
                     opening.start_soon(self._open, context, opened)
-        except BaseException:
+        except BaseException as error:
             with trio.CancelScope(shield=True):  # bounded: they have just opened, and close within the timeout
                 await self._retire(opened)
+            if isinstance(error, Exception):
+                raise as_fault(first(error)) from error
             raise
         await self._retire([member for context, member in there.items() if context not in contexts])
 
@@ -173,7 +175,7 @@ class Instances:
         for member in members:
             self._feed.scheduler.withdraw(member.instance)
             member.instance.retire()
-            member.resting.cancel()
+            member.retired.set()
         self._placement.look()  # one of them may have been about to look for work
         for member in members:
             await member.ended.wait()
@@ -199,9 +201,9 @@ class Instances:
                 self._down(member, fault, wait_s)
                 if wait_s is None:
                     break
-                with member.resting:
-                    await trio.sleep(wait_s)
-                if member.resting.cancel_called:
+                with trio.move_on_after(wait_s):
+                    await member.retired.wait()
+                if member.retired.is_set():
                     return
         finally:
             if member.state is not MemberState.STOPPED:

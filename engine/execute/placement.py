@@ -11,6 +11,7 @@ cheap (cost.py). Everything here is for the trio thread.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ..request.job import Job
     from .feed import Feed
     from .inline import InlineRunner, MovableInstance
+
+log = logging.getLogger("despina.engine.execute.placement")
 
 LEARN_EVERY = 8
 """Of the executions that skip the queue, which the cost is learned from."""
@@ -59,15 +62,17 @@ class Placement:
             batch = Batch([job], job.batch_size, "single")
             move(batch.jobs, JobState.EXECUTING)
             instance.execute(batch)  # type: ignore[attr-defined]  # its model's instances are all movable
+            self._ledger.end(batch.jobs, End.EXECUTED, batch)
             self._learn_in -= 1
             if self._learn_in <= 0:
                 self._learn_in = LEARN_EVERY
                 self._cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
-            self._ledger.end(batch.jobs, End.EXECUTED, batch)
+        except Exception:  # what raises here is beside the execution: the job is over
+            log.exception("learning from an execution failed")
         finally:
             self._running = False
-        if instance.ends or not (self._cost.inline and self._scheduler.rest(instance)):  # type: ignore[attr-defined]
-            self.start(instance)
+            if instance.ends or not (self._cost.inline and self._scheduler.rest(instance)):  # type: ignore[attr-defined]
+                self.start(instance)
         return True
 
     def start(self, instance: Instance) -> None:
@@ -97,11 +102,13 @@ class Placement:
                 if batch is None:
                     return False
                 instance.execute(batch)
-                cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
                 batch.over(self._ledger)
+                cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
                 if batch.ended_ns > until:
                     return True
-            instance.start()
-            return False
+        except Exception:  # its own thread looks next, and ends if that fails there, too
+            log.exception("executing on the engine's own thread failed")
         finally:
             self._running = False
+        instance.start()
+        return False

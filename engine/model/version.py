@@ -195,7 +195,7 @@ class ModelVersion:
     async def change_instances(self, contexts: Sequence[InstanceContext], config: ModelConfig) -> None:
         """Serves with other instances from now on; `config` says so, and differs in nothing else.
 
-        Raises what opening one raised; then nothing has changed.
+        Raises Fault if one does not open; then nothing has changed.
         """
         await self.instances.change(contexts)
         self._contexts = contexts
