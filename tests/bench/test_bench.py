@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from tests.bench import channels, instructions
 from tests.bench.cases import known_cases
 from tests.bench.grpc_caller import grpc_callers
 from tests.bench.http_caller import http_callers
@@ -67,3 +68,17 @@ def test_the_table_is_printed(server, capsys):
     main([*wanted, "--against", against])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ONNX add/sub | 2 |")]
     assert len(rows) == 2
+
+
+def test_calls_and_channels(capsys):
+    """Goal: both ways of carrying a request inside the engine answer rightly."""
+    trio.run(channels.main, 0.05)
+    assert capsys.readouterr().out.count("\n") == 2 + len(channels.CALLERS)
+
+
+def test_instructions(capsys):
+    """Goal: the counter counts: some hundreds of instructions a request, and answers are checked."""
+    instructions.main(["--cases", "ONNX add/sub", "--concurrency", "2", "--seconds", "0.3"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2].strip() for row in rows] == ["http", "grpc"]
+    assert all(100 < float(row[4].replace(",", "")) < 20_000 for row in rows)

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from despina.schema.fault import DeadlineExceeded, InvalidArgument, QueueTimeout
+from despina.schema.fault import DeadlineExceeded, Fault, InvalidArgument, QueueTimeout
 
 from tests.fakes import Gate, request, value_of, write_model
 
@@ -443,3 +443,61 @@ async def test_looks_at_a_waiting_batch_do_not_pile_up(virtual_time, repository,
         assert engine.model("m").pending == 1003
         assert len(engine.model("m").limits.timers) <= 4
     assert [one.size for one in backend.executed] == [1003]
+
+
+PREFERRED = "dynamic_batching { preferred_batch_size: [4, 8] max_queue_delay_microseconds: 10000000 "
+
+
+async def arriving(engine, rows):
+    """Requests of these rows, one each tenth of a second; (rows, what became of it, after how many seconds) as they end."""
+    ended, began = [], trio.current_time()
+
+    async def call(index, count):
+        try:
+            await engine.infer_request(request(rows=count, id=str(index)))
+            outcome = "answered"
+        except Fault as fault:
+            outcome = type(fault).__name__
+        ended.append((count, outcome, round(trio.current_time() - began, 3)))
+
+    async with trio.open_nursery() as nursery:
+        for index, count in enumerate(rows):
+            nursery.start_soon(call, index, count)
+            await trio.sleep(0.1)
+    return ended
+
+
+async def test_a_batch_is_formed_anew_when_a_request_times_out(virtual_time, repository, opened):
+    """Goal: what is left makes a preferred size once the first has timed out: it goes then, not after its delay."""
+    write_model(repository, "m", more=PREFERRED + "default_queue_policy { default_timeout_microseconds: 1000000 } }")
+    async with opened() as engine:
+        ended = await arriving(engine, [1, 2, 2])
+    assert ended == [(1, "QueueTimeout", 1.0), (2, "answered", 1.0), (2, "answered", 1.0)]
+
+
+async def test_a_batch_is_formed_anew_when_a_request_is_delayed(virtual_time, repository, opened):
+    """Goal: the same where the timed-out request stays, behind the others: it goes with the next batch."""
+    more = "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 1000000 } }"
+    write_model(repository, "m", more=PREFERRED + more)
+    async with opened() as engine:
+        ended = await arriving(engine, [1, 2, 2])
+    assert ended[:2] == [(2, "answered", 1.0), (2, "answered", 1.0)]
+    assert ended[2] == (1, "answered", 10.0)
+
+
+async def test_a_batch_is_formed_anew_when_a_caller_leaves(virtual_time, repository, opened):
+    """Goal: the same when somebody leaves the queue by itself."""
+    write_model(repository, "m", more=PREFERRED + "}")
+    async with opened() as engine, trio.open_nursery() as nursery:
+        ended = []
+
+        async def call(rows, patience_s):
+            with trio.move_on_after(patience_s) as patience:
+                await engine.infer_request(request(rows=rows))
+            ended.append((rows, patience.cancelled_caught, trio.current_time() - began))
+
+        began = trio.current_time()
+        for rows, patience_s in ((1, 1), (2, 60), (2, 60)):
+            nursery.start_soon(call, rows, patience_s)
+            await trio.testing.wait_all_tasks_blocked()
+    assert sorted(ended) == [(1, True, 1), (2, False, 1), (2, False, 1)]
