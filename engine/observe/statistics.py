@@ -93,6 +93,7 @@ class ModelStats:
         "_kinds_max",
         "_last_ended_ns",
         "_last_inference_ms",
+        "_more_reasons",
         "_more",
         "fail_count",
         "fail_ns",
@@ -116,6 +117,7 @@ class ModelStats:
         self._kinds_max = _KINDS_MAX
         self._more = dict.fromkeys(_SUMS, 0)
         """What does not follow from executions, or corrects it."""
+        self._more_reasons: dict[str, int] = {}
         self._last_ended_ns = 0
         self._last_inference_ms = (0, 0)
         """An end of the last execution and the time of day that it was."""
@@ -200,6 +202,8 @@ class ModelStats:
             self._more[name] += getattr(other, name)
         for reason, count in other.failures.items():
             self.failures[reason] += count
+        for reason, count in other.batch_reasons.items():
+            self._more_reasons[reason] = self._more_reasons.get(reason, 0) + count
 
     def _each(self) -> Iterable[Executions]:
         return self._executions.values()
@@ -248,7 +252,7 @@ class ModelStats:
     @property
     def batch_reasons(self) -> dict[str, int]:
         """Why batches were closed -> how many."""
-        found: dict[str, int] = {}
+        found = self._more_reasons.copy()
         for (_, _, reason), each in self._executions.items():
             found[reason] = found.get(reason, 0) + each.count
         return found

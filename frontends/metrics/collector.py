@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
@@ -99,7 +100,7 @@ class EngineCollector:
             level(families.PENDING, (version.pending for version in self.versions)),
             level(families.LOAD_DURATION, (version.load_seconds for version in self.versions)),
         ]
-        yield from (metric for metric in everything if metric.samples)
+        yield from (metric for metric in [*everything, _batches(rows)] if metric.samples)
         yield from self._machine_families()
         yield from self._gpu_families()
         observed = [(labels, stats) for labels, _, stats, _ in rows if isinstance(stats, ObservedStats)]
@@ -157,6 +158,16 @@ class EngineCollector:
         if self._gpus is not None and len(version.gpus) == 1 and version.gpus[0] in self._gpus.uuids:
             labels["gpu_uuid"] = self._gpus.uuids[version.gpus[0]]
         return labels
+
+
+def _batches(rows: Sequence[tuple[dict[str, str], ModelVersion, ModelStats, ModelStats]]) -> Metric:
+    family = families.BATCHES
+    metric = Metric(family.name, family.text, family.kind)
+    for labels, _, now, carried in rows:
+        counts = Counter(now.batch_reasons) + Counter(carried.batch_reasons)
+        for reason, count in sorted(counts.items()):
+            metric.add_sample(family.name, {**labels, "reason": reason}, count)
+    return metric
 
 
 class _Failures:

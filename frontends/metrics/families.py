@@ -61,6 +61,11 @@ PENDING: Final = Family(
 )
 LOAD_DURATION: Final = Family("nv_model_load_duration_secs", "gauge", "Model load time in seconds")
 
+BATCHES: Final = Family(
+    "despina_batch_count", "counter", "Number of executions by the reason for which their batch was closed"
+)
+"""Ours: the protocol has no word for why a batch has its size."""
+
 FIRST_RESPONSE: Final = Family(
     "nv_inference_first_response_histogram_ms",
     "histogram",

@@ -243,3 +243,21 @@ async def test_other_collectors_join_the_page(nursery):
 
     metrics.registry.register(Collector())
     assert metrics._text().decode().endswith("# HELP mine my own\n# TYPE mine counter\nmine 1\n")
+
+
+def test_why_batches_were_closed():
+    """Goal: executions by reason, a predecessor's included; the sum is the number of executions."""
+    version = Version()
+    execute(version.statistics, 2)
+    for reason in ("full", "full", "delay"):
+        version.statistics.executed(Batch([Job(InferenceRequest("m", {}), None)], 1, reason))
+    earlier = ModelStats()
+    execute(earlier, 40)
+    version.carried.add(earlier)
+    text = page(version)
+    assert re.findall(r'despina_batch_count{model="m",reason="(\w+)",version="1"} (\d+)', text) == [
+        ("delay", "1"),
+        ("full", "2"),
+        ("single", "42"),
+    ]
+    assert 'nv_inference_exec_count{model="m",version="1"} 45\n' in text
