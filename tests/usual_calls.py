@@ -1,6 +1,9 @@
-"""Calls of add/sub over gRPC that differ in their tensors only, for the fake engine of the gRPC tests."""
+"""Calls of add/sub over gRPC that differ in their tensors only, for the fake engine of the gRPC tests; and a look at
+who takes the short ways that such requests have."""
 
 import numpy as np
+from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.http.usual import UsualInfer
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
 
@@ -35,3 +38,23 @@ def with_templates(model):
 
 def outputs_in(body):
     return list(service_pb2.ModelInferResponse.FromString(body[5:]).raw_output_contents)
+
+
+def watched_ways(monkeypatch):
+    """A list that grows by UsualInfer or UsualCalls with each request that is taken so."""
+    ways = []
+
+    def watch(way, name):
+        take = getattr(way, name)
+
+        def watched(self, *arguments):
+            verdict = take(self, *arguments)
+            if verdict:
+                ways.append(way)
+            return verdict
+
+        monkeypatch.setattr(way, name, watched)
+
+    watch(UsualInfer, "submit")
+    watch(UsualCalls, "take")
+    return ways
