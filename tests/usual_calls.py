@@ -4,6 +4,7 @@ who takes the short ways that such requests have."""
 import numpy as np
 from despina.frontends.grpc.usual import UsualCalls
 from despina.frontends.http.usual import UsualInfer
+from despina.schema import kserve_grpc, kserve_grpc_familiar, kserve_http, kserve_http_reply
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
 
@@ -58,3 +59,19 @@ def watched_ways(monkeypatch):
     watch(UsualInfer, "submit")
     watch(UsualCalls, "take")
     return ways
+
+
+def forget_texts():
+    """Empties what the codecs remember of earlier texts, so that the next request is read from its first byte."""
+    for memo in (
+        kserve_http._remembered,
+        kserve_http_reply._openings,
+        kserve_http_reply._greetings,
+        kserve_grpc_familiar._familiar,
+        kserve_grpc._input_memo,
+        kserve_grpc._output_memo,
+        kserve_grpc._unusual_memo,
+        kserve_grpc._response_memo,
+        kserve_grpc._tensor_memo,
+    ):
+        memo.clear()
