@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .call import Method
 
 _MEMO_ENTRIES_MAX = 64
-_MEMO_BLOCK_BYTES_MAX = 1024
+_MEMO_BYTES_MAX = 64 * 1024
+"""Of all blocks that are remembered, and of what they say, which may be much more."""
+_FIELD_BYTES = 32
+"""What a field counts besides its name and value, as in HPACK."""
 _UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
 _CONNECTION_HEADERS = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 
@@ -113,7 +116,7 @@ def _is_malformed(headers: list[tuple[str, str]], fields: dict[str, str]) -> boo
 class HeadReader:
     """One connection's HPACK decoder and the heads it has decoded."""
 
-    __slots__ = ("_decoder", "_memo", "_methods", "_on_forgotten", "_restricted")
+    __slots__ = ("_decoder", "_memo", "_memo_bytes", "_methods", "_on_forgotten", "_restricted")
 
     def __init__(
         self,
@@ -129,6 +132,7 @@ class HeadReader:
         self._decoder = Decoder(max_header_list_size=list_bytes_max)
         self._methods = methods
         self._memo: dict[bytes, Head] = {}
+        self._memo_bytes = 0
 
     def known(self, block: bytes) -> Head | None:
         """What `read` would give without reading."""
@@ -151,7 +155,11 @@ class HeadReader:
         changed = len(entries) != count or (entries[0] if entries else None) is not newest
         if changed or (block and block[0] & 0xE0 == 0x20):
             self._memo.clear()
+            self._memo_bytes = 0
             self._on_forgotten()
-        elif len(self._memo) < _MEMO_ENTRIES_MAX and len(block) <= _MEMO_BLOCK_BYTES_MAX:
-            self._memo[block] = head
+        elif len(self._memo) < _MEMO_ENTRIES_MAX:
+            size = len(block) + sum(_FIELD_BYTES + len(name) + len(value) for name, value in headers)
+            if self._memo_bytes + size <= _MEMO_BYTES_MAX:
+                self._memo_bytes += size
+                self._memo[block] = head
         return head

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import Fault
 from ...schema.kserve_grpc import write_response
-from ..usual import Usual
+from ..usual import PREFIX_BYTES_MAX, Usual
 from . import reply as block
 from .constants import DATA, END_HEADERS, END_STREAM, HEADERS, frame_head
 from .outlet import JOIN_BYTES_MAX, headers_frame
@@ -95,7 +95,8 @@ class UsualCalls(Usual):
         length = int.from_bytes(frames[:3], "big")
         data_at = _HEAD + length
         return (
-            not connection.draining
+            length <= PREFIX_BYTES_MAX
+            and not connection.draining
             and not _logger.isEnabledFor(logging.DEBUG)
             and connection.known_head(frames[_HEAD:data_at]) is head
             and frames[3:5] == bytes((HEADERS, END_HEADERS))

@@ -166,6 +166,29 @@ async def test_a_connection_that_ends_takes_no_more(door, caller, taken):
     assert (await caller.client.answer(caller.last - 2))[1]["grpc-status"] == "0"
 
 
+async def test_what_is_compared_is_not_copied(door, caller, taken):
+    """Goal: frames that only begin like a usual call cost no copy of one, however many come together."""
+
+    class Bytes(bytes):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            copied.append(len(found) if isinstance(found, bytes) else 0)
+            return found
+
+    message = asking(0, rows=80)[0]
+    for _ in range(4):
+        await caller.ask(message)
+    assert taken[-1]
+    (connection,) = door.server.connections.values()
+    usual, frames = connection.usual, caller.frames(message)
+    assert usual.size > 10_000
+    block = caller.client.frame(caller.client.HEADERS, 4, caller.last, bytes(int.from_bytes(frames[:3], "big")))
+    for at in (0, 9):
+        copied = []
+        assert not usual.take(Bytes(bytes(at) + block + frames), at)
+        assert sum(copied) < 100
+
+
 async def test_a_call_in_pieces_leaves_nothing(door, caller, made):
     """Goal: what a call offers for the next ones is let go with it, also where its frames did not come together."""
     message = asking(0)[0]

@@ -288,6 +288,18 @@ async def test_requests_with_wishes_are_not_usual(door, taken, fields):
     assert taken == []
 
 
+async def test_long_heads_are_not_usual(door, taken, made):
+    """Goal: what a connection keeps to compare is bounded, whatever the client sends to be compared."""
+    client = await door.connect()
+    for _ in range(3):
+        assert (await client.ask(asking(1, fields=f"X-Long: {'x' * 4000}\r\n")[0])).status == 200
+    assert made == []
+    for _ in range(3):
+        await client.ask(asking(1, fields=f"X-Long: {'x' * 2000}\r\n")[0])
+    assert len(made) == 1
+    assert taken[-1]
+
+
 async def outcome(door, usual, data):
     """What the server sends after a few requests and then `data` and the end of the stream."""
     client = await door.connect()
