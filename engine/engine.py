@@ -27,6 +27,7 @@ from ..schema.wire.generated.inference import (
 )
 from .execute.inline import InlineRunner
 from .observe.custom_metrics import CustomMetrics
+from .observe.generation import Generation
 from .observe.health import HealthReport, ServerState
 from .observe.trace_file import open_trace_file
 from .observe.tracing import Tracer
@@ -85,13 +86,15 @@ class Engine:
         """`open_traces` is asked for a place to keep traces when there is a first one."""
         self.settings = settings
         self.backends = Backends(backends)
-        self.registry = Registry()
+        self.generation = Generation()
+        """What doors compare before they use what they remember of earlier requests."""
+        self.registry = Registry(self.generation)
         self.inline = InlineRunner()
         """Brackets a door's passes."""
         self.state = ServerState.INITIALIZING
         self.custom_metrics = CustomMetrics()
         """Families of models' and backends' own, which the metrics page shows, too."""
-        self.tracer = Tracer(settings.trace, self._is_served, open_traces)
+        self.tracer = Tracer(settings.trace, self._is_served, open_traces, self.generation)
         self._repository: Repository | None = None
         self.shared_memory = SharedMemory(
             allowed=settings.allow_client_shm,

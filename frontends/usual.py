@@ -1,15 +1,15 @@
 """What is known of requests that repeat one before on the same connection, whatever door they come through.
 
-The doors compare the bytes (http/usual.py, grpc/usual.py). Here is the rest that both need: whether anything has
-changed since the first of them was let in, and the next request made of that one and new tensors.
+The doors compare the bytes (http/usual.py, grpc/usual.py). Here is the rest that both need: for how long what the first
+of them said and was allowed holds, how often a connection may try, and the next request made of that one and new
+tensors.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ..schema.fault import Fault
 from ..schema.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -19,17 +19,36 @@ if TYPE_CHECKING:
     from ..engine.model.version import ModelVersion
     from ..schema.inference import InferenceRequest
 
+MADE_MAX: Final = 8
+"""Of them, for one connection and generation. Clients that never repeat themselves, or ask for two models in turn, are
+left alone after that."""
+PREFIX_BYTES_MAX: Final = 4096
+"""Of what is compared, for each connection. Clients choose it."""
+
 _OWN_REFERENCES: Final = 2
 """To an object that only its owner's attribute holds, as `sys.getrefcount` counts."""
 
 
-class Usual:
-    """One connection's, for one form of request."""
+class Remembering(Protocol):
+    """A connection, for its usual requests."""
 
-    __slots__ = ("_changes", "_engine", "_parts", "_registry", "_request", "_tracer", "model")
+    usual: Any
+    """Takes requests like one before by itself; None where there is none."""
+    usual_left: int
+    """How many more may be made in this generation."""
+
+
+class Usual:
+    """One connection's, for one form of request. Lives no longer than the engine's generation, unless one of its
+    requests is in flight."""
+
+    __slots__ = ("__weakref__", "_connection", "_generation", "_number", "_parts", "_request", "model")
+
+    _connection: Remembering
 
     def __init__(
         self,
+        connection: Remembering,
         engine: Engine,
         model: ModelVersion,
         request: InferenceRequest,
@@ -37,19 +56,23 @@ class Usual:
     ) -> None:
         """`request` is the first of them; `parts` says for each input its name, datatype, shape, and where its bytes
         are in what is received."""
-        self._engine = engine
-        self._tracer = engine.tracer
-        self._registry = engine.registry
-        self._changes = engine.registry.changes
+        self._connection = connection
         self._parts = parts
         self._request = request.alike()
         self.model = model
+        self._generation = engine.generation
+        self._number = engine.generation.number
 
-    def is_open(self) -> bool:
-        """Whether the short way may be taken now: nothing is traced, and the model's name means what it meant."""
-        if self._tracer.active:
-            return False
-        return self._registry.changes == self._changes or self._is_current()
+    def settle(self) -> None:
+        """From here on the connection takes such requests by itself, for as long as the generation lasts."""
+        self._connection.usual = self
+        self._connection.usual_left -= 1
+        self._generation.keep(self)
+
+    def let_go(self) -> None:
+        """The generation is over: the connection may begin anew."""
+        self._connection.usual = None
+        self._connection.usual_left = MADE_MAX
 
     def request_in(self, data: bytes) -> InferenceRequest:
         """The request in `data`, which has been compared."""
@@ -66,18 +89,3 @@ class Usual:
         """From time to time: lets go of the last request's tensors."""
         if self._request.inputs:
             self._request = self._request.alike()
-
-    def on_replaced(self) -> None:
-        """Another version serves under the name: no fault of the client's, who may be taken as usual once more."""
-
-    def _is_current(self) -> bool:
-        """Models were loaded or unloaded."""
-        try:
-            model = self._engine.model(self._request.model_name, self._request.model_version)
-        except Fault:
-            return False
-        if model is not self.model:
-            self.on_replaced()
-            return False
-        self._changes = self._registry.changes
-        return True

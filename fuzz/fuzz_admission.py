@@ -1,5 +1,8 @@
 """Throws random requests at the checks of random models: only client faults come out, and what passes can be read.
 
+Each request comes three times, with what its kind has in common, so that the last is let in by an earlier verdict: all
+three must be the same.
+
     python fuzz/fuzz_admission.py --seconds 5 [--seed N]
 
 Without --seed every run differs; a failing request is printed with its model and the seed.
@@ -14,7 +17,7 @@ from despina.engine.request.admission import Admission
 from despina.engine.request.job import Job
 from despina.schema.datatype import TABLE
 from despina.schema.fault import InvalidArgument
-from despina.schema.inference import InferenceRequest
+from despina.schema.inference import InferenceRequest, Template
 from despina.schema.tensor import Tensor, encode_bytes
 from despina.schema.wire.generated.inference import DataType, ModelConfig, ModelInput, ModelOutput
 
@@ -30,19 +33,22 @@ def main() -> int:
     seed = random.randrange(2**32) if options.seed is None else options.seed
     chance = random.Random(seed)
     end = time.monotonic() + options.seconds
-    count = accepted = 0
+    count = accepted = judged = 0
     while time.monotonic() < end:
         config = random_config(chance)
         for _ in range(200):
             request = random_request(chance, config)
             try:
-                accepted += run_one(config, request)
+                batch_size = run_one(config, request)
+                accepted += batch_size > 0
+                judged += batch_size > 0 and request.template.judge is not None
             except BaseException:
                 inputs = [(*_facts(tensor), tensor.wire is not None) for tensor in request.inputs.values()]
                 print(f"seed {seed}, after {count}: {config}\nraw {request.raw}, inputs {inputs}", file=sys.stderr)
                 raise
             count += 1
-    print(f"{count} requests, {accepted} of them admitted, seed {seed}")
+    print(f"{count} requests, {accepted} of them admitted, {judged} of these by an earlier verdict, seed {seed}")
+    assert judged, "no request was let in by an earlier verdict"
     return 0
 
 
@@ -105,20 +111,40 @@ def _memory(chance: random.Random, shape: list[int], byte_size: int) -> bytes:
     return data
 
 
-def run_one(config: ModelConfig, request: InferenceRequest) -> bool:
-    job = Job(request, None)
+def run_one(config: ModelConfig, request: InferenceRequest) -> int:
+    """The batch size of the request; 0 if it is refused."""
+    request.template = Template()
+    admission = Admission(config)
     before = [_facts(tensor) for tensor in request.inputs.values()]
+    verdicts = [admitted(admission, request) for _ in range(3)]
+    first = verdicts[0]
+    if isinstance(first, str):
+        assert verdicts == [first] * 3
+        return 0
+    for job in verdicts:
+        assert isinstance(job, Job), f"admitted once, and then refused: {job}"
+        assert (job.batch_size, job.key) == (first.batch_size, first.key)
+    check_admitted(config, request, first, before)
+    return first.batch_size
+
+
+def admitted(admission: Admission, request: InferenceRequest) -> Job | str:
+    """The job, or why there is none."""
+    job = Job(request, None)
     try:
-        Admission(config).admit(job)
-    except InvalidArgument:
-        return False
+        admission.admit(job)
+    except InvalidArgument as fault:
+        return fault.message
+    return job
+
+
+def check_admitted(config: ModelConfig, request: InferenceRequest, job: Job, before: list) -> None:
     assert [_facts(tensor) for tensor in request.inputs.values()] == before, "the request was written to"
     assert 1 <= job.batch_size <= max(1, config.max_batch_size)
     hash(job.key)
     for tensor in job.request.inputs.values():
         if max(tensor.shape, default=0) < 2**62:  # no array is that wide, not even without elements
             assert tensor.numpy().shape == tuple(tensor.shape)
-    return True
 
 
 def _facts(tensor: Tensor) -> tuple[str, str, tuple[int, ...], bytes]:

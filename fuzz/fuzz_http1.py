@@ -1,25 +1,37 @@
-"""Feeds damaged HTTP/1.1 byte streams to the listener, each twice: in one piece, and cut into random segments.
+"""Feeds damaged HTTP/1.1 byte streams to the door, each twice: in one piece, and cut into random segments.
 
     python fuzz/fuzz_http1.py [--seconds 60] [--seed 1]
 
 Whatever arrives, the listener must not raise, must answer each request that it took in order, and must end the
 connection once the client's stream has ended. Where the bytes were cut must make no difference: the same requests are
-taken, and the stream is refused or not. A failure ends the run; the bytes are printed as a Python literal, and the seed
-reproduces it.
+taken, and the stream is refused or not. Half of the streams go to the whole door over an engine that echoes, behind
+three inference requests that are alike, of which the last must have gone the short way; another connection, which has
+none, must then be answered the same bytes. A failure ends the run; the bytes are printed as a Python literal, and the
+seed reproduces it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import socket
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import trio
 import trio.testing
-from despina.frontends.http import HttpSettings, Listener
+from despina.frontends.http import HttpSettings, Listener, serve_http
+from despina.frontends.http.connection import Connection
 from despina.frontends.http.request import HttpRequest
+from despina.frontends.http.server import HttpServer
+from despina.frontends.http.usual import UsualInfer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fuzz.echo import EchoEngine, Entered
 
 SEEDS = Path(__file__).parent / "seeds" / "http1"
 PIECES = [
@@ -87,7 +99,7 @@ class Target:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         with trio.fail_after(300):
             async with stream, trio.open_nursery() as nursery:
-                nursery.start_soon(self._send, stream, segments)
+                nursery.start_soon(_send, stream, segments)
                 try:
                     while data := await stream.receive_some():
                         received += data
@@ -95,15 +107,6 @@ class Target:
                     pass
                 nursery.cancel_scope.cancel()
         return self.taken, self._check_replies(received)
-
-    async def _send(self, stream: trio.SocketStream, segments: list[bytes]) -> None:
-        try:
-            for segment in segments:
-                await stream.send_all(segment)
-                await trio.testing.wait_all_tasks_blocked()
-            await stream.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
 
     def _check_replies(self, received: bytes) -> bool:
         """Replies must be whole, and one for each request taken, in order; a refusal may follow."""
@@ -131,32 +134,123 @@ class Target:
         return is_refused
 
 
-async def fuzz(seconds: float, seed: int) -> int:
-    """Runs for `seconds` of wall-clock time; returns the number of streams tried."""
+def infer_request(chance: random.Random) -> bytes:
+    """One of two; the answers to one of them say that they are alike."""
+    text = chance.choice((b"odd", b"even"))
+    inputs = [
+        {"name": name, "datatype": "INT8", "shape": [size], "parameters": {"binary_data_size": size}}
+        for name, size in (("a", 8), ("b", len(text)))
+    ]
+    head = json.dumps({"id": "7", "inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    fields = b"Inference-Header-Content-Length: %d\r\nContent-Length: %d" % (len(head), len(head) + 8 + len(text))
+    return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n%b" % (fields, head + bytes(8) + text)
+
+
+class InferTarget:
+    """The whole door, for connections on which requests repeat."""
+
+    def __init__(self, server: HttpServer, port: int, entered: Entered) -> None:
+        self._server = server
+        self._port = port
+        self._entered = entered
+
+    async def converse(self, request: bytes, segments: list[bytes], *, short: bool) -> bytes:
+        """What comes for `segments` behind three of `request`. Raises AssertionError."""
+        with trio.fail_after(300):
+            async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
+                connection = await self._connection_of(stream)
+                if not short:
+                    connection.usual_left = 0
+                before = self._entered.count(UsualInfer)
+                for _ in range(3):
+                    await stream.send_all(request)
+                    assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+                assert (self._entered.count(UsualInfer) > before) is short, "a seed did not go the short way"
+                received = bytearray()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_receive, stream, received)
+                    await _send(stream, segments)
+                return bytes(received)
+
+    async def _connection_of(self, stream: trio.SocketStream) -> Connection:
+        """The door's side of it."""
+        address = stream.socket.getsockname()
+        assert self._server._listener is not None
+        while True:
+            for connection in self._server._listener.connections.values():
+                if connection.sock.getpeername() == address:
+                    return connection
+            await trio.lowlevel.checkpoint()
+
+
+async def _receive(stream: trio.SocketStream, received: bytearray) -> None:
+    try:
+        while data := await stream.receive_some():
+            received += data
+    except trio.BrokenResourceError:
+        pass
+
+
+async def _send(stream: trio.SocketStream, segments: list[bytes]) -> None:
+    try:
+        for segment in segments:
+            await stream.send_all(segment)
+            await trio.testing.wait_all_tasks_blocked()
+        await stream.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+
+
+async def try_one(target: Target, infer: InferTarget, chance: random.Random, seeds: list[bytes]) -> None:
+    """One stream; raises whatever is wrong, with the bytes in a note."""
+    request = infer_request(chance) if chance.random() < 0.5 else None
+    data = damaged(chance.choice(seeds) if request is None else request * chance.choice((1, 2)), chance)
+    cuts = sorted(chance.randrange(len(data) + 1) for _ in range(chance.choice([1, 2, 5, 30])))
+    segments = [data[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    segments = [segment for segment in segments if segment]
+    target.is_late = chance.random() < 0.1
+    try:
+        if request is None:
+            whole = await target.converse([data])
+            parts = await target.converse(segments)
+            assert whole == parts, f"{whole} in one piece, {parts} in {len(segments)}"
+        else:
+            segments = segments if chance.random() < 0.5 else [data]
+            short = await infer.converse(request, segments, short=True)
+            long = await infer.converse(request, segments, short=False)
+            assert short == long, f"{short!r} the short way, {long!r} the long way"
+    except BaseException as problem:
+        problem.add_note(f"late {target.is_late}, behind three of {request!r}, segments {segments!r}")
+        raise
+
+
+async def fuzz(seconds: float, seed: int) -> None:
+    """Runs for `seconds` of wall-clock time."""
     chance = random.Random(seed)
     seeds = [path.read_bytes() for path in sorted(SEEDS.iterdir())]
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock, infer_sock = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
     target = Target(sock.getsockname()[1])
+    entered = Entered()
+    entered.watch(UsualInfer, "submit")
     end = time.monotonic() + seconds
     count = 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Listener([sock], target.handle, SETTINGS).run)
         nursery.start_soon(target.answer_late)
+        port = infer_sock.getsockname()[1]
+        server = await nursery.start(partial(serve_http, EchoEngine(), SETTINGS, sockets=[infer_sock]))
+        infer = InferTarget(server, port, entered)
         while time.monotonic() < end:
-            data = damaged(chance.choice(seeds), chance)
-            cuts = sorted(chance.randrange(len(data) + 1) for _ in range(chance.choice([1, 2, 5, 30])))
-            segments = [data[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-            target.is_late = chance.random() < 0.1
             try:
-                whole = await target.converse([data])
-                parts = await target.converse([segment for segment in segments if segment])
-                assert whole == parts, f"{whole} in one piece, {parts} in {len(segments)}"
+                await try_one(target, infer, chance, seeds)
             except BaseException:
-                print(f"seed {seed}, stream {count}, late {target.is_late}, segments {segments!r}")
+                print(f"seed {seed}, after {count} streams")
                 raise
             count += 1
         nursery.cancel_scope.cancel()
-    return count
+    usual = entered.count(UsualInfer)
+    print(f"{count} streams, {usual} requests the short way")
+    assert usual, "no request went the short way"
 
 
 def main() -> None:
@@ -165,8 +259,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     clock = trio.testing.MockClock(autojump_threshold=0)
-    count = trio.run(fuzz, arguments.seconds, arguments.seed, clock=clock)
-    print(f"{count} streams")
+    trio.run(fuzz, arguments.seconds, arguments.seed, clock=clock)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
     python fuzz/fuzz_http2.py [--seconds 60] [--seed 1]
 
 Whatever arrives, the door must not raise, must keep no call and no connection once the peer has gone, and must answer a
-well-formed call on another connection afterwards. A failure ends the run; the bytes are printed as a Python literal.
+well-formed call on another connection afterwards. Half of the streams follow three whole calls that are alike, of which
+the last must have gone the short way; another connection, which has none, must then be answered the same bytes. A
+failure ends the run; the bytes are printed as a Python literal.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import logging
 import random
 import socket
 import struct
+import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import hpack
 import trio
-from despina.engine.observe.trace_file import open_trace_file
-from despina.engine.observe.tracing import Tracer
-from despina.engine.port.settings import TraceSettings
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
-from despina.schema.inference import InferenceResponse
+from despina.frontends.grpc.connection import Connection
+from despina.frontends.grpc.usual import UsualCalls
+from despina.schema.wire import codec
+from despina.schema.wire.generated import inference as pb
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fuzz.echo import EchoEngine, Entered
 
 SEEDS = Path(__file__).parent / "seeds" / "http2"
 LIVE = (
@@ -32,37 +39,6 @@ LIVE = (
 SETTINGS = GrpcSettings(
     handshake_timeout_s=0.5, read_stall_s=0.5, write_stall_s=0.5, receive_bytes_max=1 << 20, resets_burst=20
 )
-
-
-class EchoEngine:
-    """Answers every inference request with its inputs."""
-
-    decoupled = False
-    shared_memory = None
-    inline = None
-    tracer = Tracer(TraceSettings(), lambda name: True, open_trace_file)
-
-    def is_live(self) -> bool:
-        return True
-
-    is_ready = is_live
-
-    def model(self, name: str, version: int = -1) -> EchoEngine:
-        return self
-
-    def submit(self, request: Any, on_done: Any, deadline: float = 0.0) -> Any:
-        job = EchoJob()
-        job.response = InferenceResponse("m", "1", list(request.inputs.values()), id=request.id)
-        on_done(job)
-        return job
-
-
-class EchoJob:
-    fault = None
-    response: InferenceResponse | None = None
-
-    def cancel(self) -> None:
-        """Nothing is left to cancel."""
 
 
 class Complaints(logging.Handler):
@@ -93,39 +69,135 @@ def damage(data: bytearray, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-async def feed(port: int, data: bytes, rng: random.Random) -> None:
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    async with stream, trio.open_nursery() as nursery:
-        nursery.start_soon(_swallow, stream)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+FIELDS = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": "/inference.GRPCInferenceService/ModelInfer",
+    ":authority": "h",
+}
+WARM, COLD = 3, 2
+"""Calls before the damage, and damaged ones."""
+
+
+class Calls:
+    """The frames of calls that differ in their stream only."""
+
+    def __init__(self, rng: random.Random) -> None:
+        # Of one of the two texts the answers say that they are alike.
+        text = rng.choice((b"odd", b"even"))
+        inputs = [
+            pb.ModelInferRequestInferInputTensor(name=name, datatype="INT8", shape=[size])
+            for name, size in (("a", 8), ("b", len(text)))
+        ]
+        request = pb.ModelInferRequest(model_name="m", id="7", inputs=inputs, raw_input_contents=[bytes(8), text])
+        message = codec.encode_to_bytes(request)
+        self._data = b"\0" + len(message).to_bytes(4, "big") + message
+        self._encoder = hpack.Encoder()
+        self._last = -1
+
+    def next(self) -> bytes:
+        self._last += 2
+        block = self._encoder.encode([*FIELDS.items(), ("te", "trailers"), ("content-type", "application/grpc")])
+        head = struct.pack(">IBI", len(block) << 8 | 1, 4, self._last)
+        return head + block + struct.pack(">IBI", len(self._data) << 8, 1, self._last) + self._data
+
+
+class Target:
+    """The door, and the ways to talk to it."""
+
+    def __init__(self, server: GrpcServer, port: int, entered: Entered) -> None:
+        self.server = server
+        self.port = port
+        self._entered = entered
+
+    async def feed(self, data: bytes, sizes: list[int]) -> None:
+        """Sends all of it on a fresh connection, in pieces of these sizes."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream:
+            await self._exchange(stream, data, sizes)
+
+    async def feed_warm(self, calls: list[bytes], data: bytes, sizes: list[int], *, short: bool) -> bytes:
+        """The same behind whole calls, which must have been answered. What came after their answers."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream:
+            await stream.send_all(PREFACE)
+            connection = await self._connection_of(stream)
+            if not short:
+                connection.usual_left = 0
+            before = self._entered.count(UsualCalls)
+            for call in calls:
+                await stream.send_all(call)
+                got = b""
+                while not got.endswith(b"grpc-status\x010"):
+                    got += await stream.receive_some(65536)
+            assert self._entered.count(UsualCalls) == before + short, "a seed did not go the short way"
+            return await self._exchange(stream, data, sizes)
+
+    async def _connection_of(self, stream: trio.SocketStream) -> Connection:
+        """The door's side of it."""
+        address = stream.socket.getsockname()
+        while True:
+            for connection in self.server.connections.values():
+                if connection.sock.getpeername() == address:
+                    return connection
+            await trio.lowlevel.checkpoint()
+
+    async def _exchange(self, stream: trio.SocketStream, data: bytes, sizes: list[int]) -> bytes:
+        """Sends everything and ends the stream; what came until its other end."""
+        received = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive, stream, received)
+            try:
+                for size in sizes:
+                    await stream.send_all(data[:size])
+                    data = data[size:]
+                await stream.send_all(data)
+                await stream.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        return bytes(received)
+
+    async def _receive(self, stream: trio.SocketStream, received: bytearray) -> None:
         try:
-            while data:
-                size = rng.choice((1, 9, 100, 100_000))
-                await stream.send_all(data[:size])
-                data = data[size:]
-            await stream.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await stream.receive_some(65536):
+                received += data
+        except trio.BrokenResourceError:
             pass
 
+    async def check_alive(self) -> None:
+        """Raises AssertionError unless a well-behaved client is served and nothing is left of the others."""
+        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+            await stream.send_all(LIVE)
+            got = b""
+            while b"\x00\x00\x00\x00\x02\x08\x01" not in got:
+                data = await stream.receive_some(65536)
+                assert data, "the door closed a well-behaved connection"
+                got += data
+        while self.server.connections:  # noqa: ASYNC110 - the door has no event for this
+            await trio.sleep(0.001)
 
-async def _swallow(stream: trio.SocketStream) -> None:
+
+async def try_one(target: Target, rng: random.Random, seeds: list[bytes]) -> None:
+    """One stream; raises whatever is wrong, with the bytes in a note."""
+    calls = Calls(rng)
+    warm = [calls.next() for _ in range(WARM)] if rng.random() < 0.5 else []
+    data = b"".join(calls.next() for _ in range(COLD)) if warm else rng.choice(seeds)
+    data = damage(bytearray(data), rng)
+    sizes = [] if rng.random() < 0.5 else [rng.choice((1, 9, 100)) for _ in range(rng.randrange(len(data) + 1))]
     try:
-        while await stream.receive_some(65536):
-            pass
-    except trio.BrokenResourceError:
-        pass
-
-
-async def check_alive(port: int, server: GrpcServer) -> None:
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    async with stream:
-        await stream.send_all(LIVE)
-        got = b""
-        while b"\x00\x00\x00\x00\x02\x08\x01" not in got:
-            data = await stream.receive_some(65536)
-            assert data, "the door closed a well-behaved connection"
-            got += data
-    while server.connections:  # noqa: ASYNC110 - the door has no event for this
-        await trio.sleep(0.001)
+        with trio.fail_after(10):
+            if warm:
+                short = await target.feed_warm(warm, data, sizes, short=True)
+                if not sizes:  # in pieces, what is refused depends on how many have arrived
+                    long = await target.feed_warm(warm, data, sizes, short=False)
+                    assert short == long, f"{short!r} the short way, {long!r} the long way"
+            else:
+                await target.feed(data, sizes)
+            await target.check_alive()
+    except BaseException as problem:
+        problem.add_note(f"behind {len(warm)} calls, in pieces of {sizes}: {data!r}")
+        raise
 
 
 async def fuzz(seconds: float, seed: int) -> None:
@@ -133,22 +205,24 @@ async def fuzz(seconds: float, seed: int) -> None:
     seeds = [path.read_bytes() for path in sorted(SEEDS.iterdir())]
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
+    entered = Entered()
+    entered.watch(UsualCalls, "take")
     until = time.monotonic() + seconds
     count = 0
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(serve_grpc, EchoEngine(), SETTINGS, sockets=[listener]))
+        target = Target(server, port, entered)
         while time.monotonic() < until:
-            data = damage(bytearray(rng.choice(seeds)), rng)
             try:
-                with trio.fail_after(10):
-                    await feed(port, data, rng)
-                    await check_alive(port, server)
+                await try_one(target, rng, seeds)
             except BaseException:
-                print(f"after {count} inputs, seed {seed}: {data!r}")
+                print(f"seed {seed}, after {count} inputs")
                 raise
             count += 1
         nursery.cancel_scope.cancel()
-    print(f"{count} inputs, the door stands")
+    usual = entered.count(UsualCalls)
+    print(f"{count} inputs, {usual} calls the short way, the door stands")
+    assert usual, "no call went the short way"
 
 
 def main() -> None:

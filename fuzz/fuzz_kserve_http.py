@@ -1,5 +1,7 @@
 """Throws mutated bodies at the HTTP inference codec: only faults may come out, and what is read can be answered.
 
+Each body is read three times, so that the codec remembers its head, and answered three times: each time the same.
+
     python fuzz/fuzz_kserve_http.py --seconds 5 [--seed N] [BODY ...]
 
 A seed file is a body; its header length is where its first line ends, the newline left out. Without --seed every run
@@ -15,9 +17,10 @@ from pathlib import Path
 
 from despina.schema.fault import Fault
 from despina.schema.infer_head import ReplyFormat
-from despina.schema.inference import InferenceRequest, InferenceResponse
+from despina.schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
 from despina.schema.kserve_http import decode_infer
 from despina.schema.kserve_http_reply import encode_error, encode_infer
+from despina.schema.tensor import Tensor
 
 SEEDS = Path(__file__).parent / "seeds" / "kserve_http"
 TOKENS = [
@@ -42,17 +45,20 @@ def main() -> int:
     chance = random.Random(seed)
     corpus = [read_seed(path) for path in sorted(SEEDS.iterdir())]
     end = time.monotonic() + options.seconds
-    count = accepted = 0
+    count = accepted = remembered = 0
     while time.monotonic() < end:
         for _ in range(100):
             body, header_length = mutate(chance, *chance.choice(corpus))
             try:
-                accepted += run_one(body, header_length)
+                reads = run_one(body, header_length)
             except BaseException:
                 print(f"seed {seed}, after {count}: header length {header_length}, body {body!r}", file=sys.stderr)
                 raise
             count += 1
-    print(f"{count} bodies, {accepted} of them requests, seed {seed}")
+            accepted += reads > 0
+            remembered += reads == 2
+    print(f"{count} bodies, {accepted} of them requests, {remembered} of these remembered, seed {seed}")
+    assert remembered, "no head was remembered"
     return 0
 
 
@@ -89,27 +95,55 @@ def mutate(chance: random.Random, body: bytes, header_length: int) -> tuple[byte
     return mutated, len(head)
 
 
-def run_one(body: bytes, header_length: int | None) -> bool:
-    """Reads, reads again (the remembered way), and answers with the inputs as outputs. True when it was a request."""
-    outcome = read(body, header_length)
-    again = read(body, header_length)
-    if isinstance(outcome, Fault) or isinstance(again, Fault):
-        assert (type(outcome), str(outcome)) == (type(again), str(again))
-        encode_error(str(outcome))
-        return False
-    (request, reply), (same_request, same_reply) = outcome, again
-    assert repr(reply) == repr(same_reply)
-    assert describe(request) == describe(same_request)
-    for tensor in request.inputs.values():
-        response = InferenceResponse("model", "1", [tensor], id=request.id, parameters=request.parameters)
-        try:
-            head, buffers, has_bytes = encode_infer(response, reply, {}, 8)
-        except Fault as fault:
-            encode_error(fault.message)
-        else:
-            assert head.startswith(b"{")
-            assert has_bytes is (sum(map(len, buffers)) > 0)
-    return True
+def run_one(body: bytes, header_length: int | None) -> int:
+    """Reads three times and answers each time with the inputs as outputs. Returns 0 when it is no request, 1 when it
+    is one, 2 when the codec remembered its head from the first time on."""
+    outcomes = [read(body, header_length) for _ in range(3)]
+    faults = [(type(one), str(one)) for one in outcomes if isinstance(one, Fault)]
+    if faults:
+        assert faults == faults[:1] * 3
+        encode_error(faults[0][1])
+        return 0
+    found = [one for one in outcomes if not isinstance(one, Fault)]
+    first = found[0]
+    for request, reply in found:
+        assert repr(reply) == repr(first[1])
+        assert describe(request) == describe(first[0])
+    templates = [request.template for request, _ in found]
+    assert templates[1] is templates[2], "remembered once, and not again"
+    for tensor in first[0].inputs.values():
+        answers = [answered(request, reply, [tensor]) for request, reply in found]
+        assert answers == answers[:1] * 3
+    answers = [answered(request, reply, list(request.inputs.values())) for request, reply in found]
+    assert answers == answers[:1] * 3
+    assert answers == [answered_alike(request, reply) for request, reply in found]
+    return 1 if templates[1] is None else 2
+
+
+def answered(request: InferenceRequest, reply: ReplyFormat, outputs: list[Tensor]) -> tuple[bytes, ...] | str:
+    """The parts of the answer, or the fault that it is."""
+    return encoded(InferenceResponse("model", "1", outputs, id=request.id, parameters=request.parameters), reply)
+
+
+def answered_alike(request: InferenceRequest, reply: ReplyFormat) -> tuple[bytes, ...] | str:
+    """The same by a response that says that others are alike."""
+    tensors = list(request.inputs.values())
+    template = ResponseTemplate("model", "1", [(one.name, one.datatype, tuple(one.shape)) for one in tensors])
+    response = template.response(request.id, [bytes(one.memory()) for one in tensors])
+    response.parameters = request.parameters
+    encoded(response, reply)
+    return encoded(response, reply)
+
+
+def encoded(response: InferenceResponse, reply: ReplyFormat) -> tuple[bytes, ...] | str:
+    try:
+        head, buffers, has_bytes = encode_infer(response, reply, {}, 8)
+    except Fault as fault:
+        encode_error(fault.message)
+        return fault.message
+    assert head.startswith(b"{")
+    assert has_bytes is (sum(map(len, buffers)) > 0)
+    return (head, *map(bytes, buffers))
 
 
 def read(body: bytes, header_length: int | None) -> tuple[InferenceRequest, ReplyFormat] | Fault:

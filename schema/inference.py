@@ -26,7 +26,7 @@ class Template:
 
     def __init__(self) -> None:
         self.judge: object = None
-        """Who has admitted such a request."""
+        """The mark of who has admitted such a request: nothing that it would be a pity to keep."""
         self.rows = 0
         """Its batch size."""
 

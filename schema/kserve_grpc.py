@@ -337,10 +337,11 @@ def _write_parts(response: InferenceResponse) -> tuple[list[Buffer], int]:
     key = (response.model_name, response.model_version)
     head = _response_memo.get(key)
     if head is None:
-        if len(_response_memo) >= _MEMO_ENTRIES_MAX:
-            _response_memo.clear()
         head = codec.encode_to_bytes(ModelInferResponse(model_name=key[0], model_version=key[1]))
-        _response_memo[key] = head
+        if len(head) <= _MEMO_KEY_BYTES_MAX:
+            if len(_response_memo) >= _MEMO_ENTRIES_MAX:
+                _response_memo.clear()
+            _response_memo[key] = head
     parts: list[Buffer] = [head]
     if response.id:
         id = response.id.encode()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _FAMILIAR_MAX = 256
 _PREFIX_BYTES_MAX = 2048
+_INPUTS_MAX = 64
+"""Each takes some hundred bytes to remember, and a prefix may name many."""
 
 
 class Familiar:
@@ -78,7 +80,7 @@ def remember(data: bytes, request: InferenceRequest, places: Sequence[tuple[int,
     """Remembers `request`, just read from `data`. `places` says for each of its inputs, in order, where its raw
     contents' tag, first byte and end are; nothing is remembered unless they are the end of the message."""
     at = places[0][0] if places else 0
-    if not 0 < at <= _PREFIX_BYTES_MAX or places[-1][2] != len(data):
+    if not 0 < at <= _PREFIX_BYTES_MAX or places[-1][2] != len(data) or len(places) > _INPUTS_MAX:
         return
     parts = []
     for tensor, (head_at, start, stop) in zip(request.inputs.values(), places, strict=True):

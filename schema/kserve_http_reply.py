@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _Key = TypeVar("_Key")
 
 _REMEMBERED_MAX = 1024
+_REMEMBERED_BYTES_MAX = 512
+"""Of one text. Names and shapes may be what a client has sent."""
 _NO_LABELS: Mapping[str, Sequence[str]] = {}
 
 _TO_ESCAPE = re.compile(rb'[\x00-\x1f"\\]')
@@ -244,6 +246,8 @@ def write_parameter(value: Parameter) -> bytes:
 
 
 def _remember(memo: dict[_Key, bytes], key: _Key, text: bytes) -> None:
+    if len(text) > _REMEMBERED_BYTES_MAX:
+        return
     if len(memo) >= _REMEMBERED_MAX:
         del memo[next(iter(memo))]
     memo[key] = text

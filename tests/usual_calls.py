@@ -1,6 +1,10 @@
-"""Calls of add/sub over gRPC that differ in their tensors only, for the fake engine of the gRPC tests."""
+"""Calls of add/sub over gRPC that differ in their tensors only, for the fake engine of the gRPC tests; and a look at
+who takes the short ways that such requests have."""
 
 import numpy as np
+from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.http.usual import UsualInfer
+from despina.schema import kserve_grpc, kserve_grpc_familiar, kserve_http, kserve_http_reply
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
 
@@ -35,3 +39,39 @@ def with_templates(model):
 
 def outputs_in(body):
     return list(service_pb2.ModelInferResponse.FromString(body[5:]).raw_output_contents)
+
+
+def watched_ways(monkeypatch):
+    """A list that grows by UsualInfer or UsualCalls with each request that is taken so."""
+    ways = []
+
+    def watch(way, name):
+        take = getattr(way, name)
+
+        def watched(self, *arguments):
+            verdict = take(self, *arguments)
+            if verdict:
+                ways.append(way)
+            return verdict
+
+        monkeypatch.setattr(way, name, watched)
+
+    watch(UsualInfer, "submit")
+    watch(UsualCalls, "take")
+    return ways
+
+
+def forget_texts():
+    """Empties what the codecs remember of earlier texts, so that the next request is read from its first byte."""
+    for memo in (
+        kserve_http._remembered,
+        kserve_http_reply._openings,
+        kserve_http_reply._greetings,
+        kserve_grpc_familiar._familiar,
+        kserve_grpc._input_memo,
+        kserve_grpc._output_memo,
+        kserve_grpc._unusual_memo,
+        kserve_grpc._response_memo,
+        kserve_grpc._tensor_memo,
+    ):
+        memo.clear()

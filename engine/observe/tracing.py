@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import InvalidArgument
 from ..port.sink import CapturedTensor, FinishedTrace
+from .generation import Generation
 from .trace_context import parse_traceparent
 from .trace_settings import FIELDS, Changes, Setting, changed
 from .trace_worker import TraceWorker
@@ -121,13 +122,16 @@ class Tracer:
         settings: TraceSettings,
         is_model: Callable[[str], bool],
         open_sink: Callable[[TraceSettings], TraceSink],
+        generation: Generation | None = None,
     ) -> None:
-        """`is_model` tells names that have settings. `open_sink` is called, on the trio thread, for the first trace."""
+        """`is_model` tells names that have settings. `open_sink` is called, on the trio thread, for the first trace.
+        `generation` ends when requests are traced from now on: nothing may be remembered that passes the tracer by."""
         self.settings = settings
         self.active = False
         """Whether any request can be chosen: what doors look at before they ask."""
         self._is_model = is_model
         self._open_sink = open_sink
+        self._generation = generation or Generation()
         self._worker: TraceWorker | None = None
         self._ids = itertools.count(1)
         self._start: Changes = {field: getattr(settings, field) for field in FIELDS}
@@ -231,10 +235,13 @@ class Tracer:
             raise InvalidArgument(f"Request for unknown model : {model_name}")
 
     def _refresh(self) -> None:
+        was_active = self.active
         self.active = any(
             setting.level and (setting.mode == "opentelemetry" or setting.problem(self.settings.file) is None)
             for setting in (self._global, *self._models.values())
         )
+        if self.active and not was_active:
+            self._generation.bump()
 
     def _finished(self, trace: Trace, notes: list[Note]) -> None:
         setting = trace.setting

@@ -42,6 +42,10 @@ class Generation(Protocol):
         """Tells `keeper`, which is held weakly, when the present generation is over, once."""
         ...
 
+    def bump(self) -> None:
+        """Something of the door's has changed that may have gone into what it remembers."""
+        ...
+
 
 class Passes(Protocol):
     """Brackets what a door's loop has found, so that requests of one pass may share batches."""

@@ -16,6 +16,7 @@ import attrs
 
 from ...schema.fault import InvalidArgument, NotFound, NotReady
 from ...schema.inference import LATEST
+from ..observe.generation import Generation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,10 +95,10 @@ class ModelEntry:
 class Registry:
     """All models. Changed by the repository only; `refresh(name)` makes a change visible to look-ups, at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, generation: Generation | None = None) -> None:
+        """`generation` ends with each change, for those who keep what a look-up found."""
         self.models: dict[str, ModelEntry] = {}
-        self.changes = 0
-        """How often what serves has changed: who keeps what a look-up found compares it."""
+        self._generation = generation or Generation()
         self._serving: dict[tuple[str, int], ModelVersion] = {}
 
     def entry(self, name: str) -> ModelEntry:
@@ -108,7 +109,6 @@ class Registry:
 
     def refresh(self, name: str) -> None:
         """Rebuilds the look-up table for one model, without a checkpoint."""
-        self.changes += 1
         entry = self.models[name]
         for key in [key for key in self._serving if key[0] == name]:
             del self._serving[key]
@@ -117,6 +117,7 @@ class Registry:
             self._serving[name, model.version] = model
         if ready:
             self._serving[name, LATEST] = ready[-1]
+        self._generation.bump()
 
     def find(self, name: str, version: int = LATEST) -> ModelVersion:
         """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""

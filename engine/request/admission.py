@@ -53,6 +53,8 @@ class Admission:
     """The checks of one model version. Stateless after construction; never blocks."""
 
     def __init__(self, config: ModelConfig) -> None:
+        self.mark = object()
+        """Stands for this admission in templates, which outlive models and must not keep them."""
         self.model_name = config.name
         self.max_batch_size = config.max_batch_size
         self.inputs: dict[str, InputRule] = {}
@@ -82,16 +84,17 @@ class Admission:
 
     def admit(self, job: Job) -> None:
         """Checks the job's request and sets its `batch_size` and `key`. Raises InvalidArgument."""
-        template = job.request.template
-        if template is not None and template.judge is self:
+        request = job.request
+        template = request.template
+        if template is not None and template.judge is self.mark:
             job.batch_size = template.rows
         elif not (self.plain and self._admit_familiar(job)):
             self._examine(job)
-        if job.request.shared is not None:
-            for tensor in job.request.shared.inputs:
+        if request.shared is not None:
+            for tensor in request.shared.inputs:
                 size = self.inputs[tensor.name].element_bytes * math.prod(tensor.shape)
                 if size != tensor.byte_size and tensor.datatype != "BYTES":
-                    self._refuse_size(job.request, tensor.name, size, tensor.byte_size)
+                    self._refuse_size(request, tensor.name, size, tensor.byte_size)
 
     def check_fetched(self, request: InferenceRequest, tensor: SharedTensor) -> None:
         """The rest of the checks for an input that was read from shared memory. From any thread; raises
@@ -120,7 +123,7 @@ class Admission:
                 return False
         job.batch_size = rows if rows > 0 else 1
         if request.template is not None:
-            request.template.judge = self
+            request.template.judge = self.mark
             request.template.rows = job.batch_size
         return True
 

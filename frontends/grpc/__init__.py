@@ -34,4 +34,4 @@ async def serve_grpc(
     `logs` is what the LogSettings RPC shows and changes. Cancellation cuts all connections and cancels their requests.
     """
     methods = open_methods(engine, settings, logs or LogSettings())
-    await GrpcServer(methods, settings, engine.inline).run(sockets, task_status=task_status)
+    await GrpcServer(methods, settings, engine.inline, engine.generation).run(sockets, task_status=task_status)

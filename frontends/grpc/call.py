@@ -68,6 +68,8 @@ class Call:
     on_output: Callable[[], None] | None = None
     """Called when all that was replied has left the call."""
     on_abandoned: Callable[[], None] | None = None
+    on_whole: Callable[[Call, bytes], None] | None = None
+    """Set by a handler that wants to see the call's frames if they came together."""
     deflater: Deflater | None = None
     """Compresses the replies; None sends them as they are."""
     messages: deque[Buffer] = _NONE

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..tls import TlsSocket
+from ..usual import MADE_MAX
 from .call import Call
 from .constants import (
     END_STREAM,
@@ -52,8 +53,6 @@ _logger = logging.getLogger("despina.grpc")
 
 _READ_BYTES = 65_536
 _CONNECTION_CREDIT_BYTES = 4_194_304
-_USUAL_MADE_MAX = 3
-"""Calls taken as usual, of a connection, before it is clear that the client never repeats itself."""
 _DISCARD_BYTES_MAX = 1_048_576
 """What a lingering connection may still send."""
 
@@ -90,16 +89,14 @@ class Connection:
         """and what had been sent by then."""
         self.control = Control(self)
         self.reader = FrameReader(self)
-        self._heads = HeadReader(server.methods, settings.header_list_bytes_max, server.restricted)
+        self._heads = HeadReader(server.methods, settings.header_list_bytes_max, server.restricted, self._forget_usual)
         self._resets = TokenBucket(settings.resets_burst, settings.resets_per_s, now)
         self.idle_frames = TokenBucket(settings.idle_frames_burst, settings.idle_frames_per_s, now)
         self._uncredited = 0
         self._discarded = 0
         self.usual: UsualCalls | None = None
         """Takes calls like one before by itself."""
-        self.usual_left = _USUAL_MADE_MAX
-        self.on_whole_call: Callable[[bytes], None] | None = None
-        """Set while a call is being started: it wants to see its frames if they came together."""
+        self.usual_left = MADE_MAX
         greeting = {
             SETTING_MAX_CONCURRENT_STREAMS: settings.concurrent_streams_max,
             SETTING_INITIAL_WINDOW_SIZE: settings.stream_window_bytes,
@@ -175,7 +172,7 @@ class Connection:
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED
-        self.usual = self.on_whole_call = None
+        self.usual = None
         self.server.remove(self)
         self.sock.close()
         for call in list(self.calls.values()):
@@ -186,6 +183,7 @@ class Connection:
         if self.draining or self.state is not State.OPEN:
             return
         self.draining = True
+        self.usual = None
         self.outlet.put(frame(GOAWAY, 0, 0, self.last_id.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode()))
         if not self.corked:
             self.flush()
@@ -245,15 +243,16 @@ class Connection:
         """What the block means, if it was read before and nothing has changed its meaning."""
         return self._heads.known(block)
 
-    def open_usual(self, stream_id: int, block: bytes, head: Head, count: int) -> Call | None:
+    def _forget_usual(self) -> None:
+        """Header blocks do not mean any more what they meant."""
+        self.usual = None
+
+    def open_usual(self, stream_id: int, head: Head, count: int) -> Call | None:
         """Opens a call that is all there, with `count` DATA bytes; None where that needs the long way."""
         if (
             not self.last_id < stream_id < 1 << 31
             or not stream_id & 1
-            or self.draining
-            or self.server.is_verbose
             or len(self.calls) >= self.settings.concurrent_streams_max
-            or self._heads.known(block) is not head
         ):
             return None
         self.last_id = stream_id

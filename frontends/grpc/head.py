@@ -16,11 +16,15 @@ from .constants import ErrorCode, Http2Error
 from .reply import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .call import Method
 
 _MEMO_ENTRIES_MAX = 64
+_MEMO_BYTES_MAX = 64 * 1024
+"""Of all blocks that are remembered, and of what they say, which may be much more."""
+_FIELD_BYTES = 32
+"""What a field counts besides its name and value, as in HPACK."""
 _UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
 _CONNECTION_HEADERS = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 
@@ -112,16 +116,23 @@ def _is_malformed(headers: list[tuple[str, str]], fields: dict[str, str]) -> boo
 class HeadReader:
     """One connection's HPACK decoder and the heads it has decoded."""
 
-    __slots__ = ("_decoder", "_memo", "_methods", "_restricted")
+    __slots__ = ("_decoder", "_memo", "_memo_bytes", "_methods", "_on_forgotten", "_restricted")
 
     def __init__(
-        self, methods: Mapping[str, Method], list_bytes_max: int, restricted: Mapping[str, tuple[str, str]]
+        self,
+        methods: Mapping[str, Method],
+        list_bytes_max: int,
+        restricted: Mapping[str, tuple[str, str]],
+        on_forgotten: Callable[[], None],
     ) -> None:
-        """`restricted`: path -> the header and the value that calls of it must carry."""
+        """`restricted`: path -> the header and the value that calls of it must carry. `on_forgotten` is called when
+        blocks may mean something else than before."""
+        self._on_forgotten = on_forgotten
         self._restricted = restricted
         self._decoder = Decoder(max_header_list_size=list_bytes_max)
         self._methods = methods
         self._memo: dict[bytes, Head] = {}
+        self._memo_bytes = 0
 
     def known(self, block: bytes) -> Head | None:
         """What `read` would give without reading."""
@@ -144,6 +155,11 @@ class HeadReader:
         changed = len(entries) != count or (entries[0] if entries else None) is not newest
         if changed or (block and block[0] & 0xE0 == 0x20):
             self._memo.clear()
+            self._memo_bytes = 0
+            self._on_forgotten()
         elif len(self._memo) < _MEMO_ENTRIES_MAX:
-            self._memo[block] = head
+            size = len(block) + sum(_FIELD_BYTES + len(name) + len(value) for name, value in headers)
+            if self._memo_bytes + size <= _MEMO_BYTES_MAX:
+                self._memo_bytes += size
+                self._memo[block] = head
         return head

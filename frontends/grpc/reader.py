@@ -125,8 +125,8 @@ class FrameReader:
         if self._data_left or self._pad_left:
             at = self._continue_data(data, at)
         headers_at = -1
-        usual = connection.usual
         while size - at >= FRAME_HEAD_BYTES:
+            usual = connection.usual
             if usual is not None and size - at >= usual.size and self._block is None and usual.take(data, at):
                 at += usual.size
                 headers_at = -1
@@ -148,11 +148,9 @@ class FrameReader:
                     raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "frame too large for its kind")
                 break
             if kind == DATA:
-                self._on_data(data, payload, stop, flags, stream_id)
-                if connection.on_whole_call is not None:
-                    on_whole_call, connection.on_whole_call = connection.on_whole_call, None
-                    if headers_at >= 0:
-                        on_whole_call(data[headers_at:stop])
+                call = self._on_data(data, payload, stop, flags, stream_id)
+                if headers_at >= 0 and call is not None and call.on_whole is not None:
+                    call.on_whole(call, data[headers_at:stop])
                 headers_at = -1
             elif kind == HEADERS:
                 headers_at = at
@@ -183,7 +181,8 @@ class FrameReader:
 
     # DATA.
 
-    def _on_data(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> None:
+    def _on_data(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> Call | None:
+        """The call that they belong to, None for none."""
         call = self._connection.call_for_data(stream_id)
         end = bool(flags & END_STREAM)
         self._connection.count_data(stop - at, call)
@@ -196,6 +195,7 @@ class FrameReader:
             self._connection.idle_frames.take(self._connection.now, "too many empty DATA frames")
         if call is not None:
             call.feed_frame(data, at, stop, end)
+        return call
 
     def _begin_data(self, data: bytes, at: int, length: int, flags: int, stream_id: int) -> bool:
         """Takes what is there of an incomplete DATA frame. False when even its padding's length is not there."""

@@ -10,6 +10,8 @@ OK = 0
 
 _TEXT_MAX = 7_000
 """Clients take 8 KiB of metadata."""
+_REMEMBERED_TEXT_MAX = 256
+"""Characters of a text that is remembered. Some name what the client has sent."""
 
 
 def _integer(value: int, prefix_bits: int, pattern: int) -> bytes:
@@ -39,9 +41,14 @@ INITIAL_ENCODED = {encoding: INITIAL + literal("grpc-encoding", encoding) for en
 TRAILERS_OK = literal("grpc-status", "0")
 
 
-@lru_cache(maxsize=256)
 def trailers(status: int, message: str) -> bytes:
     """The end of a call. The text is cut to what clients take and what fits into the smallest frame."""
+    if len(message) > _REMEMBERED_TEXT_MAX:
+        return _write_trailers(status, message)
+    return _remembered_trailers(status, message)
+
+
+def _write_trailers(status: int, message: str) -> bytes:
     block = literal("grpc-status", str(status))
     if not message:
         return block
@@ -51,6 +58,9 @@ def trailers(status: int, message: str) -> bytes:
         escape = text.rfind("%", _TEXT_MAX - 2)
         text = text if escape < 0 else text[:escape]
     return block + literal("grpc-message", text)
+
+
+_remembered_trailers = lru_cache(maxsize=256)(_write_trailers)
 
 
 def refusal(status: int, message: str = "", *, http_status: int = 200, accept_encoding: bool = False) -> bytes:

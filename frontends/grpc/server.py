@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ...engine.execute.inline import InlineRunner
+from ...engine.observe.generation import Generation
 from ..restricted import by_path
 from ..tls import TlsDoor
 from .connection import Connection, State
@@ -51,9 +52,15 @@ class GrpcServer:
     """A running listener. Everything on the trio thread. Raises BadCertificate for TLS that cannot be."""
 
     def __init__(
-        self, methods: Mapping[str, Method], settings: GrpcSettings, inline: InlineRunner | None = None
+        self,
+        methods: Mapping[str, Method],
+        settings: GrpcSettings,
+        inline: InlineRunner | None = None,
+        generation: Generation | None = None,
     ) -> None:
+        """`inline` and `generation` are the engine's."""
         self.methods = methods
+        self._generation = generation or Generation()
         self._inline = inline or InlineRunner()
         self.settings = settings
         self.restricted = by_path(settings.restricted)
@@ -76,9 +83,9 @@ class GrpcServer:
         self._flusher: trio.lowlevel.Task | None = None
         """The flush task while it is parked."""
         self._in_pass = False
-        self.is_verbose = False
-        """Every call is logged: none may take a short way past that."""
         """Flushing is up to the end of the pass."""
+        self._is_verbose = False
+        """Every call is logged: none may take a short way past that."""
         self._gone = trio.Event()
         """Set, and replaced, when a connection ends."""
         self._nursery: trio.Nursery | None = None
@@ -176,7 +183,10 @@ class GrpcServer:
         while True:
             await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
-            self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
+            is_verbose = _logger.isEnabledFor(logging.DEBUG)
+            if is_verbose is not self._is_verbose:
+                self._is_verbose = is_verbose
+                self._generation.bump()
             found = poll(0, _EVENTS_PER_PASS)
             for _ in range(_PASSES_MAX):
                 inline.begin_pass()

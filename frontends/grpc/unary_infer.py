@@ -63,17 +63,17 @@ class UnaryInfer:
                     answer = partial(_answer_ranked, call, model, class_counts)
             if self._forwarder is not None:
                 self._forwarder.forward(call.head.forwardable(), request)
-            if (
-                request.template is not None
-                and call.connection.usual_left
-                and type(data) is bytes
-                and call.deflater is None
-                and self._forwarder is None
-            ):
-                call.connection.on_whole_call = partial(self._expect_alike, call, model, request, data)
             if self._tracer.active:
                 job = submit_traced(self._tracer, call, model, request, answer)
             else:
+                if (
+                    request.template is not None
+                    and call.connection.usual_left
+                    and type(data) is bytes
+                    and call.deflater is None
+                    and self._forwarder is None
+                ):
+                    call.on_whole = partial(self._expect_alike, model, request, data)
                 job = model.submit(request, answer, call.deadline)
         except codec.Malformed:
             call.finish(_INTERNAL, "Unable to parse request")
@@ -87,14 +87,13 @@ class UnaryInfer:
                 call.on_abandoned = job.cancel
 
     def _expect_alike(
-        self, call: Call, model: ModelVersion, request: InferenceRequest, message: bytes, frames: bytes
+        self, model: ModelVersion, request: InferenceRequest, message: bytes, call: Call, frames: bytes
     ) -> None:
         """Lets the connection take more calls like this one by itself."""
         connection, head = call.connection, call.head
         familiar = familiar_for(message)
         if familiar is not None and UsualCalls.fits(connection, head, frames, message):
-            connection.usual_left -= 1
-            connection.usual = UsualCalls(connection, self._engine, model, request, familiar, head, frames, _answer)
+            UsualCalls(connection, self._engine, model, request, familiar, head, frames, _answer).settle()
 
 
 def _answer(call: Call, job: Job) -> None:

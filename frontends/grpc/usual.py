@@ -3,9 +3,9 @@
     received   HEADERS | stream | block | DATA | stream | length, message | raw 0 | tag, length | raw 1
     answered   the same, and then HEADERS | stream | trailers
 
-What is not `stream` or `raw` is equal, so what the first call said and was allowed holds for all that follow, and the
-text of the answers too while the model gives outputs of the same form. Whatever differs takes the long way, frame by
-frame through reader.py, call.py and unary_infer.py.
+What is not `stream` or `raw` is equal, so what the first call said and was allowed holds for all that follow in the
+same generation, and the text of the answers too while the model gives outputs of the same form. Whatever differs takes
+the long way, frame by frame through reader.py, call.py and unary_infer.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import Fault
 from ...schema.kserve_grpc import write_response
-from ..usual import Usual
+from ..usual import PREFIX_BYTES_MAX, Usual
 from . import reply as block
 from .constants import DATA, END_HEADERS, END_STREAM, HEADERS, frame_head
 from .outlet import JOIN_BYTES_MAX, headers_frame
@@ -45,6 +45,8 @@ _ENDING = headers_frame(0, block.TRAILERS_OK, end=True)
 class UsualCalls(Usual):
     """Any number of them may be in flight."""
 
+    _connection: Connection
+
     def __init__(
         self,
         connection: Connection,
@@ -57,11 +59,9 @@ class UsualCalls(Usual):
         answer: Callable[[Call, Job], None],
     ) -> None:
         """`frames` are those of a call for `request` with `head`; see `fits`."""
-        self._connection = connection
         self._answer_long = answer
         self.size = len(frames)
         length = int.from_bytes(frames[:3], "big")
-        self._block = frames[_HEAD : _HEAD + length]
         self._head = head
         data_at = _HEAD + length
         self._stream_at = data_at + 5
@@ -78,7 +78,7 @@ class UsualCalls(Usual):
             (name, datatype, shape, slice(message_at + start, message_at + stop))
             for name, datatype, shape, _, _, start, stop in familiar.parts
         ]
-        super().__init__(engine, model, request, parts)
+        super().__init__(connection, engine, model, request, parts)
         self._template: ResponseTemplate | None = None
         """Of the answers that have the form of `_reply`."""
         self._reply: list[Buffer] | None = None
@@ -90,11 +90,15 @@ class UsualCalls(Usual):
     @staticmethod
     def fits(connection: Connection, head: Head, frames: bytes, message: bytes) -> bool:
         """Whether these are a HEADERS and a DATA frame of one stream, without frills, with `message` and no more; and
-        whether the header block means `head` as long as nothing changes that."""
+        whether the header block means `head` as long as nothing changes that. None fit while calls are logged, or the
+        connection ends."""
         length = int.from_bytes(frames[:3], "big")
         data_at = _HEAD + length
         return (
-            connection.known_head(frames[_HEAD:data_at]) is head
+            length <= PREFIX_BYTES_MAX
+            and not connection.draining
+            and not _logger.isEnabledFor(logging.DEBUG)
+            and connection.known_head(frames[_HEAD:data_at]) is head
             and frames[3:5] == bytes((HEADERS, END_HEADERS))
             and frames[data_at + 3 : data_at + 5] == bytes((DATA, END_STREAM))
             and frames[5:9] == frames[data_at + 5 : data_at + 9]
@@ -107,6 +111,8 @@ class UsualCalls(Usual):
         if not data.startswith(self._start, at):
             return False
         if at or len(data) != self.size:
+            if not data.startswith(self._middle, at + _HEAD):
+                return False  # before anything is copied
             data = data[at : at + self.size]
         stream = data[5:9]
         if not (
@@ -118,9 +124,9 @@ class UsualCalls(Usual):
         for index, text in self._heads:
             if not data.startswith(text, index):
                 return False
-        if not self.is_open():
+        if self._generation.number != self._number:
             return False
-        call = self._connection.open_usual(int.from_bytes(stream, "big"), self._block, self._head, self._data_bytes)
+        call = self._connection.open_usual(int.from_bytes(stream, "big"), self._head, self._data_bytes)
         if call is None:
             return False
         request = self.request_in(data)
@@ -135,9 +141,6 @@ class UsualCalls(Usual):
             if not call.done:
                 call.on_abandoned = job.cancel
         return True
-
-    def on_replaced(self) -> None:
-        self._connection.usual_left += 1
 
     def _answer(self, call: Call, job: Job) -> None:
         """The engine's `on_done`."""

@@ -98,7 +98,7 @@ class Connection(Sender):
             self._on_peer_end()
         elif state == HEAD:
             usual = self.usual
-            if usual is not None and not self._intake.data and not self._listener.is_verbose and usual.submit(data):
+            if usual is not None and not self._intake.data and usual.submit(data):
                 if self.state == ANSWER and self.events != READ:
                     self._watch_input()
                 return

@@ -145,10 +145,12 @@ class InferHandler:
         """Lets the connection take more of these by itself."""
         head = request.head
         connection = request.connection
-        if connection is not None and UsualInfer.suits(head, inference):
-            body = memoryview(request.body)
-            text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
-            connection.usual = UsualInfer(connection, self._engine, model, head, text, inference, reply, self._answer)
+        if connection is None or not connection.usual_left:
+            return
+        body = memoryview(request.body)
+        text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
+        if UsualInfer.suits(connection, head, text, inference):
+            UsualInfer(connection, self._engine, model, head, text, inference, reply, self._answer).settle()
 
     def _inflate(self, request: HttpRequest, match: Match, model: ModelVersion, encoding: bytes) -> None:
         if encoding not in ENCODINGS:

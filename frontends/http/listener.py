@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ...engine.execute.inline import InlineRunner
+from ...engine.observe.generation import Generation
 from ..tls import TlsDoor
 from .body import BufferPool
 from .connection import Connection
@@ -51,7 +52,8 @@ class Listener:
 
     `handle(request)` never raises and never blocks. `hand_over_http2(socket, bytes)` takes a connection that opened
     with the HTTP/2 preface; None means that there is nobody who could. `inline` is the engine's, which shares batches
-    between the requests of a pass. With a `context`, clients must speak TLS.
+    between the requests of a pass; `generation`, too, ends with what this door's connections remember. With a
+    `context`, clients must speak TLS.
     """
 
     def __init__(
@@ -62,15 +64,17 @@ class Listener:
         hand_over_http2: Callable[[socket.socket, bytes], None] | None = None,
         inline: InlineRunner | None = None,
         context: ssl.SSLContext | None = None,
+        generation: Generation | None = None,
     ) -> None:
         self.handle = handle
+        self._generation = generation or Generation()
         self._inline = inline or InlineRunner()
         self.settings = settings
         self.now = trio.current_time()
         """Seconds on trio's clock at the start of this pass."""
         self.draining = False
         """True once replies say `Connection: close`."""
-        self.is_verbose = False
+        self._is_verbose = False
         """Every request is logged: none may take a short way past that."""
         self.takes_http2 = hand_over_http2 is not None
         self.buffers = BufferPool(settings.recycled_bytes_max)
@@ -124,7 +128,10 @@ class Listener:
                 await trio.lowlevel.wait_readable(epoll_fd)
             self.now = trio.current_time()
             self._is_awake = True
-            self.is_verbose = logger.isEnabledFor(logging.DEBUG)
+            is_verbose = logger.isEnabledFor(logging.DEBUG)
+            if is_verbose is not self._is_verbose:
+                self._is_verbose = is_verbose
+                self._generation.bump()
             found = epoll.poll(0, _EVENTS_MAX)
             for _ in range(_PASSES_MAX):
                 inline.begin_pass()
@@ -230,6 +237,7 @@ class Listener:
         at `deadline`, in seconds on trio's clock. Cancelled, it closes nothing more."""
         self.stop_accepting()
         self.draining = True
+        self._generation.bump()
         if self._tls is not None:
             self._tls.close()
         for connection in list(self.connections.values()):

@@ -21,7 +21,7 @@ BINARY: Final = b"application/octet-stream"
 class Notes:
     """What handling a request has found out from its head alone. Requests with the same head share their notes."""
 
-    __slots__ = ("body_size", "coding", "handler", "header_length", "match", "usual_made")
+    __slots__ = ("body_size", "coding", "handler", "header_length", "match")
 
     def __init__(self) -> None:
         self.handler: Any = None
@@ -32,8 +32,6 @@ class Notes:
         self.header_length: int | None = None
         self.coding: bytes | None = None
         """For inference: how the client wants its reply compressed."""
-        self.usual_made = 0
-        """For inference: requests taken as what this client usually sends."""
 
 
 class HttpRequest:

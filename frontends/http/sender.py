@@ -11,6 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_error
+from ..usual import MADE_MAX
 from .outlet import Outlet
 from .request import JSON, Buffer, Field
 from .status import head_of_reply, head_of_stream
@@ -51,6 +52,7 @@ class Sender:
         "sock",
         "state",
         "usual",
+        "usual_left",
     )
 
     def __init__(self, listener: Listener, sock: socket.socket, intake: Intake) -> None:
@@ -67,6 +69,7 @@ class Sender:
         """In flight."""
         self.usual: UsualInfer | None = None
         """Takes requests like one before by itself."""
+        self.usual_left = MADE_MAX
         self._buffer: np.ndarray | None = None
         """The pool's array below the body of the request in flight."""
         self._on_sent: Callable[[], None] | None = None

@@ -49,7 +49,9 @@ async def serve_http(
             listener = None
         else:
             await nursery.start(hypercorn.run, ())
-            listener = Listener(sockets, router.handle, settings, hypercorn.serve, engine.inline, context)
+            listener = Listener(
+                sockets, router.handle, settings, hypercorn.serve, engine.inline, context, engine.generation
+            )
             nursery.start_soon(listener.run)
         server = HttpServer(listener, hypercorn)
         task_status.started(server)

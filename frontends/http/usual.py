@@ -3,17 +3,18 @@
     received = [ HTTP head | JSON head | INPUT0 | INPUT1 ]     answered = [ HTTP head | JSON head | OUTPUT0 | OUTPUT1 ]
                  `_prefix`, equal        free                               `_start`, equal         free
 
-What the first of them said and was allowed holds for all that follow, and so does the text of the answers while the
-model gives outputs of the same form. So a client that repeats itself costs two comparisons, a look whether anything has
-changed since, and its tensors. Whatever is not as it was takes the long way through `InferHandler`.
+What the first of them said and was allowed holds for all that follow in the same generation, and so does the text of
+the answers while the model gives outputs of the same form. So a client that repeats itself costs two comparisons, one
+of the generation's number, and its tensors. Whatever is not as it was takes the long way through `InferHandler`.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_infer
-from ..usual import Usual
+from ..usual import PREFIX_BYTES_MAX, Usual
 from .http1_request import Http1Request
 from .outlet import JOIN_BYTES_MAX
 from .request import BINARY, JSON
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from .head import Head
     from .request import HttpRequest
 
+_logger = logging.getLogger("despina.http")
+
 _BYTES_MAX: Final = 64 * 1024
 """Of a whole request; larger ones do not come in one piece."""
-_MADE_MAX: Final = 3
-"""Requests taken as usual, for one head, before it is clear that the client never repeats itself."""
 
 
 class UsualInfer(Usual):
@@ -43,7 +44,6 @@ class UsualInfer(Usual):
 
     __slots__ = (
         "_answer",
-        "_connection",
         "_head",
         "_job",
         "_prefix",
@@ -52,6 +52,8 @@ class UsualInfer(Usual):
         "_start",
         "_template",
     )
+
+    _connection: Connection
 
     def __init__(
         self,
@@ -64,7 +66,6 @@ class UsualInfer(Usual):
         reply: ReplyFormat,
         answer: Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None],
     ) -> None:
-        self._connection = connection
         self._head = head
         self._prefix = head.raw + text
         at = len(self._prefix)
@@ -73,7 +74,7 @@ class UsualInfer(Usual):
             stop = at + len(tensor.memory())
             parts.append((name, tensor.datatype, tensor.shape, slice(at, stop)))
             at = stop
-        super().__init__(engine, model, request, parts)
+        super().__init__(connection, engine, model, request, parts)
         self._size = at
         self._reply = reply
         self._job: Job | None = None
@@ -84,25 +85,23 @@ class UsualInfer(Usual):
         """The long way to reply."""
 
     @staticmethod
-    def suits(head: Head, request: InferenceRequest) -> bool:
-        """Whether requests like this one, just decoded and allowed, may come again. Counts those that never do."""
-        notes = head.notes
-        if (
-            request.template is None
-            or request.parameters
-            or notes.coding is not None
-            or notes.usual_made >= _MADE_MAX
+    def suits(connection: Connection, head: Head, text: bytes, request: InferenceRequest) -> bool:
+        """Whether the next requests on the connection may be taken like this one, just decoded and allowed, whose JSON
+        head is `text`: none are while requests are logged, or the door closes."""
+        return not (
+            request.parameters
+            or head.notes.coding is not None
             or head.is_http10
             or not head.keep_alive
             or not 0 < head.length <= _BYTES_MAX - len(head.raw)  # chunks have no length
-        ):
-            return False
-        notes.usual_made += 1
-        return True
+            or len(head.raw) + len(text) > PREFIX_BYTES_MAX
+            or connection.is_draining
+            or _logger.isEnabledFor(logging.DEBUG)
+        )
 
     def submit(self, data: bytes) -> bool:
         """Takes what was received if it is the usual request and nothing more. False, and nothing is done, if not."""
-        if len(data) != self._size or not data.startswith(self._prefix) or not self.is_open():
+        if len(data) != self._size or not data.startswith(self._prefix) or self._generation.number != self._number:
             return False
         request = self.request_in(data)
         connection = self._connection
@@ -116,9 +115,6 @@ class UsualInfer(Usual):
             self._job = job
         return True
 
-    def on_replaced(self) -> None:
-        self._head.notes.usual_made -= 1
-
     def finish(self, job: Job) -> None:
         """The engine's `on_done`: on the trio thread, once, must not raise."""
         self._job = None
@@ -129,7 +125,7 @@ class UsualInfer(Usual):
             or response.template is None
             or job.fault is not None
             or response.parameters
-            or connection.is_draining
+            or self._generation.number != self._number  # for one, the door closes: the answer must say so
         ):
             self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
             return

@@ -11,10 +11,10 @@ import attrs
 import hpack
 import pytest
 import trio
+from despina.engine.observe.generation import Generation
 from despina.engine.observe.trace_file import open_trace_file
 from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
-from despina.engine.repository.registry import Registry
 from despina.engine.request.shared_memory import SharedMemory
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.frontends.grpc.usual import UsualCalls
@@ -111,9 +111,9 @@ class FakeEngine:
         self.exiting = False
         self.loads: list[Any] = []
         self.hold_load = False
-        self.registry = Registry()
         self.shared_memory = SharedMemory()
-        self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file)
+        self.generation = Generation()
+        self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file, self.generation)
 
     def is_live(self) -> bool:
         self._check_exiting()
@@ -311,3 +311,17 @@ def taken(monkeypatch):
 
     monkeypatch.setattr(UsualCalls, "take", watched)
     return verdicts
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What was prepared for calls that may repeat, one after the other."""
+    prepared = []
+    settle = UsualCalls.settle
+
+    def watched(self):
+        prepared.append(self.model.name)
+        settle(self)
+
+    monkeypatch.setattr(UsualCalls, "settle", watched)
+    return prepared

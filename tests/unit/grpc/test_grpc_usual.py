@@ -1,11 +1,17 @@
 """Calls that repeat themselves on a connection: whatever way they take, the answers are the same."""
 
+import gc
+import logging
 import random
 import struct
+import weakref
 
+import attrs
 import pytest
 import trio
+import trio.testing
 from despina.frontends.grpc.sweep import sweep_connection
+from despina.frontends.usual import MADE_MAX
 from tritonclient.grpc import service_pb2
 
 from tests.usual_calls import INFER, asking, outputs_in, with_templates
@@ -55,18 +61,148 @@ async def test_answers_are_those_of_the_long_way(door, caller, taken, alike, id)
     assert taken.count(True) >= 16
 
 
-async def test_ids_that_change(door, caller, taken):
+async def test_ids_that_change(door, caller, taken, made):
     """Goal: the text around an answer belongs to its request; numbered requests are soon left alone."""
     with_templates(door.engine.models["addsub"])
-    for seed, id in enumerate("aaaabbccacbaaadddddefghijkl"):
+    for seed, id in enumerate("aaaabbccacbaaadddddefghijkl" + "mmnnooppqqrrssttuuvvwwxxyyzz"):
         message, expected = asking(seed, id=id)
         body, _ = await caller.ask(message)
         assert service_pb2.ModelInferResponse.FromString(body[5:]).id == id
         assert outputs_in(body) == expected
     assert True in taken
     assert False in taken
-    connection = next(iter(door.server.connections.values()))
-    assert connection.usual_left == 0
+    assert len(made) == MADE_MAX
+
+
+@pytest.mark.parametrize("what", ["models", "batch sizes"])
+async def test_two_in_turn_are_left_alone(door, caller, taken, made, what):
+    """Goal: a client that asks for two models, or with two batch sizes, in turn is served, and costs no more than so
+    many preparations; after a change it is given another chance, and taken when it has made up its mind."""
+    engine = door.engine
+
+    def turn(seed):
+        changed = {"model": "identity"} if what == "models" else {"rows": 2}
+        return asking(seed, **(changed if seed % 2 else {}))
+
+    for seed in range(50):
+        message, expected = turn(seed)
+        body, trailers = await caller.ask(message)
+        assert trailers["grpc-status"] == "0"
+        assert outputs_in(body) == expected or what == "models"
+    assert len(made) == MADE_MAX
+    engine.generation.bump()
+    for seed in range(4):
+        await caller.ask(turn(seed)[0])
+    for seed in range(5):
+        await caller.ask(asking(seed)[0])
+    assert taken[-4:] == [True] * 4
+    assert len(made) <= 2 * MADE_MAX
+
+
+async def test_a_change_counts_though_nothing_was_let_go(door, caller, taken):
+    """Goal: it is the number that says whether a short way is open; letting go only spares memory."""
+    for seed in range(5):
+        await caller.ask(asking(seed)[0])
+    assert taken[-1]
+    door.engine.generation.number += 1
+    await caller.ask(asking(5)[0])
+    assert not taken[-1]
+    await caller.ask(asking(6)[0])
+    assert taken[-1]
+
+
+async def test_calls_are_traced_from_when_tracing_begins(door, caller, taken):
+    """Goal: the next call is sampled, on a connection with a short way too, and none is usual until it ends."""
+    tracer = door.engine.tracer
+    for seed in range(5):
+        await caller.ask(asking(seed)[0])
+    count = len(taken)
+    tracer.settings = attrs.evolve(tracer.settings, file="somewhere")
+    tracer.change({"level": ("TIMESTAMPS",), "rate": 1000})
+    for seed in range(4):
+        assert outputs_in((await caller.ask(asking(seed)[0]))[0]) == asking(seed)[1]
+    assert tracer._global.seen == 4
+    assert len(taken) == count
+    tracer.change({"level": ()})
+    for seed in range(4):
+        await caller.ask(asking(seed)[0])
+    assert taken[count:].count(True) >= 2
+
+
+async def test_every_call_is_in_a_verbose_log(door, caller, taken, caplog):
+    """Goal: the short way is closed while calls are logged."""
+    for seed in range(5):
+        await caller.ask(asking(seed)[0])
+    caplog.set_level(logging.DEBUG, "despina.grpc")
+    count = len(taken)
+    for seed in range(3):
+        await caller.ask(asking(seed)[0])
+    assert len(taken) == count
+    assert sum("gRPC request" in record.message for record in caplog.records) == 3
+    caplog.set_level(logging.INFO, "despina.grpc")
+    for seed in range(3):
+        await caller.ask(asking(seed)[0])
+    assert taken[-1]
+
+
+async def test_a_connection_that_ends_takes_no_more(door, caller, taken):
+    """Goal: behind a GOAWAY no call is taken, however usual; what is in flight is answered."""
+    model = door.engine.models["held"]
+    message = asking(0, model="held")[0]
+    for _ in range(4):
+        await caller.client.send(caller.frames(message))
+        await until(lambda: model.held)
+        model.release()
+        await caller.client.answer(caller.last)
+    await caller.client.send(caller.frames(message))
+    await until(lambda: model.held)
+    assert taken[-1]
+    (connection,) = door.server.connections.values()
+    connection.go_away()
+    await caller.client.send(caller.frames(message) + caller.client.frame(caller.client.PING, 0, 0, b"87654321"))
+    await caller.client.wait_for(caller.client.PING)
+    assert len(model.held) == 1
+    model.release()
+    assert (await caller.client.answer(caller.last - 2))[1]["grpc-status"] == "0"
+
+
+async def test_what_is_compared_is_not_copied(door, caller, taken):
+    """Goal: frames that only begin like a usual call cost no copy of one, however many come together."""
+
+    class Bytes(bytes):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            copied.append(len(found) if isinstance(found, bytes) else 0)
+            return found
+
+    message = asking(0, rows=80)[0]
+    for _ in range(4):
+        await caller.ask(message)
+    assert taken[-1]
+    (connection,) = door.server.connections.values()
+    usual, frames = connection.usual, caller.frames(message)
+    assert usual.size > 10_000
+    block = caller.client.frame(caller.client.HEADERS, 4, caller.last, bytes(int.from_bytes(frames[:3], "big")))
+    for at in (0, 9):
+        copied = []
+        assert not usual.take(Bytes(bytes(at) + block + frames), at)
+        assert sum(copied) < 100
+
+
+async def test_a_call_in_pieces_leaves_nothing(door, caller, made):
+    """Goal: what a call offers for the next ones is let go with it, also where its frames did not come together."""
+    message = asking(0)[0]
+    for _ in range(3):
+        frames = caller.frames(message)
+        for piece in (frames[:-40], frames[-40:]):
+            await caller.client.send(piece)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await caller.client.answer(caller.last)
+    assert not made
+    gone = weakref.ref(door.engine.models["addsub"])
+    del door.engine.models["addsub"]
+    gc.collect()
+    assert gone() is None
 
 
 async def test_many_at_once_and_in_pieces(door, caller, taken):
@@ -174,11 +310,12 @@ async def test_faults(door, caller, taken):
     assert all(answer == answers[0] for answer in answers)
     assert answers[0][1]["grpc-message"] == "broken on purpose"
     assert taken[-1]
+    count = len(taken)
     del door.engine.models["broken"]
-    door.engine.registry.changes += 1
+    door.engine.generation.bump()
     _, trailers = await caller.ask(message)
     assert trailers["grpc-status"] == "5"
-    assert not taken[-1]
+    assert len(taken) == count
 
 
 async def test_another_model_under_the_name_answers(door, caller, taken):
@@ -189,7 +326,7 @@ async def test_another_model_under_the_name_answers(door, caller, taken):
             assert outputs_in((await caller.ask(message))[0]) == expected
         assert taken[-1]
         door.engine.models["addsub"] = type(door.engine.models["addsub"])("addsub")
-        door.engine.registry.changes += 1
+        door.engine.generation.bump()
 
 
 async def test_an_idle_connection_keeps_no_tensors(door, caller, taken):

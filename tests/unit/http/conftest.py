@@ -6,10 +6,10 @@ import attrs
 import numpy as np
 import pytest
 import trio
+from despina.engine.observe.generation import Generation
 from despina.engine.observe.trace_file import open_trace_file
 from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
-from despina.engine.repository.registry import Registry
 from despina.engine.request.job import Job
 from despina.engine.request.shared_memory import SharedMemory
 from despina.frontends.http import HttpSettings, serve_http
@@ -89,8 +89,8 @@ class FakeEngine:
         self.models = {name: FakeModel(name) for name in ("addsub", "identity")}
         self.models["stream"] = FakeModel("stream", decoupled=True)
         self.shared_memory = SharedMemory()
-        self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file)
-        self.registry = Registry()
+        self.generation = Generation()
+        self.tracer = Tracer(TraceSettings(), self.models.__contains__, open_trace_file, self.generation)
         self.is_stopping = False
         self.ready = True
         self.commands = []
@@ -312,3 +312,17 @@ def taken(monkeypatch):
 
     monkeypatch.setattr(UsualInfer, "submit", watched)
     return verdicts
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What was prepared for requests that may repeat, one after the other."""
+    prepared = []
+    settle = UsualInfer.settle
+
+    def watched(self):
+        prepared.append(self.model.name)
+        settle(self)
+
+    monkeypatch.setattr(UsualInfer, "settle", watched)
+    return prepared

@@ -3,18 +3,21 @@
 import logging
 import random
 
+import attrs
 import numpy as np
 import pytest
 import trio
+from despina.frontends.usual import MADE_MAX
 from despina.schema.fault import QueueFull
 from despina.schema.inference import ResponseTemplate
 
 
-def asking(seed, *, name="addsub", extra="", fields=""):
-    """A request for add/sub of two INT32[1,16], and the sum and difference as bytes."""
-    a, b = np.random.default_rng(seed).integers(-1000, 1000, (2, 1, 16), dtype=np.int32)
+def asking(seed, *, name="addsub", extra="", fields="", rows=1):
+    """A request for add/sub of two INT32[rows,16], and the sum and difference as bytes."""
+    a, b = np.random.default_rng(seed).integers(-1000, 1000, (2, rows, 16), dtype=np.int32)
+    size = rows * 64
     tensors = ",".join(
-        f'{{"name":"INPUT{index}","shape":[1,16],"datatype":"INT32","parameters":{{"binary_data_size":64}}}}'
+        f'{{"name":"INPUT{index}","shape":[{rows},16],"datatype":"INT32","parameters":{{"binary_data_size":{size}}}}}'
         for index in (0, 1)
     )
     head = f'{{{extra}"inputs":[{tensors}],"parameters":{{"binary_data_output":true}}}}'.encode()
@@ -72,41 +75,88 @@ async def test_an_id_is_answered_with_itself(door, taken):
     assert False in taken
 
 
-async def test_a_client_that_never_repeats_itself_is_left_alone(door, taken):
-    """Goal: after some tries with the same head nothing is prepared for such a client any more."""
+async def test_a_client_that_never_repeats_itself_is_left_alone(door, taken, made):
+    """Goal: after some tries nothing is prepared for such a client any more."""
     client = await door.connect()
     for seed in range(50):
         data, _ = asking(seed, extra=f'"id":"{seed:02}",')
         assert (await client.ask(data)).status == 200
-    connection = next(iter(door.listener.connections.values()))
-    assert connection._intake.memo.notes.usual_made == 3
+    assert len(made) == MADE_MAX
     assert not any(taken)
 
 
-async def test_another_model_under_the_name_answers(door, taken):
-    """Goal: a reload or unload counts from the next request on, and requests are usual again after it."""
+@pytest.mark.parametrize("what", ["models", "batch sizes"])
+async def test_two_in_turn_are_left_alone(door, taken, made, what):
+    """Goal: a client that asks for two models, or with two batch sizes, in turn is served, and costs no more than so
+    many preparations; after a change it is given another chance, and taken when it has made up its mind."""
+    client = await door.connect()
+    engine = door.engine
+    engine.models["other"] = type(engine.models["addsub"])("other")
+
+    def turn(seed):
+        changed = {"name": "other"} if what == "models" else {"rows": 2}
+        return asking(seed, **(changed if seed % 2 else {}))
+
+    for seed in range(50):
+        data, expected = turn(seed)
+        assert (await client.ask(data)).body.endswith(expected)
+    assert len(made) == MADE_MAX
+    engine.generation.bump()
+    for seed in range(5):
+        assert (await client.ask(turn(seed)[0])).status == 200
+    for seed in range(5):
+        await client.ask(asking(seed)[0])
+    assert taken[-4:] == [True] * 4
+    assert len(made) <= 2 * MADE_MAX
+
+
+async def test_another_model_under_the_name_answers(door, taken, made):
+    """Goal: a reload or unload counts from the next request on, and requests are usual again after each."""
     engine = door.engine
     client = await door.connect()
-    for _ in range(10):
+    for _ in range(2 * MADE_MAX):
         for seed in range(3):
             data, expected = asking(seed)
             assert (await client.ask(data)).body.endswith(expected)
         engine.models["addsub"] = type(engine.models["addsub"])("addsub")
-        engine.registry.changes += 1
-    assert taken == [False, True, True] * 10 or taken == [True, True] + [False, True, True] * 9
+        engine.generation.bump()
+    assert taken.count(True) >= 4 * MADE_MAX - 1
+    assert len(made) <= 2 * MADE_MAX + 1
     del engine.models["addsub"]
-    engine.registry.changes += 1
+    engine.generation.bump()
     assert (await client.ask(asking(0)[0])).status == 404
 
 
-async def test_changes_elsewhere_cost_nothing(door, taken):
-    """Goal: other models that come and go leave the short way open."""
+async def test_a_change_counts_though_nothing_was_let_go(door, taken):
+    """Goal: it is the number that says whether a short way is open; letting go only spares memory."""
     client = await door.connect()
-    for seed in range(5):
+    for seed in range(4):
         await client.ask(asking(seed)[0])
-        door.engine.registry.changes += 1
-    assert all(taken)
-    assert len(taken) >= 3
+    assert taken[-1]
+    door.engine.generation.number += 1
+    await client.ask(asking(5)[0])
+    assert not taken[-1]
+    await client.ask(asking(6)[0])
+    assert taken[-1]
+
+
+async def test_requests_are_traced_from_when_tracing_begins(door, taken):
+    """Goal: the next request is sampled, on a connection with a short way too, and none is usual until it ends."""
+    tracer = door.engine.tracer
+    client = await door.connect()
+    for seed in range(4):
+        await client.ask(asking(seed)[0])
+    count = len(taken)
+    tracer.settings = attrs.evolve(tracer.settings, file="somewhere")
+    tracer.change({"level": ("TIMESTAMPS",), "rate": 1000})
+    for seed in range(4):
+        assert (await client.ask(asking(seed)[0])).body.endswith(asking(seed)[1])
+    assert tracer._global.seen == 4
+    assert len(taken) == count
+    tracer.change({"level": ()})
+    for seed in range(4):
+        await client.ask(asking(seed)[0])
+    assert taken[count:].count(True) >= 2
 
 
 async def test_faults_are_told_as_on_the_long_way(door, taken):
@@ -201,8 +251,10 @@ async def test_a_draining_server_says_close(door, taken):
     await client.send(asking(2)[0])
     await door.until(lambda: model.waiting)
     assert taken[-1]
-    door.listener.draining = True
-    model.release()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.listener.drain, trio.current_time() + 60)
+        await door.until(lambda: door.listener.draining)
+        model.release()
     reply = await client.reply()
     assert reply.headers["connection"] == "close"
     assert reply.body.endswith(asking(2)[1])
@@ -220,6 +272,11 @@ async def test_every_request_is_in_a_verbose_log(door, taken, caplog):
         await client.ask(asking(1)[0])
     assert len(taken) == count
     assert sum("HTTP request" in record.message for record in caplog.records) == 3
+    caplog.set_level(logging.INFO, "despina.http")
+    for _ in range(3):
+        await client.ask(asking(1)[0])
+    assert taken[-1]
+    assert len(taken) > count
 
 
 @pytest.mark.parametrize("fields", ["Accept-Encoding: gzip\r\n", "Connection: close\r\n"])
@@ -231,6 +288,18 @@ async def test_requests_with_wishes_are_not_usual(door, taken, fields):
     assert taken == []
 
 
+async def test_long_heads_are_not_usual(door, taken, made):
+    """Goal: what a connection keeps to compare is bounded, whatever the client sends to be compared."""
+    client = await door.connect()
+    for _ in range(3):
+        assert (await client.ask(asking(1, fields=f"X-Long: {'x' * 4000}\r\n")[0])).status == 200
+    assert made == []
+    for _ in range(3):
+        await client.ask(asking(1, fields=f"X-Long: {'x' * 2000}\r\n")[0])
+    assert len(made) == 1
+    assert taken[-1]
+
+
 async def outcome(door, usual, data):
     """What the server sends after a few requests and then `data` and the end of the stream."""
     client = await door.connect()
@@ -240,8 +309,7 @@ async def outcome(door, usual, data):
     if usual:
         assert connection.usual is not None
     else:
-        connection.usual = None
-        connection._intake.memo.notes.usual_made = 3
+        connection.usual, connection.usual_left = None, 0
     received = b""
     await client.send(data)
     await client.stream.send_eof()

@@ -1,0 +1,76 @@
+"""The number that doors compare before they use what they remember."""
+
+import gc
+
+from despina.engine.observe.generation import Generation
+from despina.engine.observe.tracing import Tracer
+from despina.engine.port.settings import TraceSettings
+
+from tests.fakes import write_model
+
+
+class Keeper:
+    def __init__(self):
+        self.told = 0
+
+    def let_go(self):
+        self.told += 1
+
+
+def test_keepers_are_told_once():
+    """Goal: each is told when its generation is over, and not of later ones unless it keeps something again."""
+    generation, keeper = Generation(), Keeper()
+    generation.keep(keeper)
+    generation.keep(keeper)
+    numbers = {generation.number}
+    for _ in range(3):
+        generation.bump()
+        numbers.add(generation.number)
+    assert keeper.told == 1
+    assert len(numbers) == 4
+    generation.keep(keeper)
+    generation.bump()
+    assert keeper.told == 2
+
+
+def test_keepers_are_not_kept():
+    """Goal: a connection that has gone is not held by what would tell it."""
+    generation = Generation()
+    for _ in range(100):
+        generation.keep(Keeper())
+    gc.collect()
+    assert not list(generation._keepers)
+
+
+async def test_each_change_of_what_serves_is_another(opened, repository):
+    """Goal: loading, reloading and unloading count, each after the look-up finds what it made."""
+    write_model(repository, "m")
+    async with opened(model_control_mode="explicit") as engine:
+        found = []
+
+        class Looker:
+            def let_go(self):
+                found.append(engine.registry._serving.get(("m", 1)))
+
+        for size, command in ((1, engine.load), (2, engine.load), (2, engine.unload)):
+            write_model(repository, "m", max_batch_size=size)
+            looker, number = Looker(), engine.generation.number
+            engine.generation.keep(looker)
+            await command("m")
+            assert engine.generation.number > number
+        assert found[0] is not None
+        assert found[1] not in (None, found[0])
+        assert found[2] is None
+
+
+def test_tracing_that_begins_is_another():
+    """Goal: nothing that was remembered while nothing was traced outlives that; other changes of settings void none."""
+    generation = Generation()
+    tracer = Tracer(TraceSettings(file="f"), lambda _: True, lambda _: None, generation)
+    number = generation.number
+    tracer.change({"rate": 7})
+    assert generation.number == number
+    tracer.change({"level": ("TIMESTAMPS",)})
+    assert generation.number == number + 1
+    tracer.change({"rate": 8})
+    assert generation.number == number + 1
