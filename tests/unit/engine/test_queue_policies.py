@@ -449,7 +449,7 @@ PREFERRED = "dynamic_batching { preferred_batch_size: [4, 8] max_queue_delay_mic
 
 
 async def arriving(engine, rows):
-    """Requests of these rows, one each tenth of a second; (rows, what became of it, after how many seconds) as they end."""
+    """Requests of these rows, one each tenth of a second; (rows, outcome, seconds) as they end."""
     ended, began = [], trio.current_time()
 
     async def call(index, count):
