@@ -6,9 +6,9 @@ import importlib.metadata
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ...engine.gather import refuse_unsupported
 from ...schema.fault import Internal, InvalidArgument, Unavailable
 from ...schema.wire.generated.inference import ModelInstanceGroupKind
+from ..gather import refuse_unsupported
 from .configuration import check, complete
 from .failure import failure_text
 from .instance import OnnxInstance

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from ...engine.gather import InputGatherer, OutputScatterer, Reshape
 from ...schema.fault import Fault, InvalidArgument, ModelFailure
+from ..gather import InputGatherer, OutputScatterer, Reshape
 from .bound import BoundRunner
 from .failure import failure_text
 

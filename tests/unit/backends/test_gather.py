@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from despina.engine.gather import JOIN_BYTES_MAX, InputGatherer, OutputScatterer, Reshape
+from despina.backends.gather import JOIN_BYTES_MAX, InputGatherer, OutputScatterer, Reshape
 from despina.engine.request.job import Job
 from despina.schema.datatype import TABLE
 from despina.schema.fault import InvalidArgument, ModelFailure

@@ -23,8 +23,8 @@ from ..schema.tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..engine.port.work import BackendJob
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
-    from .port.work import BackendJob
 
 JOIN_BYTES_MAX = 64 * 1024
 """Inputs below this many bytes over the whole batch are joined; larger ones are copied in place: no second buffer."""
