@@ -29,6 +29,8 @@ class DecoupledRequest(ReceivedRequest):
 
     __slots__ = ()
 
+    outlives_execute = True
+
     def __init__(self, job: BackendStream, output_names: Collection[str], instance_name: str) -> None:
         super().__init__(job, output_names)
         self._sender = DecoupledSender(job, output_names, self.received, instance_name)

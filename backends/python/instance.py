@@ -17,6 +17,7 @@ from ...schema.fault import Fault, Internal, ModelFailure, ShuttingDown
 from .decoupled import BackgroundLoop, DecoupledRequest
 from .failure import failure_text
 from .imports import ModelImports
+from .memory import executing
 from .request import ReceivedRequest
 from .response import InferenceResponse, unanswered
 
@@ -104,7 +105,7 @@ class PythonInstance:
             self._execute_decoupled(batch)
             return
         output_names = self._output_names
-        requests = [ReceivedRequest(job, output_names) for job in batch.jobs]
+        executing.requests = requests = [ReceivedRequest(job, output_names) for job in batch.jobs]
         try:
             responses = self._execute(requests)
             if inspect.iscoroutine(responses):
@@ -116,6 +117,7 @@ class PythonInstance:
                 raise
             raise told from error
         finally:
+            executing.requests = ()
             for request in requests:
                 request.released = True
 
@@ -124,6 +126,7 @@ class PythonInstance:
         jobs: list[BackendStream] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
         # Referred to until the error is told, which then comes before the news that senders were dropped.
         requests = [DecoupledRequest(job, self._output_names, self.name) for job in jobs]
+        executing.requests = requests
         try:
             returned = self._execute(requests)
             if inspect.iscoroutine(returned):
@@ -135,6 +138,8 @@ class PythonInstance:
             if told is error:
                 raise
             raise told from error
+        finally:
+            executing.requests = ()
 
     def _background_done(
         self, requests: list[DecoupledRequest], jobs: list[BackendStream], returned: object, error: BaseException | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from .error import TritonModelException, not_supported_yet
 from .response import InferenceResponseSender, check_parameters
@@ -140,6 +140,9 @@ class ReceivedRequest(InferenceRequest):
     """A job as `execute` sees it. Everything is made when it is asked for; most models ask for little."""
 
     __slots__ = ("_output_names", "_sender", "job", "received", "released")
+
+    outlives_execute: ClassVar[bool] = False
+    """The model may answer it after `execute` has returned, when it works on others."""
 
     def __init__(
         self, job: BackendJob, output_names: Collection[str]

@@ -40,12 +40,13 @@ class InferenceResponse:
             raise TypeError(f"InferenceResponse(): expected error to be a TritonError, found {type(error)}")
         if parameters is not None:
             check_parameters(parameters)
+            parameters = parameters.copy()  # the model may use its own again, for the next request
         self._outputs = outputs
         self._error = error
         self._parameters = parameters
 
     def output_tensors(self) -> list[Tensor]:
-        return self._outputs
+        return self._outputs.copy()
 
     def has_error(self) -> bool:
         return self._error is not None
