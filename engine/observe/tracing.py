@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import InvalidArgument
+from ...schema.text import encodable
 from ..port.sink import CapturedTensor, FinishedTrace
 from .trace_context import parse_traceparent
 from .trace_settings import FIELDS, Changes, Setting, changed
@@ -90,7 +91,7 @@ class Trace:
 
     def begin(self, version: int, request_id: str, received_ns: int) -> None:
         """The request was accepted by that version."""
-        self.model_version, self.request_id = version, request_id
+        self.model_version, self.request_id = version, encodable(request_id)
         self.setting.begun += 1
         self._notes.append((MODEL_KNOWN, 0))
         self.stamp("REQUEST_START", received_ns)
@@ -171,7 +172,7 @@ class Tracer:
             "trace_count": (str(setting.count),),
         }
         if setting.mode == "triton":
-            shown |= {"log_frequency": (str(setting.log_frequency),), "trace_file": (self.settings.file,)}
+            shown |= {"log_frequency": (str(setting.log_frequency),), "trace_file": (encodable(self.settings.file),)}
         shown["trace_mode"] = (setting.mode,)
         return shown | {name: (value,) for name, value in self.settings.options.items()}
 
