@@ -11,6 +11,7 @@ from ...schema.datatype import BY_NAME, name_of_dtype
 from ...schema.references import LOCAL_REFERENCES
 from ...schema.tensor import Tensor as WireTensor
 from ...schema.tensor import encode_bytes
+from . import arguments
 from .error import TritonModelException
 from .memory import COPY_BYTES_MAX, may_be_kept, owns_memory
 
@@ -43,6 +44,8 @@ class Tensor:
 
         Strings and small arrays are copied, others where that is needed (memory.py) or their rows are not in order.
         """
+        if type(name) is not str:
+            name = arguments.text("Tensor", "name", name)
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
         if type(array) is not np.ndarray:
@@ -125,6 +128,7 @@ class Tensor:
     @staticmethod
     def from_dlpack(name: str, obj: Any) -> Tensor:
         """A tensor over the memory of a DLPack capsule or of an object with `__dlpack__`. CPU memory only."""
+        name = arguments.text("from_dlpack", "name", name)
         if type(obj).__name__ == "PyCapsule":
             obj = _Capsule(obj)
         elif not (hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__")):
