@@ -7,6 +7,7 @@ sender that goes away without it (the model has forgotten the request) ends it w
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,10 @@ class BackgroundLoop:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._thread = threading.Thread(target=self._run, name=f"despina/{name}/asyncio", daemon=True)
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name=f"despina/{name}/asyncio", daemon=True
+        )
         self._thread.start()
 
     def start(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
