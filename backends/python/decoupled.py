@@ -7,7 +7,6 @@ sender that goes away without it (the model has forgotten the request) ends it w
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -91,14 +90,11 @@ class BackgroundLoop:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run,), name=f"despina/{name}/asyncio", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name=f"despina/{name}/asyncio", daemon=True)
         self._thread.start()
 
     def start(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        """Runs a coroutine; then `done(result, error)`, on the loop's thread."""
+        """Runs a coroutine, in the caller's context; then `done(result, error)`, on the loop's thread."""
         self._loop.call_soon_threadsafe(self._start, coroutine, done)
 
     def finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
