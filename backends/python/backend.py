@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...schema.fault import Internal, InvalidArgument
+from ..telemetry import refuse_telemetry
 from .event_loop import ThreadLoop
 from .instance import PythonInstance, UserModel
 from .model_config import ModelConfig as ConfigHelper
@@ -43,6 +44,7 @@ class PythonModel:
                 f"unable to load model '{context.name}': parameter EXECUTION_ENV_PATH is not supported yet"
             )
         _install_utils()
+        refuse_telemetry()  # models may import ONNX Runtime themselves
         self.config: ModelConfig = _completed(context, self._file) if context.auto_complete else context.config
 
     def open_instance(self, instance: InstanceContext) -> PythonInstance:
