@@ -10,7 +10,7 @@ import numpy as np
 from ...schema.datatype import BY_NAME, name_of_dtype
 from ...schema.references import LOCAL_REFERENCES
 from ...schema.tensor import Tensor as WireTensor
-from ...schema.tensor import encode_bytes
+from ...schema.tensor import encode_bytes, plain_array
 from . import arguments
 from .error import TritonModelException
 from .memory import COPY_BYTES_MAX, may_be_kept, owns_memory
@@ -49,7 +49,9 @@ class Tensor:
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
         if type(array) is not np.ndarray:
-            array = _plain(name, array)
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"Tensor '{name}': expected a numpy array, got {type(array)}")
+            array = plain_array(name, array)
         datatype = name_of_dtype(array.dtype)
         if datatype is None:
             raise TritonModelException("NumPy dtype is not supported.")
@@ -209,15 +211,3 @@ class _Capsule:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return _CPU_DEVICE
-
-
-def _plain(name: str, array: object) -> np.ndarray:
-    """The array without what a subclass adds to it. Raises TypeError for what is no array."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"Tensor '{name}': expected a numpy array, got {type(array)}")
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"Tensor '{name}': a masked array has elements without a value, and an answer has none such: "
-            "pass array.filled(value)"
-        )
-    return np.asarray(array)
