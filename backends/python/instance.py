@@ -208,8 +208,11 @@ class PythonInstance:
                 continue  # answered through its sender, and the first answer stands
             if response is None:
                 job.fail(unanswered(self.name))
-            else:
+                continue
+            try:
                 response.answer(request, output_names)
+            except Exception as error:  # an input's array, passed on, in which the model has left what is no string
+                job.fail(self._failure(failure_text(error, self._user.roots)))
 
     def _told(self, error: BaseException) -> BaseException:
         """What the engine is told of an exception out of `execute`; the traceback is logged."""

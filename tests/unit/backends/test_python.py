@@ -1022,3 +1022,20 @@ def test_completion_with_impossible_values(bench):
 def test_summary_names_the_interpreter():
     """The table of backends says which Python runs the models."""
     assert PythonBackend().config_summary().startswith("Python 3")
+
+
+def test_what_is_left_in_an_input_that_is_passed_on(bench, run):
+    """An element that is no string fails its request alone, when the answer is made of it."""
+    jobs = [bench.job({"S": np.array([["x"]], object)}, id=name) for name in ("bad", "good")]
+    run(
+        r"""
+        for r in requests:
+            text = r.inputs()[0].as_numpy()
+            text[0, 0] = "a\udc80b" if r.request_id() == "bad" else "y"
+        return [pb_utils.InferenceResponse(r.inputs()) for r in requests]
+        """,
+        *jobs,
+    )
+    assert isinstance(jobs[0].fault, ModelFailure)
+    assert "UnicodeEncodeError" in jobs[0].fault.message
+    assert bench.outputs(jobs[1])["S"].tolist() == [[b"y"]]

@@ -14,7 +14,7 @@ from functools import partial
 import despina
 import pytest
 import trio
-from despina.engine.port.sink import TraceSettings
+from despina.engine.port.settings import TraceSettings
 from despina.frontends.cli.log_format import configure_logging
 from despina.frontends.http import HttpSettings, serve_http
 from despina.frontends.log_settings import LogSettings
