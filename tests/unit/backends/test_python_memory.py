@@ -3,35 +3,38 @@
 import sys
 import textwrap
 
+import despina
 import numpy as np
 import pytest
+import trio
 from despina.backends.python import PythonBackend
 from despina.backends.python.memory import COPY_BYTES_MAX
-from despina.engine.stream import StreamJob
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import (
     DataType,
     ModelConfig,
     ModelInput,
     ModelOutput,
-    ModelTransactionPolicy,
 )
 
 HEAD = "import sys\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n"
 SMALL, LARGE = 4, COPY_BYTES_MAX // 4 + 1
 
 
-def opened(bench, methods, *, kind="INT32", decoupled=False):
+def write(bench, methods):
     path = bench.path / "1" / "model.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{HEAD}class TritonPythonModel:\n{textwrap.indent(textwrap.dedent(methods), '    ')}")
+
+
+def opened(bench, methods, *, kind="INT32"):
+    write(bench, methods)
     config = ModelConfig(
         name="m",
         backend="python",
         max_batch_size=8,
         input=[ModelInput(name="IN", data_type=DataType[f"TYPE_{kind}"], dims=[-1])],
         output=[ModelOutput(name=name, data_type=DataType[f"TYPE_{kind}"], dims=[-1]) for name in ("OUT", "TOO", "IN")],
-        model_transaction_policy=ModelTransactionPolicy(decoupled=decoupled),
     )
     return PythonBackend().open_model(bench.context(config)).open_instance(bench.instance())
 
@@ -150,7 +153,7 @@ def test_one_dict_of_parameters_for_a_whole_batch(bench):
 
 async def test_answers_kept_for_later_are_not_the_next_requests(bench):
     """A decoupled model makes a response over its scratch array, and sends it when it has used the array again."""
-    instance = opened(
+    write(
         bench,
         f"""
         def initialize(self, args):
@@ -161,25 +164,34 @@ async def test_answers_kept_for_later_are_not_the_next_requests(bench):
                 self.scratch[:] = request.inputs()[0].as_numpy()
                 response = pb_utils.InferenceResponse([pb_utils.Tensor("OUT", self.scratch)])
                 self.kept.append((request.get_response_sender(), response))
-            if len(self.kept) == 2:
+            while len(self.kept) >= 2:
                 for sender, response in self.kept:
                     sender.send(response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                self.kept.clear()
         """,
-        decoupled=True,
     )
-    sent = []
+    (bench.path / "config.pbtxt").write_text(
+        """
+        backend: "python"
+        max_batch_size: 8
+        model_transaction_policy { decoupled: true }
+        input [{ name: "IN" data_type: TYPE_INT32 dims: [-1] }]
+        output [{ name: "OUT" data_type: TYPE_INT32 dims: [-1] }]
+        instance_group [{ kind: KIND_CPU }]
+        """
+    )
+    got = {}
+    async with despina.open_engine(bench.path.parent) as engine:
 
-    class Noting(StreamJob):
-        def send(self, outputs, parameters=None, *, final=False):
-            sent.append(np.unique(outputs[0].numpy()).tolist())
-            self._closed = True
-            return True
+        async def ask(number):
+            stream = engine.stream("m", {"IN": np.full((1, LARGE), number, np.int32)})
+            got[number] = [np.unique(result["OUT"]).tolist() async for result in stream]
 
-    for job in jobs_of(bench, LARGE, 2):
-        stream = Noting(job.request, None, job.model, 1)
-        stream.batch_size = 1
-        instance.execute(bench.batch(stream))
-    assert sent == [[1], [2]]
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, 1)
+                nursery.start_soon(ask, 2)
+    assert got == {1: [[1]], 2: [[2]]}
 
 
 # Written to after the answer
