@@ -8,6 +8,7 @@ from typing import Final, Literal
 import attrs
 
 from ..schema.fault import InvalidArgument, Unsupported
+from ..schema.text import encodable
 
 LogFormat = Literal["default", "ISO8601"]
 
@@ -47,7 +48,7 @@ class LogSettings:
     def shown(self) -> dict[str, bool | int | str]:
         """The protocol's members, in its order."""
         return {
-            "log_file": self.file,
+            "log_file": encodable(self.file),
             "log_info": self.info,
             "log_warning": self.warning,
             "log_error": self.error,

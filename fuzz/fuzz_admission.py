@@ -140,7 +140,7 @@ def admitted(admission: Admission, request: InferenceRequest) -> Job | str:
 
 def check_admitted(config: ModelConfig, request: InferenceRequest, job: Job, before: list) -> None:
     assert [_facts(tensor) for tensor in request.inputs.values()] == before, "the request was written to"
-    assert 1 <= job.batch_size <= max(1, config.max_batch_size)
+    assert 0 <= job.batch_size <= max(1, config.max_batch_size)
     hash(job.key)
     for tensor in job.request.inputs.values():
         if max(tensor.shape, default=0) < 2**62:  # no array is that wide, not even without elements

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from .text import encodable
+
 Blame = Literal["client", "model", "server", "overload", "shutdown"]
 
 
@@ -35,8 +37,8 @@ class Fault(Exception):
     blame: ClassVar[Blame] = "server"
 
     def __init__(self, message: str = "") -> None:
+        self.message = message = encodable(message)  # a model may raise any text, and every door says it as UTF-8
         super().__init__(message)
-        self.message = message
 
     def copy(self) -> Fault:
         """The same fault to raise anew: one raised twice would drag its first traceback along."""

@@ -18,6 +18,7 @@ from .json_tensor import encode_json_data
 from .json_text import as_string, members, read_json
 from .kserve_http_reply import encode_data, quote, write_parameter
 from .tensor import Tensor
+from .text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,9 @@ class _Reader:
             self._read_input(described, value)
         elif type(value) is int and not -_INT64_MAX - 1 <= value <= _INT64_MAX:
             self.parameters[name] = float(value)
-        elif type(value) in (str, int, float, bool):
+        elif type(value) is str:
+            self.parameters[name] = encodable(value)  # one named `data` may hold stray bytes
+        elif type(value) in (int, float, bool):
             self.parameters[name] = value
         else:
             raise InvalidArgument(

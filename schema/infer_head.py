@@ -11,6 +11,7 @@ from .json_tensor import encode_json_data
 from .json_text import as_array, as_boolean, as_string, as_unsigned, member, members, wrong_type
 from .shared_memory import SharedMemoryRange, SharedUse
 from .tensor import Tensor
+from .text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -173,7 +174,9 @@ def _read_parameters(head: InferHead, value: Any) -> bool:
                 raise InvalidArgument(
                     "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
                 )
-            case _ if type(item) in (str, int, float, bool):
+            case _ if type(item) is str:
+                custom[key] = encodable(item)  # one named `data` may hold stray bytes
+            case _ if type(item) in (int, float, bool):
                 custom[key] = item
             case _:
                 raise InvalidArgument(

@@ -16,6 +16,7 @@ import orjson
 
 from .classification import classify
 from .fault import Fault, Internal, InvalidArgument
+from .text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -218,11 +219,8 @@ def _escape(text: bytes) -> bytes:
 
 
 def quote(text: str) -> bytes:
-    """A JSON string. Lone surrogates, which stand for bytes that were not UTF-8, become those bytes again."""
-    try:
-        data = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        data = text.encode("utf-8", "replace")
+    """A JSON string."""
+    data = encodable(text).encode()
     return b'"%b"' % (_escape(data) if _TO_ESCAPE.search(data) is not None else data)
 
 

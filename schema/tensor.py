@@ -47,7 +47,10 @@ class Tensor:
 
     @classmethod
     def of(cls, name: str, array: np.ndarray, datatype: str | None = None) -> Tensor:
-        """A tensor over `array`. Strings and objects become BYTES; an unknown dtype raises InvalidArgument."""
+        """A tensor over `array`. Strings and objects become BYTES; an unknown dtype raises InvalidArgument, a masked
+        array TypeError."""
+        if type(array) is not np.ndarray:
+            array = plain_array(name, array)
         kind = datatype or name_of_dtype(array.dtype)
         if kind is None:
             raise InvalidArgument(f"tensor '{name}': numpy dtype '{array.dtype}' has no datatype in the protocol")
@@ -116,6 +119,14 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
+
+
+def plain_array(name: str, array: np.ndarray) -> np.ndarray:
+    """What a subclass of numpy's array holds, without its class. Raises TypeError for a masked array: what is masked
+    has no value to send."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"tensor '{name}': a masked array has elements without a value, pass array.filled(value)")
+    return np.asarray(array)
 
 
 def _as_bytes(item: object) -> bytes:

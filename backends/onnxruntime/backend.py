@@ -6,9 +6,10 @@ import importlib.metadata
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ...engine.gather import refuse_unsupported
 from ...schema.fault import Internal, InvalidArgument, Unavailable
 from ...schema.wire.generated.inference import ModelInstanceGroupKind
+from ..gather import refuse_unsupported
+from ..telemetry import refuse_telemetry, stop_telemetry
 from .configuration import check, complete
 from .failure import failure_text
 from .instance import OnnxInstance
@@ -28,6 +29,7 @@ class OnnxRuntimeBackend:
     preferred_kind: InstanceKind | None = None
 
     def open_model(self, context: ModelContext) -> OnnxModel:
+        refuse_telemetry()
         try:
             import onnxruntime
         except ImportError as error:
@@ -35,6 +37,7 @@ class OnnxRuntimeBackend:
                 f"unable to load model '{context.name}': onnxruntime cannot be imported ({error}); "
                 "to get it: pip install 'despina[onnx]'"
             ) from error
+        stop_telemetry(onnxruntime)
         return OnnxModel(onnxruntime, context)
 
     def config_summary(self) -> str:

@@ -17,6 +17,7 @@ import attrs
 import numpy as np
 
 from ...schema.datatype import BY_NUMBER
+from ...schema.fault import Internal
 from ...schema.inference import ResponseTemplate
 
 if TYPE_CHECKING:
@@ -98,14 +99,17 @@ class BoundRunner:
     def execute(self, batch: Batch, jobs: Sequence[BackendJob]) -> bool:
         """Answers all jobs with all outputs and returns True; False, with nothing done, where the batch has no plan.
 
-        Raises what ONNX Runtime raises, before any job is answered.
+        Raises what ONNX Runtime raises, and Internal where it does not fill the buffers, before any job is answered.
         """
         rows = batch.size if self._batching else 1
         plan = self._plans.get(rows)
         if plan is None:
             if rows < 1 or rows * self._row_bytes > PLAN_BYTES_MAX or len(self._plans) >= PLANS_MAX:
                 return False
-            plan = self._plans[rows] = self._bind(rows)
+            plan = self._bind(rows)
+            if not self._tried(plan, jobs):
+                return False
+            self._plans[rows] = plan
         try:
             self._fill(plan, jobs)
         except ValueError:  # too much or too little
@@ -120,7 +124,7 @@ class BoundRunner:
             job = jobs[0]
             template = self._templates.get(rows) or self._template(job, rows)
             job.response = template.response(job.request.id, [view.tobytes() for view in plan.outputs])
-        elif len(jobs) == rows:
+        elif len(jobs) == rows:  # one row each: who has none is alone
             template = self._templates.get(1) or self._template(jobs[0], 1)
             columns = [map(view.tobytes().__getitem__, rows_of) for view, rows_of in plan.rows]
             for job, wires in zip(jobs, zip(*columns, strict=True), strict=True):
@@ -167,6 +171,20 @@ class BoundRunner:
         for name, view in plan.inputs:
             # Each has the size that its rows need, or would not have been admitted.
             view[:] = b"".join([one[name].wire or one[name].memory() for one in tensors])
+
+    def _tried(self, plan: _Plan, jobs: Sequence[BackendJob]) -> bool:
+        """Runs a new plan once, to see that results come where they are looked for, as no output does that is an input.
+        False where the jobs do not suit it."""
+        try:
+            self._fill(plan, jobs)
+        except ValueError:
+            return False
+        self._session.run_with_iobinding(plan.binding)
+        found = [value.data_ptr() for value in plan.binding.get_outputs()]
+        for fixed, view, address in zip(self._outputs, plan.outputs, found, strict=True):
+            if address != np.frombuffer(view, np.uint8).ctypes.data:
+                raise Internal(f"output '{fixed.name}' is not written into the memory that is bound to it")
+        return True
 
     def _bind(self, rows: int) -> _Plan:
         lead = (rows,) if self._batching else ()

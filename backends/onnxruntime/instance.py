@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from ...engine.gather import InputGatherer, OutputScatterer, Reshape
 from ...schema.fault import Fault, InvalidArgument, ModelFailure
+from ..gather import InputGatherer, OutputScatterer, Reshape
 from .bound import BoundRunner
 from .failure import failure_text
 
@@ -49,25 +49,47 @@ class OnnxInstance:
 
     def execute(self, batch: Batch) -> None:
         jobs = batch.jobs
-        rows = batch.size
-        if self._bound is not None and self._answered_bound(batch, jobs):
-            return
+        problem: Exception | None = None
+        if self._bound is not None:
+            try:
+                if self._answered_bound(batch, jobs):
+                    return
+            except Exception as error:
+                problem = error
+        whole = self._answer(batch, jobs, batch.size)
+        if problem is not None and whole:
+            # Likely an output of another shape than the file says. Where both ways fail, a request is to blame.
+            _log.warning("model instance '%s': not binding any more: %s", self.name, failure_text(problem))
+            self._bound = None
+
+    def _answer(self, batch: Batch, jobs: Sequence[BackendJob], rows: int) -> bool:
+        """Answers all jobs. What fails together is executed again in halves, so that no request fails its neighbours
+        in a batch. False where a request failed."""
         try:
-            feeds = self._feeds(jobs, rows)
-        except Fault:
-            jobs = self._gatherer.refuse_malformed(jobs)
-            jobs = [job for job in jobs if self._has_text(job)]
-            if not jobs:
-                return
-            rows = sum(job.batch_size for job in jobs)
-            feeds = self._feeds(jobs, rows)
+            self._answer_together(batch, jobs, rows)
+        except Fault as fault:
+            if len(jobs) == 1:
+                jobs[0].fail(fault)
+                return False
+            _log.info("model instance '%s': executing %d requests in halves: %s", self.name, len(jobs), fault)
+            ready_ns = batch.inputs_ready_ns
+            half = len(jobs) // 2
+            for part in (jobs[:half], jobs[half:]):
+                self._answer(batch, part, sum(job.batch_size for job in part))
+            batch.inputs_ready_ns = ready_ns
+            return False
+        return True
+
+    def _answer_together(self, batch: Batch, jobs: Sequence[BackendJob], rows: int) -> None:
+        feeds = self._feeds(jobs, rows)
         names = self._scatterer.wanted(jobs)
         batch.inputs_ready_ns = time.monotonic_ns()
         try:
             results = self._run(names, feeds, self._run_options)
         except Exception as error:
             text = failure_text(error)
-            _log.error("model instance '%s': %s", self.name, text, exc_info=error)
+            if len(jobs) == 1:
+                _log.error("model instance '%s': %s", self.name, text, exc_info=error)
             raise ModelFailure(text) from error
         batch.outputs_started_ns = time.monotonic_ns()
         arrays = dict(zip(names, results, strict=True))
@@ -85,13 +107,7 @@ class OnnxInstance:
                 if wanted and len(set(wanted)) != len(self._scatterer.names):
                     return False  # a caller who wants less should not pay for all
                 self._everything = everything = wanted
-        try:
-            return bound.execute(batch, jobs)
-        except Exception as error:
-            # Likely an output of another shape than the file says; the ordinary way tells the caller or just works.
-            _log.warning("model instance '%s': not binding any more: %s", self.name, failure_text(error))
-            self._bound = None
-            return False
+        return bound.execute(batch, jobs)
 
     def close(self) -> None:
         self._bound = None
@@ -104,17 +120,6 @@ class OnnxInstance:
             if name in feeds:
                 feeds[name] = _as_text(name, feeds[name])
         return feeds
-
-    def _has_text(self, job: BackendJob) -> bool:
-        """False, and the job is failed, where its BYTES are not UTF-8."""
-        try:
-            for name in self._text_inputs:
-                if name in job.request.inputs:
-                    _as_text(name, job.request.inputs[name].numpy())
-        except InvalidArgument as fault:
-            job.fail(fault)
-            return False
-        return True
 
     def _adapt_scalars(self, config: ModelConfig, signature: Signature) -> None:
         """Scalars of the model are [1] in the configuration; the gatherer drops that dimension, we put it back."""

@@ -7,6 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...schema.fault import Internal, InvalidArgument
+from ..telemetry import refuse_telemetry
+from .event_loop import ThreadLoop
 from .instance import PythonInstance, UserModel
 from .model_config import ModelConfig as ConfigHelper
 from .model_config import apply, helper_for
@@ -42,6 +44,7 @@ class PythonModel:
                 f"unable to load model '{context.name}': parameter EXECUTION_ENV_PATH is not supported yet"
             )
         _install_utils()
+        refuse_telemetry()  # models may import ONNX Runtime themselves
         self.config: ModelConfig = _completed(context, self._file) if context.auto_complete else context.config
 
     def open_instance(self, instance: InstanceContext) -> PythonInstance:
@@ -65,7 +68,14 @@ def _model_file(context: ModelContext) -> Path:
 
 def _completed(context: ModelContext, file: Path) -> ModelConfig:
     """What the model's `auto_complete_config` makes of the configuration, in module globals that are then dropped."""
-    user = UserModel(context, file)
+    loop = ThreadLoop()
+    try:
+        return _completed_by(UserModel(context, file), context)
+    finally:
+        loop.close()
+
+
+def _completed_by(user: UserModel, context: ModelContext) -> ModelConfig:
     try:
         function = getattr(user.model_class, "auto_complete_config", None)
         if function is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...schema.fault import ModelFailure
 from .error import TritonModelException
 from .request import ReceivedRequest
-from .response import RESPONSE_COMPLETE_FINAL, InferenceResponse, InferenceResponseSender
+from .response import RESPONSE_COMPLETE_FINAL, InferenceResponse, InferenceResponseSender, check_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -28,6 +28,8 @@ class DecoupledRequest(ReceivedRequest):
     """A request to a decoupled model. Its sender is made at once, so that dropping both of them is noticed."""
 
     __slots__ = ()
+
+    outlives_execute = True
 
     def __init__(self, job: BackendStream, output_names: Collection[str], instance_name: str) -> None:
         super().__init__(job, output_names)
@@ -53,16 +55,9 @@ class DecoupledSender(InferenceResponseSender):
 
         Once the client has left, responses are dropped without a word: ask `is_cancelled` to stop early.
         """
-        if flags not in (0, RESPONSE_COMPLETE_FINAL):
-            raise TritonModelException("Unable to send response. Unsupported flag provided.")
-        if response is None and flags == 0:
-            raise TritonModelException(
-                "Inference Response object must be provided when the response flags is set to zero."
-            )
+        check_sent(response, flags)
         if self._closed:
             raise TritonModelException("Unable to send response. Response sender has been closed.")
-        if response is not None and not isinstance(response, InferenceResponse):
-            raise TypeError(f"send(): expected an InferenceResponse, found {type(response)}")
         final = self._closed = flags == RESPONSE_COMPLETE_FINAL
         if response is None:
             self._job.send(None, final=True)
@@ -99,7 +94,7 @@ class BackgroundLoop:
         self._thread.start()
 
     def start(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        """Runs a coroutine; then `done(result, error)`, on the loop's thread."""
+        """Runs a coroutine, in the caller's context; then `done(result, error)`, on the loop's thread."""
         self._loop.call_soon_threadsafe(self._start, coroutine, done)
 
     def finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 from ...schema.fault import BY_CODE_NAME, Fault
+from . import arguments
 
 
 class ErrorCode(IntEnum):
@@ -34,8 +35,7 @@ class TritonError:
     CANCELLED: ClassVar[ErrorCode] = ErrorCode.CANCELLED
 
     def __init__(self, message: str, code: ErrorCode = ErrorCode.INTERNAL) -> None:
-        if not isinstance(message, str):
-            raise TypeError(f"TritonError(): expected message to be a str, got {type(message)}")
+        message = arguments.message("TritonError", message)
         if not isinstance(code, ErrorCode):
             raise TypeError(f"TritonError(): expected code to be one of TritonError's codes, got {code!r}")
         self._message = message

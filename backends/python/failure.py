@@ -6,6 +6,12 @@ import traceback
 from pathlib import Path
 
 _OURS = str(Path(__file__).parent)
+_MAIN_THREAD_ONLY = "only works in main thread"
+"""What Python says of `signal.signal`, and of a loop's `add_signal_handler`, elsewhere."""
+_ISOLATION = (
+    " (models run on threads of the server's process, whose signals are the server's; a model that handles signals "
+    "itself needs isolation in a process of its own, which is not supported yet)"
+)
 
 
 def failure_text(error: BaseException, roots: tuple[str, ...]) -> str:
@@ -18,6 +24,8 @@ def failure_text(error: BaseException, roots: tuple[str, ...]) -> str:
         text = str(error)
     except BaseException:  # a user's __str__ may raise anything, and this is already the failure path
         text = ""
+    if _MAIN_THREAD_ONLY in text:
+        text += _ISOLATION
     lines = [f"{type(error).__name__}: {text or '<EMPTY MESSAGE>'}"]
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if frame.filename.startswith(roots)), len(frames))

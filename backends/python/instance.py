@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ...schema.config_json import config_to_json
 from ...schema.fault import Fault, Internal, ModelFailure, ShuttingDown
 from .decoupled import BackgroundLoop, DecoupledRequest
+from .event_loop import ThreadLoop
 from .failure import failure_text
 from .imports import ModelImports
+from .memory import executing
 from .request import ReceivedRequest
 from .response import InferenceResponse, unanswered
 
@@ -83,20 +85,24 @@ class PythonInstance:
         self.movable = movable
         self._decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
         self._output_names = [output.name for output in config.output]
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._coroutines: BackgroundLoop | None = None
         """Of a decoupled model whose `execute` is a coroutine."""
-        self._user = UserModel(context, file)
+        self._loop = ThreadLoop()
         try:
-            with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):
-                self._model = self._user.model_class()
-                if not hasattr(self._model, "execute"):
-                    raise Internal(f"Python model {file} does not implement `execute` method.")
-                if hasattr(self._model, "initialize"):
-                    self._model.initialize(_arguments(context, config, instance))
-            self._execute = self._model.execute
+            self._user = UserModel(context, file)
+            try:
+                with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):
+                    self._model = self._user.model_class()
+                    if not hasattr(self._model, "execute"):
+                        raise Internal(f"Python model {file} does not implement `execute` method.")
+                    if hasattr(self._model, "initialize"):
+                        self._model.initialize(_arguments(context, config, instance))
+                self._execute = self._model.execute
+            except BaseException:
+                self._user.imports.close()
+                raise
         except BaseException:
-            self._user.imports.close()
+            self._loop.close()
             raise
 
     def execute(self, batch: Batch) -> None:
@@ -104,11 +110,11 @@ class PythonInstance:
             self._execute_decoupled(batch)
             return
         output_names = self._output_names
-        requests = [ReceivedRequest(job, output_names) for job in batch.jobs]
+        executing.requests = requests = [ReceivedRequest(job, output_names) for job in batch.jobs]
         try:
             responses = self._execute(requests)
             if inspect.iscoroutine(responses):
-                responses = self._run(responses)
+                responses = self._loop.run(responses)
             self._answer(requests, responses)
         except BaseException as error:  # a model may raise anything, SystemExit too; none of it may end the server
             told = self._told(error)
@@ -116,6 +122,7 @@ class PythonInstance:
                 raise
             raise told from error
         finally:
+            executing.requests = ()
             for request in requests:
                 request.released = True
 
@@ -124,6 +131,7 @@ class PythonInstance:
         jobs: list[BackendStream] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
         # Referred to until the error is told, which then comes before the news that senders were dropped.
         requests = [DecoupledRequest(job, self._output_names, self.name) for job in jobs]
+        executing.requests = requests
         try:
             returned = self._execute(requests)
             if inspect.iscoroutine(returned):
@@ -135,6 +143,8 @@ class PythonInstance:
             if told is error:
                 raise
             raise told from error
+        finally:
+            executing.requests = ()
 
     def _background_done(
         self, requests: list[DecoupledRequest], jobs: list[BackendStream], returned: object, error: BaseException | None
@@ -160,7 +170,7 @@ class PythonInstance:
             if finalize is not None:
                 result = finalize()
                 if inspect.iscoroutine(result):
-                    self._run(result) if self._coroutines is None else self._coroutines.finish(result)
+                    self._loop.run(result) if self._coroutines is None else self._coroutines.finish(result)
         except BaseException as error:  # as in execute
             if _is_ours(error):
                 raise
@@ -169,10 +179,7 @@ class PythonInstance:
             if self._coroutines is not None:
                 self._coroutines.close()
                 self._coroutines = None
-            if self._loop is not None:
-                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-                self._loop.close()
-                self._loop = None
+            self._loop.close()
             self._model = self._execute = None
             self._user.imports.close()
 
@@ -201,8 +208,11 @@ class PythonInstance:
                 continue  # answered through its sender, and the first answer stands
             if response is None:
                 job.fail(unanswered(self.name))
-            else:
+                continue
+            try:
                 response.answer(request, output_names)
+            except Exception as error:  # an input's array, passed on, in which the model has left what is no string
+                job.fail(self._failure(failure_text(error, self._user.roots)))
 
     def _told(self, error: BaseException) -> BaseException:
         """What the engine is told of an exception out of `execute`; the traceback is logged."""
@@ -213,12 +223,6 @@ class PythonInstance:
 
     def _failure(self, text: str) -> ModelFailure:
         return ModelFailure(f"Failed to process the request(s) for model '{self.name}', message: {text}")
-
-    def _run(self, coroutine: Any) -> Any:
-        """Runs a coroutine of the model to its end, on an asyncio loop that only this instance uses."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(coroutine)
 
     def _background(self) -> BackgroundLoop:
         if self._coroutines is None:

@@ -6,6 +6,8 @@ import logging
 from enum import IntEnum
 from typing import ClassVar
 
+from . import arguments
+
 _log = logging.getLogger("despina.model")
 
 
@@ -34,22 +36,23 @@ class Logger:
 
     @staticmethod
     def log(message: str, level: LogLevel = LogLevel.INFO) -> None:
-        if level not in _LEVELS:
+        """Raises TypeError for what is no text and no level; so do the others."""
+        if not isinstance(level, LogLevel):
             raise TypeError(f"log(): expected level to be one of Logger's levels, got {level!r}")
-        _log.log(_LEVELS[level], "%s", message, stacklevel=2)
+        _log.log(_LEVELS[level], "%s", arguments.message("log", message), stacklevel=2)
 
     @staticmethod
     def log_info(message: str) -> None:
-        _log.info("%s", message, stacklevel=2)
+        _log.info("%s", arguments.message("log_info", message), stacklevel=2)
 
     @staticmethod
     def log_warn(message: str) -> None:
-        _log.warning("%s", message, stacklevel=2)
+        _log.warning("%s", arguments.message("log_warn", message), stacklevel=2)
 
     @staticmethod
     def log_error(message: str) -> None:
-        _log.error("%s", message, stacklevel=2)
+        _log.error("%s", arguments.message("log_error", message), stacklevel=2)
 
     @staticmethod
     def log_verbose(message: str) -> None:
-        _log.debug("%s", message, stacklevel=2)
+        _log.debug("%s", arguments.message("log_verbose", message), stacklevel=2)

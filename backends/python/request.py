@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from . import arguments
+from .arguments import INT64, UINT32, UINT64
 from .error import TritonModelException, not_supported_yet
-from .response import InferenceResponseSender, check_parameters
+from .parameters import check_parameters
+from .response import InferenceResponseSender
 from .tensor import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ...engine.port.work import BackendJob
+
+_CLASS = "InferenceRequest"
 
 FLAG_SEQUENCE_START = 1
 FLAG_SEQUENCE_END = 2
@@ -26,7 +32,7 @@ class InferenceTrace:
     __slots__ = ("_context",)
 
     def __init__(self, context: str | None = None) -> None:
-        self._context = context
+        self._context = None if context is None else arguments.text("InferenceTrace", "context", context)
 
     def get_context(self) -> str | None:
         """The W3C context as JSON of its headers; None for a request that is not traced in OpenTelemetry mode."""
@@ -52,9 +58,9 @@ class InferenceRequest:
         self,
         request_id: str = "",
         correlation_id: int | str = 0,
-        inputs: Sequence[Tensor] = (),
-        requested_output_names: Sequence[str] = (),
-        model_name: str = "",
+        inputs: Sequence[Tensor] | None = None,
+        requested_output_names: Sequence[str] | None = None,
+        model_name: str | None = None,
         model_version: int = -1,
         flags: int = 0,
         timeout: int = 0,
@@ -62,30 +68,29 @@ class InferenceRequest:
         trace: object = None,
         parameters: dict[str, Any] | None = None,
     ) -> None:
-        if not isinstance(correlation_id, (int, str)):
-            raise TritonModelException("Correlation ID must be integer or string")
-        for tensor in inputs:
+        """`inputs`, `requested_output_names` and `model_name` have to be given. Raises TypeError for what is of another
+        kind, TritonModelException for what is empty."""
+        text, number = partial(arguments.text, _CLASS), partial(arguments.number, _CLASS)
+        self._id = text("request_id", request_id)
+        self.model_name = text("model_name", model_name)
+        self.model_version = number("model_version", model_version, INT64)
+        self._flags = number("flags", flags, UINT32)
+        self._timeout = number("timeout", timeout, INT64)
+        self._correlation_id = _correlation_id(correlation_id)
+        about = f"for request with id '{self._id}' and model name '{self.model_name}' should not be empty."
+        self._inputs = list(arguments.sequence(_CLASS, "inputs", inputs))
+        for tensor in self._inputs:
             if tensor is None:
-                raise TritonModelException(
-                    f"Input tensor for request with id '{request_id}' and model name '{model_name}' should not be "
-                    "empty."
-                )
-        if not all(requested_output_names):
-            raise TritonModelException(
-                f"Requested output name for request with id '{request_id}' and model name '{model_name}' should not be "
-                "empty."
-            )
+                raise TritonModelException(f"Input tensor {about}")
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{_CLASS}(): expected inputs to hold Tensors, found {type(tensor)}")
+        names = arguments.sequence(_CLASS, "requested_output_names", requested_output_names)
+        self._requested = {text("requested_output_names to hold names, each", name) for name in names}
+        if "" in self._requested:
+            raise TritonModelException(f"Requested output name {about}")
         if parameters is not None:
             check_parameters(parameters)
-        self._id = request_id
-        self._correlation_id = correlation_id
-        self._inputs = list(inputs)
-        self._requested = set(requested_output_names)
-        self._flags = flags
-        self._timeout = timeout
         self._parameters = parameters
-        self.model_name = model_name
-        self.model_version = model_version
 
     def inputs(self) -> list[Tensor]:
         return self._inputs
@@ -100,7 +105,7 @@ class InferenceRequest:
         return self._flags
 
     def set_flags(self, flags: int) -> None:
-        self._flags = flags
+        self._flags = arguments.number("set_flags", "flags", flags, UINT32)
 
     def timeout(self) -> int:
         """In microseconds."""
@@ -141,6 +146,9 @@ class ReceivedRequest(InferenceRequest):
 
     __slots__ = ("_output_names", "_sender", "job", "received", "released")
 
+    outlives_execute: ClassVar[bool] = False
+    """The model may answer it after `execute` has returned, when it works on others."""
+
     def __init__(
         self, job: BackendJob, output_names: Collection[str]
     ) -> None:  # does not call super: its slots stay unset
@@ -176,6 +184,7 @@ class ReceivedRequest(InferenceRequest):
         return FLAG_SEQUENCE_START * request.sequence_start | FLAG_SEQUENCE_END * request.sequence_end
 
     def set_flags(self, flags: int) -> None:
+        arguments.number("set_flags", "flags", flags, UINT32)
         raise TritonModelException("the flags of a request that a model received cannot be changed")
 
     def timeout(self) -> int:
@@ -191,6 +200,7 @@ class ReceivedRequest(InferenceRequest):
         return self.job.is_cancelled()
 
     def set_release_flags(self, flags: int) -> None:
+        flags = arguments.number("set_release_flags", "flags", flags, UINT32)
         if flags == RELEASE_RESCHEDULE:
             raise not_supported_yet("TRITONSERVER_REQUEST_RELEASE_RESCHEDULE")
 
@@ -202,3 +212,9 @@ class ReceivedRequest(InferenceRequest):
         if self._sender is None:
             self._sender = InferenceResponseSender(self, self._output_names)
         return self._sender
+
+
+def _correlation_id(given: object) -> int | str:
+    if given is not None and not isinstance(given, (int, str)):
+        raise TritonModelException("Correlation ID must be integer or string")
+    return given if isinstance(given, str) else arguments.number(_CLASS, "correlation_id", given, UINT64)

@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import ModelFailure
+from .arguments import INT64, number, sequence
 from .error import TritonError, TritonModelException
+from .parameters import check_parameters
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class InferenceResponse:
         error: TritonError | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> None:
-        outputs = list(output_tensors)
+        outputs = list(sequence("InferenceResponse", "output_tensors", output_tensors))
         for tensor in outputs:
             if not isinstance(tensor, Tensor):
                 if tensor is None:
@@ -40,12 +42,13 @@ class InferenceResponse:
             raise TypeError(f"InferenceResponse(): expected error to be a TritonError, found {type(error)}")
         if parameters is not None:
             check_parameters(parameters)
+            parameters = parameters.copy()  # the model may use its own again, for the next request
         self._outputs = outputs
         self._error = error
         self._parameters = parameters
 
     def output_tensors(self) -> list[Tensor]:
-        return self._outputs
+        return self._outputs.copy()
 
     def has_error(self) -> bool:
         return self._error is not None
@@ -92,12 +95,7 @@ class InferenceResponseSender:
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Raises TritonModelException where the order of responses and flags is not allowed."""
-        if flags not in (0, RESPONSE_COMPLETE_FINAL):
-            raise TritonModelException("Unable to send response. Unsupported flag provided.")
-        if flags == 0 and response is None:
-            raise TritonModelException(
-                "Inference Response object must be provided when the response flags is set to zero."
-            )
+        check_sent(response, flags)
         if self._closed:
             raise TritonModelException("Unable to send response. Response sender has been closed.")
         if response is None and not self._sent:
@@ -109,8 +107,6 @@ class InferenceResponseSender:
                 "Unable to send response. Non-decoupled model cannot send more than one response."
             )
         if response is not None:
-            if not isinstance(response, InferenceResponse):
-                raise TypeError(f"send(): expected an InferenceResponse, found {type(response)}")
             self._sent = True
             if self._request.released:
                 raise TritonModelException(
@@ -123,15 +119,16 @@ class InferenceResponseSender:
         return self._request.is_cancelled()
 
 
-def check_parameters(parameters: object) -> None:
-    """Raises TritonModelException unless it is a dict of str to bool, int or str."""
-    if not isinstance(parameters, dict):
-        raise TritonModelException(f"Expect parameters to have type dict, found type {type(parameters)}")
-    for key, value in parameters.items():
-        if not isinstance(key, str):
-            raise TritonModelException(f"Expect parameters keys to have type str, found type {type(key)}")
-        if not isinstance(value, (bool, int, str)):
-            raise TritonModelException(f"Expect parameters values to have type bool/int/str, found type {type(value)}")
+def check_sent(response: object, flags: object) -> None:
+    """Raises TypeError for what is no response and no flags, TritonModelException for what cannot be sent at all."""
+    if response is not None and not isinstance(response, InferenceResponse):
+        raise TypeError(f"send(): expected an InferenceResponse, found {type(response)}")
+    if type(flags) is not int:
+        flags = number("send", "flags", flags, INT64)
+    if flags not in (0, RESPONSE_COMPLETE_FINAL):
+        raise TritonModelException("Unable to send response. Unsupported flag provided.")
+    if flags == 0 and response is None:
+        raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
 
 
 def unanswered(instance_name: str) -> ModelFailure:

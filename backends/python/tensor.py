@@ -8,38 +8,70 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...schema.datatype import BY_NAME, name_of_dtype
+from ...schema.references import LOCAL_REFERENCES
 from ...schema.tensor import Tensor as WireTensor
-from ...schema.tensor import encode_bytes
+from ...schema.tensor import encode_bytes, plain_array
+from . import arguments
 from .error import TritonModelException
+from .memory import COPY_BYTES_MAX, may_be_kept, owns_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-COPY_BYTES_MAX = 64 * 1024
-"""Outputs up to this size are copied out at once, which also makes their wire form; larger ones only where shared."""
+    from ...schema.tensor import Buffer
 
 _CPU_DEVICE = (1, 0)
 
 
 class Tensor:
-    """A name and a numpy array. Shapes include the batch dimension; strings are object arrays of `bytes`."""
+    """A name and a numpy array. Shapes include the batch dimension; strings are object arrays of `bytes`.
 
-    __slots__ = ("_array", "_name", "_wire")
+    Its value is the array's when it is made: what is written into the array later is not to be relied on, and never
+    becomes another request's answer.
+    """
+
+    __slots__ = ("_array", "_datatype", "_name", "_shape", "_taken", "_wire")
+
+    _wire: WireTensor | None
+    """Of an input, and of an output that was handed over."""
+    _array: np.ndarray | None
+    """As the model gave it or was given it."""
+    _taken: bytes | None
+    """The wire form of what a model made, where it was copied at once."""
 
     def __init__(self, name: str, array: np.ndarray) -> None:
         """Raises TritonModelException for an empty name and for element types that the protocol does not have.
 
-        An array that is not contiguous in C order is copied.
+        Strings and small arrays are copied, others where that is needed (memory.py) or their rows are not in order.
         """
+        if type(name) is not str:
+            name = arguments.text("Tensor", "name", name)
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"Tensor '{name}': expected a numpy array, got {type(array)}")
-        if name_of_dtype(array.dtype) is None:
+        if type(array) is not np.ndarray:
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"Tensor '{name}': expected a numpy array, got {type(array)}")
+            array = plain_array(name, array)
+        datatype = name_of_dtype(array.dtype)
+        if datatype is None:
             raise TritonModelException("NumPy dtype is not supported.")
+        given = array
+        dtype = BY_NAME[datatype].dtype
+        if not array.flags.c_contiguous or (array.dtype != dtype and datatype != "BYTES"):  # big-endian
+            array = array.astype(dtype, order="C")
         self._name = name
-        self._wire: WireTensor | None = None
-        self._array: np.ndarray | None = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        self._datatype = datatype
+        self._shape = array.shape
+        self._wire = None
+        self._array = array
+        if datatype == "BYTES":
+            self._taken = encode_bytes(array.ravel().tolist())
+        elif array.nbytes <= COPY_BYTES_MAX:
+            self._taken = array.tobytes()
+        else:
+            self._taken = None
+            if array is given and not may_be_kept(array):
+                self._array = array.copy()
 
     @classmethod
     def received(cls, wire: WireTensor) -> Tensor:
@@ -63,22 +95,20 @@ class Tensor:
                 raise TritonModelException(
                     "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
                 )
+            # Writable bytes are the request's own body. An array that is there may be a caller's in this process.
+            found = wire.array
             array = wire.numpy()
-            # A writable wire form is the request's own body. An array may be a caller's in this process: never written.
-            if wire.wire is None or not array.flags.behaved:  # behaved: writable and aligned
+            if found is not None or not array.flags.behaved:  # behaved: writable and aligned
                 array = array.copy()
             self._array = array
         return array
 
     def triton_dtype(self) -> int:
         """The datatype's number in the configuration, e.g. 11 for TYPE_FP32."""
-        return BY_NAME[self._datatype()].number
+        return BY_NAME[self._kind()].number
 
     def shape(self) -> list[int]:
-        if self._array is not None:
-            return list(self._array.shape)
-        assert self._wire is not None
-        return list(self._wire.shape)
+        return list(self._shape if self._wire is None else self._wire.shape)
 
     def is_cpu(self) -> bool:
         return True
@@ -88,9 +118,9 @@ class Tensor:
         return self.__dlpack__()
 
     def __dlpack__(self, *, stream: object = None) -> Any:
-        if self._datatype() == "BYTES":
+        if self._kind() == "BYTES":
             raise TritonModelException("DLPack does not have support for string tensors.")
-        if self._datatype() == "BF16":
+        if self._kind() == "BF16":
             raise TritonModelException("DLPack of BF16 tensors is not supported yet.")
         return self.as_numpy().__dlpack__()
 
@@ -100,6 +130,7 @@ class Tensor:
     @staticmethod
     def from_dlpack(name: str, obj: Any) -> Tensor:
         """A tensor over the memory of a DLPack capsule or of an object with `__dlpack__`. CPU memory only."""
+        name = arguments.text("from_dlpack", "name", name)
         if type(obj).__name__ == "PyCapsule":
             obj = _Capsule(obj)
         elif not (hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__")):
@@ -121,39 +152,52 @@ class Tensor:
     def answer(self, inputs: Iterable[Tensor]) -> WireTensor:
         """This output as the response carries it, safe from whatever the model does with its array afterwards.
 
-        Small arrays are copied. A large one is handed over when nobody else refers to it; `inputs` are the request's
-        own tensors, whose references do not count.
+        `inputs` are the request's own tensors, whose references to an array do not count.
         """
+        wire = self._wire
         array = self._array
-        if array is None:  # an input passed through untouched
-            assert self._wire is not None
-            wire = self._wire
-            return WireTensor(wire.name, wire.datatype, wire.shape, wire.memory())
-        datatype = name_of_dtype(array.dtype)
-        assert datatype is not None, "checked when the tensor was made"
-        if datatype == "BYTES":
-            return WireTensor(self._name, datatype, array.shape, encode_bytes(array.ravel().tolist()))
-        dtype = BY_NAME[datatype].dtype
-        if array.dtype != dtype:  # big-endian
-            array = array.astype(dtype)
-        if array.nbytes <= COPY_BYTES_MAX:
-            return WireTensor(self._name, datatype, array.shape, array.tobytes())
-        # References known here: ours in `_array`, this local, getrefcount's argument, and those of the inputs.
-        known = 3
-        passed_through = False
+        if wire is None:
+            if self._taken is not None:
+                return WireTensor(self._name, self._datatype, self._shape, self._taken)
+            datatype = self._datatype
+        else:
+            if array is None:  # untouched by the model
+                memory = wire.memory()
+                self._give(memory)
+                return WireTensor(wire.name, wire.datatype, wire.shape, memory)
+            datatype = wire.datatype
+            if datatype == "BYTES":
+                return WireTensor(wire.name, datatype, array.shape, encode_bytes(array.ravel().tolist()))
+            if array.nbytes <= COPY_BYTES_MAX:
+                return WireTensor(wire.name, datatype, array.shape, array.tobytes())
+        assert array is not None, "a tensor without a wire form has an array"
+        known = LOCAL_REFERENCES + 1  # ours in `_array`
+        holders = [self]
         for tensor in inputs:
             if tensor._array is array:
-                passed_through = True
-                known += 1 + (tensor._wire is not None and tensor._wire.array is array)
-        if sys.getrefcount(array) > known or not (passed_through or _owns_memory(array)):
+                known += tensor is not self
+                known += tensor._wire is not None and tensor._wire.array is array
+                holders.append(tensor)
+        if sys.getrefcount(array) > known or not (len(holders) > 1 or owns_memory(array)):
             array = array.copy()
+        else:
+            for tensor in holders:
+                tensor._give(array.data)
         return WireTensor(self._name, datatype, array.shape, None, array)
 
-    def _datatype(self) -> str:
-        if self._wire is not None:
-            return self._wire.datatype
-        assert self._array is not None
-        return name_of_dtype(self._array.dtype) or ""
+    def holds(self, array: np.ndarray) -> bool:
+        """Whether this is the very array that `as_numpy` gives."""
+        return self._array is array
+
+    def _give(self, memory: Buffer) -> None:
+        """An answer has this tensor's memory from now on; the model gets copies."""
+        readonly = memoryview(memory).cast("B").toreadonly()
+        self._wire = WireTensor(self._name, self._kind(), self.shape(), readonly)
+        self._array = None
+
+    def _kind(self) -> str:
+        """The datatype's name."""
+        return self._datatype if self._wire is None else self._wire.datatype
 
 
 class _Capsule:
@@ -167,12 +211,3 @@ class _Capsule:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return _CPU_DEVICE
-
-
-def _owns_memory(array: np.ndarray) -> bool:
-    """True when the memory is the array's, or belongs to a parent array that only this view refers to."""
-    base = array.base
-    if base is None:
-        return True
-    # `base` here, the view's reference, getrefcount's argument.
-    return isinstance(base, np.ndarray) and base.base is None and sys.getrefcount(base) <= 3

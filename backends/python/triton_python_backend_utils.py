@@ -5,8 +5,10 @@ The backend puts this module into `sys.modules` under that bare name before it l
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NoReturn
 
+from .arguments import INT64, number, text
 from .conversion import (
     TRITON_STRING_TO_NUMPY,
     deserialize_bytes_tensor,
@@ -40,8 +42,15 @@ TRITONSERVER_REQUEST_FLAG_SEQUENCE_END = FLAG_SEQUENCE_END
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = RESPONSE_COMPLETE_FINAL
 TRITONSERVER_REQUEST_RELEASE_ALL = RELEASE_ALL
 TRITONSERVER_REQUEST_RELEASE_RESCHEDULE = RELEASE_RESCHEDULE
-TRITONSERVER_MEMORY_GPU = 0
-TRITONSERVER_MEMORY_CPU = 1
+
+
+class MemoryType(IntEnum):
+    TRITONSERVER_MEMORY_GPU = 0
+    TRITONSERVER_MEMORY_CPU = 1
+
+
+TRITONSERVER_MEMORY_GPU = MemoryType.TRITONSERVER_MEMORY_GPU
+TRITONSERVER_MEMORY_CPU = MemoryType.TRITONSERVER_MEMORY_CPU
 
 __all__ = [
     "TRITONSERVER_MEMORY_CPU",
@@ -84,9 +93,14 @@ __all__ = [
 class PreferredMemory:
     """Where a model would like the outputs of its own requests. Remembered, without effect until those are built."""
 
-    def __init__(self, preferred_memory_type: int, preferred_device_id: int = 0) -> None:
+    def __init__(self, preferred_memory_type: MemoryType, preferred_device_id: int = 0) -> None:
+        if not isinstance(preferred_memory_type, MemoryType):
+            raise TypeError(
+                "PreferredMemory(): expected preferred_memory_type to be TRITONSERVER_MEMORY_CPU or "
+                f"TRITONSERVER_MEMORY_GPU, got {preferred_memory_type!r}"
+            )
         self.preferred_memory_type = preferred_memory_type
-        self.preferred_device_id = preferred_device_id
+        self.preferred_device_id = number("PreferredMemory", "preferred_device_id", preferred_device_id, INT64)
 
 
 class MetricFamily:
@@ -114,12 +128,17 @@ def get_model_dir() -> str:
 
 
 def load_model(model_name: str, config: str = "", files: dict[str, bytes] | None = None) -> NoReturn:
+    text("load_model", "model_name", model_name)
+    text("load_model", "config", config)
     raise not_supported_yet("pb_utils.load_model")
 
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> NoReturn:
+    text("unload_model", "model_name", model_name)
     raise not_supported_yet("pb_utils.unload_model")
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> NoReturn:
+    text("is_model_ready", "model_name", model_name)
+    text("is_model_ready", "model_version", model_version)
     raise not_supported_yet("pb_utils.is_model_ready")

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import InvalidArgument
+from ...schema.text import encodable
 from ..port.sink import CapturedTensor, FinishedTrace
 from .generation import Generation
 from .trace_context import parse_traceparent
@@ -91,7 +92,7 @@ class Trace:
 
     def begin(self, version: int, request_id: str, received_ns: int) -> None:
         """The request was accepted by that version."""
-        self.model_version, self.request_id = version, request_id
+        self.model_version, self.request_id = version, encodable(request_id)
         self.setting.begun += 1
         self._notes.append((MODEL_KNOWN, 0))
         self.stamp("REQUEST_START", received_ns)
@@ -175,7 +176,7 @@ class Tracer:
             "trace_count": (str(setting.count),),
         }
         if setting.mode == "triton":
-            shown |= {"log_frequency": (str(setting.log_frequency),), "trace_file": (self.settings.file,)}
+            shown |= {"log_frequency": (str(setting.log_frequency),), "trace_file": (encodable(self.settings.file),)}
         shown["trace_mode"] = (setting.mode,)
         return shown | {name: (value,) for name, value in self.settings.options.items()}
 

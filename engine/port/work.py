@@ -24,7 +24,7 @@ class BackendJob(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Rows: the first dimension for models that batch, else 1."""
+        """Rows: the first dimension for models that batch, else 1. Who has none is alone in his batch."""
         ...
 
     @property
@@ -38,7 +38,8 @@ class BackendJob(Protocol):
         ...
 
     def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
-        """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns."""
+        """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns. An
+        output that has no wire form (an array of what are no strings) fails the request."""
         ...
 
     def fail(self, fault: Fault) -> None:

@@ -5,6 +5,7 @@ read ── names ── normalise ── validate ──▶ backend opens and c
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ...schema.fault import InvalidArgument, Unsupported
@@ -111,7 +112,9 @@ def backend_settings(backend: str, settings: EngineSettings) -> dict[str, str]:
 
 
 def _listing(path: Path) -> ModelListing:
-    directories = sorted((entry for entry in path.iterdir() if entry.is_dir()), key=lambda entry: entry.name.encode())
+    directories = sorted(
+        (entry for entry in path.iterdir() if entry.is_dir()), key=lambda entry: os.fsencode(entry.name)
+    )
     first = list(directories[0].iterdir()) if directories else []
     return ModelListing(
         subdirectories=tuple(entry.name for entry in directories),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ...schema.fault import Internal, InvalidArgument
+from ...schema.text import is_encodable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,6 +57,9 @@ def model_names(repositories: Iterable[str]) -> dict[str, list[Path]]:
         try:
             for entry in Path(repository).iterdir():
                 if entry.is_dir():
+                    if not is_encodable(entry.name):
+                        log.debug("ignore model directory %a, whose name no client could say", entry.name)
+                        continue
                     found.setdefault(entry.name, []).append(entry)
         except OSError:
             raise Internal(f"failed to open directory {repository}") from None

@@ -1,7 +1,8 @@
 """Whether one model takes a request: the protocol's checks, compiled once per model version.
 
 The checks and their order are the protocol's; the texts are facts that clients match on. A request that passes gets its
-row count and its batching key; a request that does not is refused synchronously and counted nowhere.
+row count and its batching key; a request that does not is refused synchronously and counted nowhere. A request without
+rows is one, with a key of its own: it is executed alone.
 """
 
 from __future__ import annotations
@@ -72,14 +73,18 @@ class Admission:
                 optional=entry.optional,
             )
         self._known: dict[tuple[str, str, tuple[int, ...]], tuple[int, int]] = {}
-        """Name, datatype and shape of inputs found right -> rows, bytes. Bounded: clients choose them."""
+        """Name, datatype and shape of inputs found right -> rows, at least one, and bytes. Bounded: clients choose."""
         self.required = [name for name, rule in self.inputs.items() if not rule.optional]
         self.outputs = frozenset(entry.name for entry in config.output)
         ragged = {entry.name for entry in config.input if entry.allow_ragged_batch}
         self.variable = tuple(name for name, rule in self.inputs.items() if not rule.fixed and name not in ragged)
         """Inputs whose shapes must be equal within a batch."""
         self.has_optional = len(self.required) < len(self.inputs)
-        self.plain = not self.has_optional and all(rule.fixed and rule.element_bytes for rule in self.inputs.values())
+        self.plain = (
+            bool(self.inputs)
+            and not self.has_optional
+            and all(rule.fixed and rule.element_bytes for rule in self.inputs.values())
+        )
         """Nothing of a request needs looking at but names, datatypes, shapes and sizes, and any two may be joined."""
 
     def admit(self, job: Job) -> None:
@@ -109,19 +114,19 @@ class Admission:
         if len(inputs) != len(self.inputs) or (request.outputs and not self.outputs.issuperset(request.outputs)):
             return False
         known = self._known
-        rows = -1
+        rows = 0
         for name, tensor in inputs.items():
             shape = tensor.shape
             if type(shape) is not tuple:
                 return False
             found = known.get((name, tensor.datatype, shape))
-            if found is None or (found[0] != rows and rows >= 0):
+            if found is None or (rows and found[0] != rows):
                 return False
             rows, size = found
             wire = tensor.wire
             if wire is not None and len(wire) != size:
                 return False
-        job.batch_size = rows if rows > 0 else 1
+        job.batch_size = rows
         if request.template is not None:
             request.template.judge = self.mark
             request.template.rows = job.batch_size
@@ -139,7 +144,7 @@ class Admission:
             self._check_count(request)
         rules = self.inputs
         batched = self.max_batch_size > 0
-        rows = 0
+        first: int | None = None
         for name, tensor in inputs.items():
             rule = rules.get(name)
             if rule is None:
@@ -151,13 +156,14 @@ class Admission:
                         f"{request.log_prefix()}input '{name}' has no shape but model requires batch dimension for "
                         f"'{self.model_name}'"
                     )
-                if rows == 0:
-                    rows = shape[0]
-                elif rows != shape[0]:
+                if first is None:
+                    first = shape[0]
+                elif first != shape[0]:
                     raise InvalidArgument(
                         f"{request.log_prefix()}input '{name}' batch size does not match other inputs for "
                         f"'{self.model_name}'"
                     )
+        rows = 1 if first is None else first
         if rows > self.max_batch_size and batched:
             raise InvalidArgument(
                 f"{request.log_prefix()}inference request batch-size must be <= {self.max_batch_size} for "
@@ -181,11 +187,13 @@ class Admission:
                         self._refuse_size(request, name, expected, len(tensor.memory()))
                 else:
                     self._check_size(request, tensor, rule)
-        job.batch_size = rows or 1
-        if self.plain and rows >= 0:
+        job.batch_size = rows
+        if rows == 0:
+            job.key = object()  # equal to no other
+        elif self.plain:
             for name, tensor in inputs.items():
                 if len(self._known) < KNOWN_MAX:
-                    size = rules[name].row_bytes * (rows if batched else 1)
+                    size = rules[name].row_bytes * rows
                     self._known[name, tensor.datatype, tuple(tensor.shape)] = (rows, size)
         elif self.has_optional:
             job.key = (

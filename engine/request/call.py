@@ -64,7 +64,7 @@ def request_of(
 ) -> InferenceRequest:
     """The request that the keyword arguments of `Engine.infer` describe. Raises InvalidArgument for unknown dtypes."""
     tensors = {
-        name: value if isinstance(value, Tensor) else Tensor.of(name, np.asarray(value))
+        name: value if isinstance(value, Tensor) else Tensor.of(name, np.asanyarray(value))
         for name, value in inputs.items()
     }
     return InferenceRequest(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ...schema.fault import Internal
+from ...schema.fault import Internal, ModelFailure
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 
     from ...schema.fault import Fault
     from ...schema.tensor import Tensor
+
+
+def encoding_fault(outputs: list[Tensor]) -> Fault | None:
+    """What is wrong with the first output that has no wire form, or None. On the executing thread: strings get theirs
+    here, for an array of objects may hold anything, and who asks for it later is not to blame."""
+    for tensor in outputs:
+        if tensor.wire is None and tensor.array.dtype.kind not in "biufc":  # type: ignore[union-attr]  # one of the two
+            try:
+                tensor.memory()
+            except Exception as error:  # whatever a backend has put into the array raises
+                return ModelFailure(f"output '{tensor.name}' has no wire form: {type(error).__name__}: {error}")
+    return None
 
 
 class JobState(IntEnum):
@@ -104,7 +116,14 @@ class Job:
         return self.ledger.version_text
 
     def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
-        """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns."""
+        """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns.
+
+        An output that has no wire form fails the request.
+        """
+        fault = encoding_fault(outputs)
+        if fault is not None:
+            self.fail(fault)
+            return
         request = self.request
         ledger = self.ledger
         assert ledger is not None, "a job in a backend was accepted"

@@ -30,7 +30,7 @@ from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 from ..observe.tracing import trace_response
 from .batch import Batch
-from .job import Job, JobState
+from .job import Job, JobState, encoding_fault
 from .ledger import End
 from .sharing import place_response
 
@@ -136,7 +136,7 @@ class StreamJob(Job):
         the stream was ended by the engine, or the final answer was sent before. Not for the trio thread, where it
         raises Internal instead of blocking: use `send_async`.
         """
-        return self._send(Answer(self._response(outputs, parameters), None, final))
+        return self._send(self._answer(outputs, parameters, final))
 
     def send_fault(self, fault: Fault, *, final: bool = False) -> bool:
         """Answers with an error, which need not be the last answer. Otherwise as `send`."""
@@ -146,7 +146,7 @@ class StreamJob(Job):
         self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
     ) -> bool:
         """`send` for executors that are awaited on the trio thread. Cancelled, it has sent nothing."""
-        answer = Answer(self._response(outputs, parameters), None, final)
+        answer = self._answer(outputs, parameters, final)
         await trio.lowlevel.checkpoint()
         while True:
             with self._lock:
@@ -231,14 +231,16 @@ class StreamJob(Job):
 
     # Sending, on any thread.
 
-    def _response(
-        self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None
-    ) -> InferenceResponse | None:
+    def _answer(self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None, final: bool) -> Answer:
         if outputs is None:
-            return None
-        return InferenceResponse(
+            return Answer(None, None, final)
+        fault = encoding_fault(outputs)
+        if fault is not None:
+            return Answer(None, fault, final)
+        response = InferenceResponse(
             self.request.model_name, self.ledger.version_text, outputs, id=self.request.id, parameters=parameters
         )
+        return Answer(response, None, final)
 
     def _must_wait(self, answer: Answer) -> bool:
         return (

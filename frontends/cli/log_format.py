@@ -5,7 +5,6 @@ INFO and verbose lines go to stdout, WARNING and above to stderr; all of them to
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import orjson
+
+from ...schema.text import encodable
 
 if TYPE_CHECKING:
     from ..log_settings import LogSettings
@@ -31,7 +32,11 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             stream = getattr(sys, self._stream_name)
-            stream.write(self.format(record) + "\n")
+            line = self.format(record) + "\n"
+            try:
+                stream.write(line)
+            except UnicodeEncodeError:  # a console that knows few letters
+                stream.write(line.encode("ascii", "backslashreplace").decode())
             stream.flush()
         except (OSError, ValueError):
             pass  # nobody reads the console any more; the server goes on
@@ -50,10 +55,11 @@ class LineFormatter(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
+        message = encodable(message)
         head = self._head(record)
         if getattr(record, "table", False):
             return f"{head}\n{message}\n"
-        return f"{head}{_quoted(message) if self._escape else message}"
+        return f"{head}{orjson.dumps(message).decode() if self._escape else message}"
 
     def _head(self, record: logging.LogRecord) -> str:
         letter = "E" if record.levelno >= logging.ERROR else "W" if record.levelno >= logging.WARNING else "I"
@@ -85,10 +91,3 @@ def configure_logging(settings: LogSettings) -> None:
     root.setLevel(logging.WARNING)
     settings.take_effect()
     logging.captureWarnings(True)
-
-
-def _quoted(text: str) -> str:
-    try:
-        return orjson.dumps(text).decode()
-    except orjson.JSONEncodeError:  # lone surrogates, from file names
-        return json.dumps(text)

@@ -13,11 +13,13 @@ from typing import Final
 
 import numpy as np
 
+from ...schema.references import LOCAL_REFERENCES
+
 RECYCLED_FROM: Final = 128 * 1024
 """Smaller buffers come from the allocator's heap, which recycles them itself."""
 
-_UNSHARED: Final = 3
-"""References to an array that only the pool knows: the pool's list, the local name, and getrefcount's argument."""
+_UNSHARED: Final = LOCAL_REFERENCES + 1
+"""References to an array that only the pool knows: its list's, and a local name's."""
 
 _LOOKS_MAX: Final = 8
 """How many buffers of a size are looked at before a fresh one is made."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ...schema.text import encodable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -25,7 +27,7 @@ def text_of(metrics: Iterable[Metric]) -> bytes:
         lines.append(f"# TYPE {metric.name} {metric.type}")
         lines.extend(f"{sample.name}{_labels(sample.labels)} {_number(sample.value)}" for sample in metric.samples)
     lines.append("")
-    return "\n".join(lines).encode("utf-8", "backslashreplace")
+    return encodable("\n".join(lines)).encode()
 
 
 def _labels(labels: Mapping[str, str]) -> str:

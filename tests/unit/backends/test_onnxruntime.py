@@ -510,12 +510,11 @@ def test_failing_execution(bench, caplog):
     config.output[0].dims = [3]
     _, instance = opened(bench, config)
     wrong = bench.job({"IN": np.zeros((1, 4), np.float32)})
-    with (
-        caplog.at_level(logging.ERROR, "despina.backends.onnxruntime"),
-        pytest.raises(ModelFailure, match=r"^onnx runtime error 2: Got invalid dimensions for input: IN") as caught,
-    ):
+    with caplog.at_level(logging.ERROR, "despina.backends.onnxruntime"):
         instance.execute(bench.batch(wrong))
-    assert "Traceback" not in caught.value.message
+    assert isinstance(wrong.fault, ModelFailure)
+    assert wrong.fault.message.startswith("onnx runtime error 2: Got invalid dimensions for input: IN")
+    assert "Traceback" not in wrong.fault.message
     assert "m_0_0" in caplog.text
     good = bench.job({"IN": np.zeros((1, 3), np.float32)})
     instance.execute(bench.batch(good))
@@ -523,12 +522,44 @@ def test_failing_execution(bench, caplog):
 
 
 def test_model_that_loses_rows(bench):
-    """A model that reduces over the batch while it claims to batch fails the batch with a text, not a crash."""
+    """A model that reduces over the batch while it claims to batch fails its requests with a text, not a crash."""
     nodes = [h.make_node("NonZero", ["IN"], ["AT"]), h.make_node("Transpose", ["AT"], ["OUT"])]
     write(bench, nodes, [value("IN", T.FLOAT, [None, 2])], [value("OUT", T.INT64, ["rows", 2])])
     _, instance = opened(bench, configuration([("IN", "FP32", [2])], [("OUT", "INT64", [2])], max_batch_size=4))
-    with pytest.raises(ModelFailure, match="model 'm', output 'OUT': expected 1 rows"):
-        instance.execute(bench.batch(bench.job({"IN": np.ones((1, 2), np.float32)})))
+    job = bench.job({"IN": np.ones((1, 2), np.float32)})
+    instance.execute(bench.batch(job))
+    assert isinstance(job.fault, ModelFailure)
+    assert job.fault.message.startswith("model 'm', output 'OUT': expected 1 rows")
+
+
+def write_lookup(bench):
+    """A model that fails for what a request holds: an index that its table does not have."""
+    table = onnx.numpy_helper.from_array(np.array([10, 11, 12], np.float32), "T")
+    write(
+        bench,
+        [h.make_node("Gather", ["T", "IN"], ["OUT"])],
+        [value("IN", T.INT64, [None, 1])],
+        [value("OUT", T.FLOAT, [None, 1])],
+        initializers=[table],
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("wrong", [{0}, {1, 4}])
+def test_a_request_that_the_model_fails_for_fails_alone(bench, caplog, count, wrong):
+    """Its neighbours get their answers, and the fast way of small batches is kept: a client must not slow it down."""
+    write_lookup(bench)
+    _, instance = opened(bench, configuration([("IN", "INT64", [1])], [("OUT", "FP32", [1])], max_batch_size=8))
+    jobs = [bench.job({"IN": np.array([[99 if n in wrong else n % 3]])}) for n in range(count)]
+    instance.execute(bench.batch(*jobs))
+    for n, job in enumerate(jobs):
+        if n in wrong:
+            assert isinstance(job.fault, ModelFailure)
+            assert "indices element out of data bounds" in job.fault.message
+        else:
+            assert bench.outputs(job)["OUT"].item() == 10 + n % 3
+    assert instance._bound is not None
+    assert "not binding" not in caplog.text
 
 
 # Bound plans
@@ -591,6 +622,54 @@ def test_binding_that_fails_is_given_up(bench, sixteen, caplog):
     np.testing.assert_array_equal(bench.outputs(job)["OUTPUT1"], sixteen * 0)
     assert instance._bound is None
     assert "onnx runtime error 6: shape verification failed" in caplog.text
+
+
+NUMBERS = onnx.numpy_helper.from_array(np.array([5, 6], np.float32), "C")
+
+
+@pytest.mark.parametrize("optimised", ["0", "-1"])
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "initializers"),
+    [
+        ([], ["IN"], []),
+        ([("Neg", "IN", "OUT")], ["OUT", "IN"], []),
+        ([("Neg", "IN", "OUT")], ["IN", "OUT"], []),
+        ([("Identity", "IN", "OUT")], ["OUT"], []),
+        ([("Identity", "IN", "OUT"), ("Identity", "IN", "TOO")], ["OUT", "TOO"], []),
+        ([("Neg", "IN", "N"), ("Identity", "N", "OUT"), ("Identity", "N", "TOO")], ["OUT", "TOO"], []),
+        ([("Neg", "IN", "OUT"), ("Identity", "OUT", "TOO")], ["OUT", "TOO"], []),
+        ([("Neg", "IN", "OUT")], ["OUT", "C"], [NUMBERS]),
+        ([("Neg", "IN", "OUT"), ("Neg", "C", "TOO")], ["OUT", "TOO"], [NUMBERS]),
+        ([("Dropout", "IN", "OUT"), ("Neg", "IN", "TOO")], ["OUT", "TOO"], []),
+    ],
+)
+def test_outputs_that_are_other_values(bench, nodes, outputs, initializers, optimised):
+    """An output that is an input, another output, a constant or a node optimised away: each request gets its own
+    numbers, through plans or without."""
+    write(
+        bench,
+        [h.make_node(kind, [source], [target]) for kind, source, target in nodes],
+        [value("IN", T.FLOAT, [2])],
+        [value(name, T.FLOAT, [2]) for name in outputs],
+        initializers=initializers,
+    )
+    config = configuration(
+        [("IN", "FP32", [2])],
+        [(name, "FP32", [2]) for name in outputs],
+        parameters={"graph_optimization_level": ModelParameter(string_value=optimised)},
+    )
+    _, instance = opened(bench, config)
+    for number in (1.0, 2.0, -3.0):
+        given = np.array([number, number + 1], np.float32)
+        job = bench.job({"IN": given}, batching=False)
+        instance.execute(bench.batch(job))
+        assert list(bench.outputs(job)) == outputs
+        for name, array in bench.outputs(job).items():
+            negative = any(each == ("Neg", "IN", name) for each in nodes) or ("Neg", "IN", "N") in nodes
+            negative |= ("Identity", "OUT", name) in nodes
+            constant = {"C": [5, 6], "TOO": [-5, -6] if ("Neg", "C", "TOO") in nodes else None}.get(name)
+            assert array.tolist() == (constant or (-given if negative else given).tolist()), name
+    assert (instance._bound is None) == ("IN" in outputs)
 
 
 def test_plans_reshape(bench):

@@ -475,18 +475,21 @@ def test_sending_too_late(bench):
         ("pb_utils.TritonError(3)", "TypeError: TritonError(): expected message"),
         ("pb_utils.Logger.log('x', 9)", "TypeError: log(): expected level"),
         (
-            "pb_utils.InferenceRequest(inputs=[None], model_name='q')",
+            "pb_utils.InferenceRequest(inputs=[None], requested_output_names=[], model_name='q')",
             "TritonModelException: Input tensor for request with id '' and model name 'q' should not be empty.",
         ),
         (
-            "pb_utils.InferenceRequest(requested_output_names=[''], model_name='q')",
+            "pb_utils.InferenceRequest(inputs=[], requested_output_names=[''], model_name='q')",
             "TritonModelException: Requested output name for request with id '' and model name 'q' should not be ",
         ),
         (
-            "pb_utils.InferenceRequest(correlation_id=1.5)",
+            "pb_utils.InferenceRequest('', 1.5, [], [], 'q')",
             "TritonModelException: Correlation ID must be integer or string",
         ),
-        ("pb_utils.InferenceRequest(parameters={'a': [1]})", "TritonModelException: Expect parameters values"),
+        (
+            "pb_utils.InferenceRequest('', 0, [], [], 'q', parameters={'a': [1]})",
+            "TritonModelException: Expect parameters values",
+        ),
         (
             "pb_utils.Tensor('A', np.array(['a'], object)).to_dlpack()",
             "TritonModelException: DLPack does not have support for string tensors.",
@@ -502,10 +505,22 @@ def test_sending_too_late(bench):
             "C-Order are supported.",
         ),
         ("pb_utils.triton_string_to_numpy('X')", "KeyError: 'X'"),
-        ("pb_utils.InferenceRequest().exec()", "TritonModelException: InferenceRequest.exec (a request from within"),
-        ("pb_utils.InferenceRequest().async_exec()", "TritonModelException: InferenceRequest.async_exec"),
-        ("pb_utils.InferenceRequest().get_response_sender()", "TritonModelException: get_response_sender is only for"),
-        ("pb_utils.InferenceRequest().set_release_flags(1)", "TritonModelException: set_release_flags is only for"),
+        (
+            "pb_utils.InferenceRequest('', 0, [], [], 'q').exec()",
+            "TritonModelException: InferenceRequest.exec (a request from within",
+        ),
+        (
+            "pb_utils.InferenceRequest('', 0, [], [], 'q').async_exec()",
+            "TritonModelException: InferenceRequest.async_exec",
+        ),
+        (
+            "pb_utils.InferenceRequest('', 0, [], [], 'q').get_response_sender()",
+            "TritonModelException: get_response_sender is only for",
+        ),
+        (
+            "pb_utils.InferenceRequest('', 0, [], [], 'q').set_release_flags(1)",
+            "TritonModelException: set_release_flags is only for",
+        ),
         ("requests[0].set_flags(1)", "TritonModelException: the flags of a request"),
         (
             "requests[0].set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)",
@@ -552,7 +567,10 @@ def test_misuse_of_the_helpers(run, expression, expected):
         ("pb_utils.InferenceResponse([], pb_utils.TritonError('x')).error().message()", "'x'"),
         ("pb_utils.InferenceResponse([]).has_error()", "False"),
         ("pb_utils.InferenceResponse([], parameters={'a': 1}).parameters()", "'{\"a\": 1}'"),
-        ("pb_utils.InferenceRequest(parameters={'a': 1, 'b': True}).parameters()", '\'{"a": 1, "b": true}\''),
+        (
+            "pb_utils.InferenceRequest('', 0, [], [], 'q', parameters={'a': 1, 'b': True}).parameters()",
+            '\'{"a": 1, "b": true}\'',
+        ),
         ("pb_utils.Tensor.from_dlpack('A', np.array([True])).as_numpy().tolist()", "[True]"),
         ("pb_utils.Tensor.from_dlpack('A', pb_utils.Tensor('B', np.arange(3)).to_dlpack()).shape()", "[3]"),
         ("np.from_dlpack(requests[0].inputs()[0]).tolist()", "[[5]]"),
@@ -560,7 +578,8 @@ def test_misuse_of_the_helpers(run, expression, expected):
         ("pb_utils.Tensor('A', np.arange(6).reshape(2, 3).T).as_numpy().flags.c_contiguous", "True"),
         ("isinstance(requests[0], pb_utils.InferenceRequest)", "True"),
         (
-            "pb_utils.get_input_tensor_by_name(pb_utils.InferenceRequest(inputs=requests[0].inputs()), 'IN').shape()",
+            "pb_utils.get_input_tensor_by_name("
+            "pb_utils.InferenceRequest('', 0, requests[0].inputs(), [], 'q'), 'IN').shape()",
             "[1, 1]",
         ),
         ("pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU).preferred_device_id", "0"),
@@ -1003,3 +1022,20 @@ def test_completion_with_impossible_values(bench):
 def test_summary_names_the_interpreter():
     """The table of backends says which Python runs the models."""
     assert PythonBackend().config_summary().startswith("Python 3")
+
+
+def test_what_is_left_in_an_input_that_is_passed_on(bench, run):
+    """An element that is no string fails its request alone, when the answer is made of it."""
+    jobs = [bench.job({"S": np.array([["x"]], object)}, id=name) for name in ("bad", "good")]
+    run(
+        r"""
+        for r in requests:
+            text = r.inputs()[0].as_numpy()
+            text[0, 0] = "a\udc80b" if r.request_id() == "bad" else "y"
+        return [pb_utils.InferenceResponse(r.inputs()) for r in requests]
+        """,
+        *jobs,
+    )
+    assert isinstance(jobs[0].fault, ModelFailure)
+    assert "UnicodeEncodeError" in jobs[0].fault.message
+    assert bench.outputs(jobs[1])["S"].tolist() == [[b"y"]]

@@ -191,10 +191,29 @@ def test_huge_shapes():
 
 
 def test_no_rows():
-    """Goal: a first dimension of 0 passes only with no bytes, or with no other input that has some."""
-    assert admit(admission(A), int32(shape=(0, 2))).batch_size == 1
+    """Goal: a first dimension of 0 passes only with no bytes, and where the other inputs have it too."""
+    assert admit(admission(A), int32(shape=(0, 2))).batch_size == 0
     assert "Expected 0, got 8" in refusal(admission(A), int32(shape=(0, 2), size=8))
-    assert "byte size mismatch for input 'A'" in refusal(admission(A, B), int32("A", (0, 2)), int32("B", (1, 2)))
+    for first, second in ((0, 1), (1, 0)):
+        assert refusal(admission(A, B), int32("A", (first, 2)), int32("B", (second, 2))) == (
+            f"{P}input 'B' batch size does not match other inputs for 'm'"
+        )
+
+
+@pytest.mark.parametrize("specs", [(A,), (("A", "INT32", [-1]),), (("A", "INT32", [2], "optional: true"),)])
+def test_no_rows_have_no_company(specs):
+    """Goal: such a request never shares a batch, the second time neither, nor with another of its kind."""
+    rules = admission(*specs)
+    none, again, some = (admit(rules, int32(shape=(rows, 2))) for rows in (0, 0, 1))
+    assert [job.batch_size for job in (none, again, some)] == [0, 0, 1]
+    assert len({none.key, again.key, some.key}) == 3
+
+
+@pytest.mark.parametrize("first", [0, 3, -1, -3])
+def test_rows_below_zero(first):
+    """Goal: no input has a negative number of rows, wherever it stands."""
+    text = refusal(admission(A, B), int32("A", (-3, 2), size=24), int32("B", (first, 2), size=24))
+    assert "batch size does not match" in text or "All input dimensions should be specified" in text
 
 
 def test_no_elements():
@@ -325,7 +344,8 @@ def test_anything_is_admitted_whole_or_refused(batch, tensors, outputs, is_raw):
         job = admit(rules, *[wire(*each) for each in tensors], outputs=outputs, raw=is_raw)
     except InvalidArgument:
         return
-    assert 1 <= job.batch_size <= max(1, batch)
+    assert (job.batch_size == 0) == any(tensor.shape[0] == 0 for tensor in job.request.inputs.values() if batch)
+    assert job.batch_size <= max(1, batch)
     hash(job.key)
     for tensor in job.request.inputs.values():
         assert tensor.numpy().shape == tuple(tensor.shape)

@@ -235,3 +235,15 @@ async def test_answers_belong_to_their_requests(virtual_time, repository, backen
             nursery.start_soon(call, value)
     assert sum(one.size for one in backend.executed) == 20
     assert max(one.size for one in backend.executed) == 8
+
+
+@pytest.mark.parametrize("policy", ["", "max_queue_delay_microseconds: 100000", "preserve_ordering: true"])
+async def test_a_request_without_rows_is_executed_alone(virtual_time, repository, backend, opened, policy):
+    """Goal: it spoils nobody's batch, and is answered; two of them do not meet either."""
+    write_model(repository, "m", **batching(policy))
+    arrivals = [("a", 1), ("b", 0), ("c", 2), ("d", 0), ("e", 0), ("f", 1)]
+    await burst(opened, arrivals)
+    together = [ids for ids in backend.ids if {"b", "d", "e"} & set(ids)]
+    assert sorted(together) == [["b"], ["d"], ["e"]]
+    assert [one.size for one in backend.executed if one.ids == ["b"]] == [0]
+    assert sorted(id for ids in backend.ids for id in ids) == list("abcdef")

@@ -255,3 +255,11 @@ async def test_an_engine_that_has_stopped_says_so(repository, opened):
         await engine.infer("m", {"IN": ONE})
     with pytest.raises(ShuttingDown):
         engine.model("m")
+
+
+async def test_masked_inputs_are_refused(repository, backend, opened):
+    """Goal: what a caller has masked is never sent; he is told what to do."""
+    write_model(repository, "m")
+    async with opened() as engine:
+        with pytest.raises(TypeError, match="a masked array"):
+            await engine.infer("m", {"IN": np.ma.masked_array([[1]], [[True]], np.int32)})

@@ -261,3 +261,13 @@ def test_why_batches_were_closed():
         ("single", "42"),
     ]
     assert 'nv_inference_exec_count{model="m",version="1"} 45\n' in text
+
+
+def test_labels_that_cannot_be_encoded():
+    """A custom metric's text with a lone surrogate is a page that scrapers read, with the replacement character."""
+    metrics = CustomMetrics()
+    metrics.family("gauge", "mine", "says \udc80").metric({"who": "a\udc80b"}).set(2)
+    found = list(text_string_to_metric_families(text_of(EngineCollector(custom=metrics).collect()).decode()))
+    assert [sample.labels for family in found for sample in family.samples if family.name == "mine"] == [
+        {"who": "a\ufffdb"}
+    ]

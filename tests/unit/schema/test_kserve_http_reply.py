@@ -192,8 +192,8 @@ def test_classification(binary):
 def test_error_body():
     """Compact, escaped, and never an exception of its own."""
     assert encode_error("a 'b' \"c\"\n/é") == b'{"error":"a \'b\' \\"c\\"\\n/' + "é".encode() + b'"}'
-    assert encode_error("\udcff") == b'{"error":"\xff"}'
-    assert encode_error("\ud800") == b'{"error":"?"}'
+    assert encode_error("\udcff").decode() == '{"error":"\ufffd"}'
+    assert encode_error("\ud800").decode() == '{"error":"\ufffd"}'
     assert encode_error("") == b'{"error":""}'
 
 

@@ -161,3 +161,10 @@ def test_no_elements():
 def test_it_tells_what_it_is():
     """For logs: name, datatype and shape, never the data."""
     assert repr(Tensor("x", "FP32", (1, 2), bytes(8))) == "Tensor('x', FP32, [1, 2])"
+
+
+def test_masked_arrays_have_no_values_to_send():
+    """A caller's masked array is refused, not sent with what lies under the mask; other subclasses lose their class."""
+    with pytest.raises(TypeError, match=r"tensor 'A': a masked array .* pass array.filled\(value\)"):
+        Tensor.of("A", np.ma.masked_array([1, 2], [0, 1]))
+    assert type(Tensor.of("A", np.arange(2).view(np.recarray)).numpy()) is np.ndarray

@@ -17,14 +17,14 @@ import attrs
 import numpy as np
 
 from ..schema.datatype import BY_NUMBER, DataType
-from ..schema.fault import Fault, InvalidArgument, ModelFailure
+from ..schema.fault import InvalidArgument, ModelFailure
 from ..schema.tensor import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..engine.port.work import BackendJob
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
-    from .port.work import BackendJob
 
 JOIN_BYTES_MAX = 64 * 1024
 """Inputs below this many bytes over the whole batch are joined; larger ones are copied in place: no second buffer."""
@@ -112,19 +112,6 @@ class InputGatherer:
             arrays[slot.name] = array
         return arrays
 
-    def refuse_malformed(self, jobs: Sequence[BackendJob]) -> list[BackendJob]:
-        """Fails each job whose bytes do not make its tensors, alone, and returns the others."""
-        sound: list[BackendJob] = []
-        for job in jobs:
-            try:
-                for tensor in job.request.inputs.values():
-                    tensor.numpy()
-            except Fault as fault:
-                job.fail(fault)
-            else:
-                sound.append(job)
-        return sound
-
     def _model_shape(self, reshape: Reshape, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.batching:
             return (shape[0], *reshape.apply(shape[1:]))
@@ -148,7 +135,7 @@ def join_rows(tensors: Sequence[Tensor], kind: DataType, rows: int) -> np.ndarra
             raise InvalidArgument(
                 f"input '{tensors[0].name}': shape {list(shape)} needs {size} bytes, got {len(joined)}"
             )
-        return np.frombuffer(joined, kind.dtype).reshape(shape)
+        return _reshaped(np.frombuffer(joined, kind.dtype), shape, tensors[0].name)
     array = np.empty(shape, kind.dtype)
     start = 0
     for tensor in tensors:
@@ -272,4 +259,7 @@ def _output_slot(item: ModelOutput) -> Slot:
 def _reshaped(flat: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
     if flat.size != math.prod(shape):
         raise InvalidArgument(f"input '{name}': shape {list(shape)} needs {math.prod(shape)} elements, got {flat.size}")
-    return flat.reshape(shape)
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # no elements, and other dimensions beyond what an array may have
+        raise InvalidArgument(f"input '{name}': no array has the shape {list(shape)}") from None

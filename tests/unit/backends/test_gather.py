@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from despina.engine.gather import JOIN_BYTES_MAX, InputGatherer, OutputScatterer, Reshape
+from despina.backends.gather import JOIN_BYTES_MAX, InputGatherer, OutputScatterer, Reshape
 from despina.engine.request.job import Job
 from despina.schema.datatype import TABLE
 from despina.schema.fault import InvalidArgument, ModelFailure
@@ -119,14 +119,11 @@ def test_wrong_sizes_name_the_input():
         gatherer.gather([wide[0], wide[0]], 3)
 
 
-def test_malformed_jobs_fail_alone():
-    """Screening fails only the job whose bytes lie and hands back its neighbours."""
-    lying = job(Tensor("IN", "BYTES", [1, 1], memory=b"\x09\x00\x00\x00a"), rows=1)
-    sound = job(wire(np.array([[b"a"]], object), "BYTES"))
-    assert InputGatherer(config("TYPE_STRING", (1,))).refuse_malformed([lying, sound]) == [sound]
-    assert isinstance(lying.fault, InvalidArgument)
-    assert "incomplete string data" in lying.fault.message
-    assert sound.fault is None
+def test_sizes_beyond_any_array_are_refused():
+    """No elements, and another dimension that no array has: the client's fault, also in a batch."""
+    many = [job(Tensor("IN", "INT32", [1, 0, 2**62], memory=b"")) for _ in range(2)]
+    with pytest.raises(InvalidArgument, match="'IN': no array has the shape"):
+        InputGatherer(config(dims=(-1, -1))).gather(many, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Whose memory an array is: what an answer may carry without a copy, and what has to be taken when its Tensor is made.
+
+A model may reuse an array: for the next request of its batch, or for the next batch while answers of this one are still
+being written. Then a client would read another client's data. So:
+
+    made      up to COPY_BYTES_MAX    copied at once, which also makes its wire form
+              larger                  kept where the model has no other request in its hands until it is answered, and
+                                      where it is the array of an input; else copied
+    answered  larger                  handed over where nothing else refers to its memory; else copied
+
+What was handed over is the answer's: its tensors give the model a copy from then on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...schema.references import LOCAL_REFERENCES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .request import ReceivedRequest
+
+COPY_BYTES_MAX = 64 * 1024
+"""Outputs up to this size are copied when they are made; larger ones only where they could change."""
+
+
+class _Executing(threading.local):
+    requests: Sequence[ReceivedRequest] = ()
+    """What `execute` works on, on this thread. Empty elsewhere, as on a model's own threads."""
+
+
+executing = _Executing()
+
+
+def may_be_kept(array: np.ndarray) -> bool:
+    """Whether a large array that a Tensor was made of can wait for the answer without being copied."""
+    requests = executing.requests
+    if len(requests) == 1 and not requests[0].outlives_execute:
+        return True
+    return any(tensor.holds(array) for request in requests for tensor in request.received.values())
+
+
+def owns_memory(array: np.ndarray) -> bool:
+    """True when the memory is the array's, or belongs to a parent array that only this view refers to."""
+    base = array.base
+    if base is None:
+        return True
+    return isinstance(base, np.ndarray) and base.base is None and sys.getrefcount(base) <= LOCAL_REFERENCES + 1
