@@ -70,7 +70,7 @@ class BlockingEngine:
 
     def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseModelIndex]:
         """See Engine.index."""
-        return self._call(lambda: self._engine.index(ready_only))
+        return self._await(lambda: self._engine.index(ready_only))
 
     def model(self, name: str, version: int = -1) -> ModelVersion:
         """See Engine.model. Read its configuration and statistics; do not call what submits."""

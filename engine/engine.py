@@ -22,7 +22,6 @@ from ..schema.inference import LATEST
 from ..schema.wire.generated.inference import (
     ModelMetadataResponse,
     ModelMetadataResponseTensorMetadata,
-    RepositoryIndexResponseModelIndex,
     ServerMetadataResponse,
 )
 from .execute.inline import InlineRunner
@@ -33,9 +32,8 @@ from .observe.trace_file import open_trace_file
 from .observe.tracing import Tracer
 from .port.groups import single
 from .port.settings import EngineSettings
-from .repository import storage
 from .repository.discovery import Backends
-from .repository.registry import Registry, State
+from .repository.registry import Registry
 from .repository.repository import NOT_EXPLICIT, Repository
 from .request.call import Result, request_of
 from .request.shared_memory import SharedMemory
@@ -45,7 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
-    from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput, ModelStatistics
+    from ..schema.wire.generated.inference import (
+        ModelConfig,
+        ModelInput,
+        ModelOutput,
+        ModelStatistics,
+        RepositoryIndexResponseModelIndex,
+    )
     from .model.version import ModelVersion
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
@@ -215,34 +219,11 @@ class Engine:
             for model in self.registry.for_statistics(name, version)
         ]
 
-    def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseModelIndex]:
-        """Every model directory, with the versions ever seen of it. Empty strings stand for what is not known."""
+    async def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseModelIndex]:
+        """Every model in the repository as it is now, with the versions ever seen of it. Raises ShuttingDown, and
+        Internal for a repository that cannot be read. Empty strings stand for what is not known."""
         self._check_running()
-        found: list[RepositoryIndexResponseModelIndex] = []
-        for name, paths in storage.model_names(self.settings.model_repository).items():
-            if len(paths) > 1:
-                if not ready_only:
-                    found.append(
-                        RepositoryIndexResponseModelIndex(
-                            name=name,
-                            state=State.UNAVAILABLE.value,
-                            reason="model appears in two or more repositories",
-                        )
-                    )
-                continue
-            entry = self.registry.models.get(name)
-            if entry is None or not entry.versions:
-                if not ready_only:
-                    found.append(RepositoryIndexResponseModelIndex(name=name))
-                continue
-            found.extend(
-                RepositoryIndexResponseModelIndex(
-                    name=name, version=str(version.version), state=version.state.value, reason=version.reason
-                )
-                for version in entry.versions.values()
-                if version.state is State.READY or not ready_only
-            )
-        return found
+        return await self._actor.index(ready_only)
 
     # --- Control
 

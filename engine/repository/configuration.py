@@ -24,7 +24,7 @@ from ...schema.model_config import (
 )
 from ...schema.wire.generated.inference import ModelConfig, ModelInstanceGroupKind
 from ..port.backend import InstanceContext
-from .storage import config_file
+from .model_directory import config_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

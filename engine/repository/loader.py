@@ -10,19 +10,19 @@ from ..execute.warmup import Warmup
 from ..model.version import ModelVersion
 from ..port.backend import ModelContext
 from ..port.foreign import as_fault
-from . import configuration, storage
+from . import configuration
 from .devices import find_gpus
+from .model_directory import labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
     from ..port.backend import BackendModel
     from ..port.settings import EngineSettings
     from .discovery import Backends
-    from .storage import ModelSource
+    from .reading import Reading
 
 
 class Loader:
@@ -38,24 +38,25 @@ class Loader:
         self._limiter = trio.CapacityLimiter(settings.model_load_thread_count)
         self._gpus = find_gpus()
 
-    async def open(self, source: ModelSource, config: ModelConfig, version: int, path: Path) -> ModelVersion:
+    async def open(self, name: str, reading: Reading, version: int, path: Path) -> ModelVersion:
         """The version, ready to run but not running. Raises Fault, and whatever the backend raises.
 
         Opening cannot be interrupted; cancellation takes effect after it, and closes what was opened.
         """
         began = trio.current_time()
-        model = await trio.to_thread.run_sync(self._open, source, config, version, path, limiter=self._limiter)
+        model = await trio.to_thread.run_sync(self._open, name, reading, version, path, limiter=self._limiter)
         model.load_seconds = trio.current_time() - began
         return model
 
-    def _open(self, source: ModelSource, config: ModelConfig, version: int, path: Path) -> ModelVersion:
+    def _open(self, name: str, reading: Reading, version: int, path: Path) -> ModelVersion:
         settings = self._settings
+        config = reading.config
         configuration.refuse_unbuilt(config)
         backend = self._backends.get(config.backend)
         context = ModelContext(
-            name=source.name,
+            name=name,
             version=version,
-            model_path=source.path,
+            model_path=reading.source.path,
             version_path=path,
             config=config,
             auto_complete=not settings.disable_auto_complete_config,
@@ -70,15 +71,15 @@ class Loader:
             opened.config = config  # what instances see, and user models are told, is the settled one
             files = {output.name: output.label_filename for output in config.output if output.label_filename}
             return ModelVersion(
-                name=source.name,
+                name=name,
                 version=version,
                 config=config,
                 backend_model=opened,
                 instances=configuration.instances(config),
-                labels=storage.labels(source.name, source.path, files),
+                labels=labels(name, reading.source.path, files),
                 settings=settings,
                 clock=self._clock,
-                warmup=Warmup(config, source.path),
+                warmup=Warmup(config, reading.source.path),
                 inline=self._inline,
             )
         except BaseException:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..model.version import ModelVersion
-    from .storage import ModelSource
+    from .reading import Reading
 
 
 class State(Enum):
@@ -77,7 +77,7 @@ class ModelEntry:
 
     name: str
     versions: dict[int, VersionEntry] = attrs.field(factory=dict)
-    source: ModelSource | None = None
+    loaded: Reading | None = None
     """What the serving versions came from; None when nothing is loaded."""
 
     def version(self, number: int) -> VersionEntry:

@@ -25,7 +25,7 @@ def loading_progress(settings: ServeSettings) -> Iterator[None]:
 
     with Console().status("loading models") as status:
         follower = _Follower(status)
-        logger = logging.getLogger("despina.engine.repository.repository")
+        logger = logging.getLogger("despina.engine.repository")
         logger.addHandler(follower)
         try:
             yield

@@ -81,7 +81,7 @@ class InferenceService(SharedMemoryService, TraceService):
 
     async def repository_index(self, message: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         _refuse_repository(message.repository_name)
-        return pb.RepositoryIndexResponse(models=self._engine.index(message.ready))
+        return pb.RepositoryIndexResponse(models=await self._engine.index(message.ready))
 
     async def repository_model_load(self, message: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         _refuse_repository(message.repository_name)

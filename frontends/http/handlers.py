@@ -46,7 +46,7 @@ def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery
         Route(f"{_MODEL}/ready", "health", _get(doors.model_ready), content_type=TEXT),
         Route(f"{_MODEL}/config", "model-config", _get(doors.model_config)),
         Route(f"{_MODEL}/stats", "statistics", _get(doors.model_statistics)),
-        Route(f"{_REPOSITORY}/index", "model-repository", _post(doors.repository_index)),
+        Route(f"{_REPOSITORY}/index", "model-repository", slow_handlers={b"POST": doors.repository_index}),
         Route(f"{_REPOSITORY}/models/(?P<model>[^/]+)/load", "model-repository", slow_handlers={b"POST": doors.load}),
         Route(
             f"{_REPOSITORY}/models/(?P<model>[^/]+)/unload", "model-repository", slow_handlers={b"POST": doors.unload}
@@ -101,10 +101,10 @@ class _Handlers:
     def all_statistics(self, request: HttpRequest, match: Match) -> None:
         request.reply(200, JSON, [answers.statistics(self._engine.statistics())])
 
-    def repository_index(self, request: HttpRequest, match: Match) -> None:
+    async def repository_index(self, request: HttpRequest, match: Match) -> None:
         wanted = _object_of(request)
         ready = as_boolean(wanted["ready"]) if "ready" in wanted else False
-        request.reply(200, JSON, [answers.repository_index(self._engine.index(ready))])
+        request.reply(200, JSON, [answers.repository_index(await self._engine.index(ready))])
 
     async def load(self, request: HttpRequest, match: Match) -> None:
         """Answers when the model serves, or has failed to. A client that leaves does not stop it."""

@@ -346,6 +346,6 @@ async def test_unavailable_before_the_start():
     with pytest.raises(Unavailable, match="Server not ready"):
         await engine.load("m")
     with pytest.raises(Unavailable, match="Server not ready"):
-        engine.index()
+        await engine.index()
     with pytest.raises(NotFound):
         await engine.infer_request(request())

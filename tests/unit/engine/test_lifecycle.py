@@ -1,7 +1,6 @@
 """Load, unload, reload, poll, stop: a whole engine over a repository on disk."""
 
 import logging
-import os
 import tempfile
 import threading
 
@@ -10,20 +9,14 @@ import pytest
 import trio
 from despina.schema.fault import Internal, InvalidArgument, NotFound, NotReady, ShuttingDown, Unavailable
 
-from tests.fakes import FakeBackend, Gate, config_text, request, value_of, write_model
+from tests.fakes import FakeBackend, Gate, config_text, request, touch, value_of, write_model
 
 EXPLICIT = {"model_control_mode": "explicit"}
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
 
 
-def states(engine):
-    return [(entry.name, entry.version, entry.state, entry.reason) for entry in engine.index()]
-
-
-def touch(path, seconds):
-    """Moves a file's time ahead, so that no two writes fall into one tick of the file system."""
-    stamp = path.stat().st_mtime_ns + int(seconds * 1e9)
-    os.utime(path, ns=(stamp, stamp))
+async def states(engine):
+    return [(entry.name, entry.version, entry.state, entry.reason) for entry in await engine.index()]
 
 
 async def settle():
@@ -35,13 +28,13 @@ async def test_a_model_comes_and_goes(virtual_time, repository, backend, opened)
     """Goal: states, index and look-ups through load and unload; strict readiness stays true."""
     write_model(repository, "m")
     async with opened(**EXPLICIT) as engine:
-        assert states(engine) == [("m", "", "", "")]
+        assert await states(engine) == [("m", "", "", "")]
         assert engine.is_ready()
         with pytest.raises(NotFound) as caught:
             await engine.infer_request(request())
         assert caught.value.message == "Request for unknown model: 'm' is not found"
         await engine.load("m")
-        assert states(engine) == [("m", "1", "READY", "")]
+        assert await states(engine) == [("m", "1", "READY", "")]
         assert engine.is_model_ready("m")
         assert engine.is_model_ready("m", 1)
         with pytest.raises(NotFound) as caught:
@@ -50,8 +43,8 @@ async def test_a_model_comes_and_goes(virtual_time, repository, backend, opened)
         assert value_of(await engine.infer_request(request(value=5))) == 5
         await engine.unload("m")
         await settle()
-        assert states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
-        assert engine.index(ready_only=True) == []
+        assert await states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
+        assert await engine.index(ready_only=True) == []
         assert engine.is_ready()
         with pytest.raises(NotFound) as caught:
             engine.model("m")
@@ -84,7 +77,7 @@ async def test_a_load_after_an_unload_is_fresh(virtual_time, repository, backend
         await engine.unload("m")
         await engine.load("m")
         assert len(backend.opened) == 2
-        assert states(engine) == [("m", "1", "READY", "")]
+        assert await states(engine) == [("m", "1", "READY", "")]
 
 
 async def test_a_config_override_reverts_with_the_next_plain_load(virtual_time, repository, backend, opened):
@@ -115,7 +108,7 @@ async def test_a_bad_override_is_an_error_and_changes_nothing(virtual_time, repo
         with pytest.raises(Internal) as caught:
             await engine.load("m", config=config)
         assert caught.value.message == "failed to load 'm', failed to poll from model repository"
-        assert states(engine) == [("m", "1", "READY", "")]
+        assert await states(engine) == [("m", "1", "READY", "")]
         await engine.infer_request(request())
 
 
@@ -230,7 +223,7 @@ async def test_all_versions_or_none(virtual_time, repository, backend, opened):
         assert caught.value.message == (
             "load failed for model 'm': version 2 is at UNAVAILABLE state: Invalid argument: no such layer;\n"
         )
-        assert [(version, state) for _, version, state, _ in states(engine)] == [
+        assert [(version, state) for _, version, state, _ in await states(engine)] == [
             ("1", "READY"),
             ("2", "UNAVAILABLE"),
             ("3", "UNAVAILABLE"),
@@ -270,7 +263,7 @@ async def test_a_failed_load_says_why(repository, opened, backend, error, reason
         with pytest.raises(InvalidArgument) as caught:
             await engine.load("m")
         assert caught.value.message == (f"load failed for model 'm': version 1 is at UNAVAILABLE state: {reason};\n")
-        assert states(engine) == [("m", "1", "UNAVAILABLE", reason)]
+        assert await states(engine) == [("m", "1", "UNAVAILABLE", reason)]
         assert not engine.is_ready()
         assert engine.is_live()
         await engine.unload("m")
@@ -356,7 +349,7 @@ async def test_unloading_the_unknown_is_no_error(virtual_time, repository, backe
     async with opened(**EXPLICIT) as engine:
         await engine.unload("nobody")
         await engine.unload("m")
-        assert states(engine) == [("m", "", "", "")]
+        assert await states(engine) == [("m", "", "", "")]
 
 
 async def test_unload_answers_at_once_and_waits_for_the_inflight(virtual_time, repository, backend, opened):
@@ -377,7 +370,7 @@ async def test_unload_answers_at_once_and_waits_for_the_inflight(virtual_time, r
             began = trio.current_time()
             await engine.unload("m")
             assert trio.current_time() == began
-            assert states(engine) == [("m", "1", "UNLOADING", "")]
+            assert await states(engine) == [("m", "1", "UNLOADING", "")]
             assert not engine.is_ready()
             with pytest.raises((NotFound, NotReady)):
                 engine.model("m")
@@ -385,7 +378,7 @@ async def test_unload_answers_at_once_and_waits_for_the_inflight(virtual_time, r
             assert backend.closed == []
         assert answers == [3, 3]
         await settle()
-        assert states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
+        assert await states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
         assert backend.closed == [("m", 1)]
 
 
@@ -400,9 +393,9 @@ async def test_a_load_during_an_unload_takes_its_place(virtual_time, repository,
             await settle()
             await engine.unload("m")
             await engine.load("m")
-            assert states(engine) == [("m", "1", "READY", "")]
+            assert await states(engine) == [("m", "1", "READY", "")]
         await settle()
-        assert states(engine) == [("m", "1", "READY", "")]
+        assert await states(engine) == [("m", "1", "READY", "")]
         assert (len(backend.opened), len(backend.closed)) == (2, 1)
 
 
@@ -418,10 +411,10 @@ async def test_unloading_lasts_until_the_last_of_them_is_gone(virtual_time, repo
             await engine.unload("m")
         gate.release()
         await settle()
-        assert (len(backend.closed), states(engine)) == (1, [("m", "1", "UNLOADING", "")])
+        assert (len(backend.closed), await states(engine)) == (1, [("m", "1", "UNLOADING", "")])
         gate.release()
         await settle()
-        assert (len(backend.closed), states(engine)) == (2, [("m", "1", "UNAVAILABLE", "unloaded")])
+        assert (len(backend.closed), await states(engine)) == (2, [("m", "1", "UNAVAILABLE", "unloaded")])
 
 
 async def test_loads_of_one_model_are_serial_and_of_two_parallel(repository, backend, opened):
@@ -435,7 +428,7 @@ async def test_loads_of_one_model_are_serial_and_of_two_parallel(repository, bac
         nursery.start_soon(engine.load, "a")
         await engine.load("b")
         assert [context.name for context in backend.contexts] == ["a", "b"]
-        assert states(engine)[0][2] == "LOADING"
+        assert (await states(engine))[0][2] == "LOADING"
         assert not engine.is_ready()
         backend.open_gates["a"].set()
     assert [context.name for context in backend.contexts] == ["a", "b"]
@@ -510,9 +503,11 @@ async def test_stop_finishes_what_is_inside(virtual_time, repository, backend, o
             for ask in (engine.is_live, engine.is_ready):
                 with pytest.raises(ShuttingDown, match=r"^Server exiting$"):
                     ask()
-            for ask in (engine.index, engine.statistics, lambda: engine.is_model_ready("m")):
+            for ask in (engine.statistics, lambda: engine.is_model_ready("m")):
                 with pytest.raises(ShuttingDown, match=r"^Server not ready$"):
                     ask()
+            with pytest.raises(ShuttingDown, match=r"^Server not ready$"):
+                await engine.index()
             assert not engine.health().ready
         with pytest.raises(Unavailable, match=r"^Server not ready$"):
             await engine.load("m")
@@ -560,7 +555,7 @@ async def test_start_with_a_model_that_fails(virtual_time, repository, backend, 
         async with opened(exit_on_error=False) as engine:
             assert engine.is_live()
             assert not engine.is_ready()
-            assert states(engine) == [
+            assert await states(engine) == [
                 ("bad", "1", "UNAVAILABLE", "Internal: RuntimeError: boom"),
                 ("good", "1", "READY", ""),
             ]
@@ -611,7 +606,7 @@ async def test_versions_out_of_policy_are_retired(virtual_time, repository, back
         touch(path / "config.pbtxt", 1)
         await engine.load("m")
         await settle()
-        assert states(engine) == [("m", "1", "UNAVAILABLE", "unloaded"), ("m", "2", "READY", "")]
+        assert await states(engine) == [("m", "1", "UNAVAILABLE", "unloaded"), ("m", "2", "READY", "")]
         assert engine.is_ready()
 
 
@@ -639,12 +634,12 @@ async def test_the_index_lists_directories(virtual_time, repository, backend, tm
     async with despina.open_engine(
         [repository, other], backends={"fake": backend}, load_model="a", **EXPLICIT
     ) as engine:
-        assert states(engine) == [
+        assert await states(engine) == [
             ("a", "1", "READY", ""),
             ("b", "", "", ""),
             ("twice", "", "UNAVAILABLE", "model appears in two or more repositories"),
         ]
-        assert [entry.name for entry in engine.index(ready_only=True)] == ["a"]
+        assert [entry.name for entry in await engine.index(ready_only=True)] == ["a"]
 
 
 async def test_the_wildcard_stands_alone(virtual_time, repository, backend, opened):
@@ -719,11 +714,11 @@ async def test_a_repository_that_goes_away(virtual_time, repository, tmp_path, o
         await trio.sleep(61)
         assert f"failed to open directory {repository}" in caplog.text
         with pytest.raises(Internal, match="failed to open directory"):
-            engine.index()
+            await engine.index()
         assert value_of(await engine.infer_request(request(value=3))) == 3
         (tmp_path / "elsewhere").rename(repository)
         await trio.sleep(61)
-        assert [entry.state for entry in engine.index()] == ["READY"]
+        assert [entry.state for entry in await engine.index()] == ["READY"]
 
 
 async def test_polling_by_hand(virtual_time, repository, backend, opened):
@@ -762,6 +757,6 @@ async def test_closing_that_fails_is_logged_only(virtual_time, repository, backe
             await engine.load("m")
             await engine.unload("m")
             await settle()
-            assert states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
+            assert await states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
             assert engine.is_ready()
     assert "failed to close" in caplog.text

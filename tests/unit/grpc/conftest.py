@@ -150,7 +150,7 @@ class FakeEngine:
             pb.ModelStatistics(name=one, version="1", inference_count=3) for one in self.models if name in ("", one)
         ]
 
-    def index(self, ready_only: bool = False) -> list[pb.RepositoryIndexResponseModelIndex]:
+    async def index(self, ready_only: bool = False) -> list[pb.RepositoryIndexResponseModelIndex]:
         return [pb.RepositoryIndexResponseModelIndex(name=name, version="1", state="READY") for name in self.models]
 
     async def load(self, name: str, *, config: str | None = None, files: dict[str, bytes] | None = None) -> None:

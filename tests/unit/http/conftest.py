@@ -142,7 +142,7 @@ class FakeEngine:
             )
         ]
 
-    def index(self, ready_only=False):
+    async def index(self, ready_only=False):
         entries = [RepositoryIndexResponseModelIndex(name="addsub", version="1", state="READY")]
         if not ready_only:
             entries.append(RepositoryIndexResponseModelIndex(name="never"))

@@ -1,0 +1,51 @@
+"""The port behind which models are kept. Blocking: every call is made in a worker thread.
+
+names() ── times_ns(name) ──changed?──▶ fetch(name) ──▶ ModelSource: a directory to read and to open from
+
+Directories here, a cloud's buckets elsewhere: those bring what they fetch into a directory that goes when `discard` is
+called. Something that looks at models, or changes them, before they are loaded is a store around another store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+@attrs.frozen(eq=False)
+class ModelSource:
+    """Where the files of one loaded model are, on this machine."""
+
+    path: Path
+    """The model's directory."""
+    discard: Callable[[], None] | None = None
+    """Called once, when nothing uses the directory any more; None where it stays."""
+
+
+class ModelStore(Protocol):
+    """All models that can be loaded by name."""
+
+    def check(self) -> None:
+        """Before the first use. Raises ValueError for a place that cannot hold models."""
+        ...
+
+    def names(self) -> Mapping[str, int]:
+        """Every model's name, sorted, with how many models bear it. Raises Internal for what cannot be read."""
+        ...
+
+    def times_ns(self, name: str) -> Mapping[str, int]:
+        """Entry of the model's directory -> newest modification below it; "" is the directory itself.
+
+        Empty when they cannot be read, which means "not changed". Raises InvalidArgument unless just one model bears
+        the name. Cheap: it is asked at every look.
+        """
+        ...
+
+    def fetch(self, name: str) -> ModelSource:
+        """The model's files, to be read now and for as long as it is loaded. Raises InvalidArgument as above."""
+        ...

@@ -1,0 +1,179 @@
+"""Brings models into service: what has changed is read, opened, and swapped in.
+
+times ──newer?──▶ read ──▶ open every version ──all or none──▶ swap: one step, no gap
+                   └─────────────┴─ failure: what served goes on serving
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown
+from ..port.foreign import as_fault
+from ..port.groups import first
+from .changes import is_newer
+from .reading import read
+from .registry import State
+from .retiring import discard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ..model.version import ModelVersion
+    from ..port.settings import EngineSettings
+    from ..port.store import ModelStore
+    from .hosting import Hosted, Hosts
+    from .loader import Loader
+    from .reading import Reading
+    from .registry import ModelEntry, Registry
+    from .retiring import Retirement
+
+log = logging.getLogger("despina.engine.repository.loading")
+
+
+class Loading:
+    """Loads one model at a time by name: callers keep others of that name away meanwhile."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        registry: Registry,
+        store: ModelStore,
+        loader: Loader,
+        hosts: Hosts,
+        retirement: Retirement,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._store = store
+        self._loader = loader
+        self._hosts = hosts
+        self._retirement = retirement
+        self.accepting = True
+        """False once nothing may come into service any more."""
+
+    async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Loads, or reloads if something has changed. Raises InvalidArgument, Internal, ShuttingDown in the
+        protocol's words."""
+        try:
+            reading = await self._read(name, config, files or {})
+        except (Fault, OSError) as error:
+            text = error.message if isinstance(error, Fault) else str(error)
+            log.error("Poll failed for model directory '%s': %s", name, text)
+            raise Internal(f"failed to load '{name}', failed to poll from model repository") from error
+        if reading is None:
+            return
+        try:
+            try:
+                chosen = reading.chosen()
+            except InvalidArgument as fault:
+                raise InvalidArgument(f"load failed for model '{name}': {fault.message}\n") from fault
+            await self._load_versions(self._registry.entry(name), reading, chosen)
+        except BaseException:
+            await discard(reading.source)
+            raise
+
+    async def _read(self, name: str, config: str | None, files: Mapping[str, bytes]) -> Reading | None:
+        """None when there is nothing to do."""
+        times_ns: Mapping[str, int] = {}
+        if not files:
+            times_ns = await trio.to_thread.run_sync(self._store.times_ns, name)
+            entry = self._registry.models.get(name)
+            serving = entry.loaded if entry is not None and entry.ready() else None
+            if serving is not None and config is None and not is_newer(times_ns, serving.times_ns):
+                return None
+            if config is not None:
+                times_ns = {}
+        return await trio.to_thread.run_sync(read, self._store, self._settings, name, times_ns, config, files)
+
+    async def _load_versions(self, entry: ModelEntry, reading: Reading, chosen: Mapping[int, Path]) -> None:
+        """All versions or none: what opens replaces what served, without a gap; a failure leaves it as it was."""
+        opened: dict[int, Hosted] = {}
+        faults: dict[int, Fault] = {}
+        for number in chosen:
+            version = entry.version(number)
+            if version.state is not State.READY:
+                version.move(State.LOADING)
+
+        async def open_version(number: int) -> None:
+            try:
+                opened[number] = await self._open(entry.name, reading, number, chosen[number])
+            except Fault as fault:
+                faults[number] = fault
+
+        async with trio.open_nursery() as nursery:
+            for number in chosen:
+                nursery.start_soon(open_version, number)
+        try:
+            if not self.accepting:
+                raise ShuttingDown("Server not ready")
+            if faults:
+                raise InvalidArgument(self._failed(entry, opened, faults))
+            self._swap(entry, reading, {number: hosted.model for number, hosted in opened.items()})
+        except Fault:
+            async with trio.open_nursery() as nursery:
+                for hosted in opened.values():
+                    nursery.start_soon(hosted.model.drain, 0)
+            raise
+        log.info("successfully loaded '%s'", entry.name)
+
+    async def _open(self, name: str, reading: Reading, number: int, path: Path) -> Hosted:
+        """Opens one version and starts its actor. Raises Fault."""
+        log.info("loading: %s:%d", name, number)
+        for attempt in range(self._settings.model_load_retry_count + 1):
+            try:
+                model = await self._loader.open(name, reading, number, path)
+                began = trio.current_time()
+                hosted = await self._hosts.start(model)
+                model.load_seconds += trio.current_time() - began
+                return hosted
+            except Exception as error:
+                fault = as_fault(first(error))
+                log.error("failed to load '%s' version %d: %s", name, number, fault.as_reason())
+                if attempt == self._settings.model_load_retry_count:
+                    raise fault from error
+        raise AssertionError("unreachable")
+
+    def _failed(self, entry: ModelEntry, opened: Mapping[int, Hosted], faults: Mapping[int, Fault]) -> str:
+        """Notes for each version that the load has failed. Returns what its caller hears."""
+        details = ""
+        for number, fault in sorted(faults.items()):
+            version = entry.version(number)
+            if version.state is State.READY:
+                version.reason = fault.as_reason()
+            else:
+                version.move(State.UNAVAILABLE, fault.as_reason())
+            details += f"version {number} is at UNAVAILABLE state: {fault.as_reason()};"
+        for number in opened:
+            version = entry.version(number)
+            if version.state is State.LOADING:
+                version.move(State.UNAVAILABLE, "the load failed for another version of the model")
+        log.error("failed to load '%s'", entry.name)
+        return f"load failed for model '{entry.name}': {details}\n"
+
+    def _swap(self, entry: ModelEntry, reading: Reading, opened: Mapping[int, ModelVersion]) -> None:
+        """Puts the opened versions in service and takes the others out, in one step that nothing can come between."""
+        retirement = self._retirement
+        retired: list[ModelVersion] = []
+        for number, model in opened.items():
+            version = entry.version(number)
+            if version.state is State.READY:
+                old = version.replace(model)
+                model.carried.add(old.carried)
+                model.carried.add(old.statistics)
+                retirement.replace(old)
+                retired.append(old)
+            else:
+                version.move(State.READY, model=model)
+        for model in entry.ready():
+            if model.version not in opened:
+                retirement.retire(model)
+                retired.append(model)
+        replaced, entry.loaded = entry.loaded, reading
+        self._registry.refresh(entry.name)
+        if replaced is not None:
+            retirement.let_go(replaced.source, retired)

@@ -1,0 +1,68 @@
+"""What one load finds in the store. Blocking file access.
+
+fetch, or upload ──▶ configuration ──▶ versions ──▶ chosen by the policy
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ...schema.fault import InvalidArgument
+from . import configuration
+from .model_directory import chosen_versions, version_directories
+from .upload import upload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ...schema.wire.generated.inference import ModelConfig
+    from ..port.settings import EngineSettings
+    from ..port.store import ModelSource, ModelStore
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """A model as one load has found it."""
+
+    source: ModelSource
+    times_ns: Mapping[str, int]
+    """The store's record of before; empty for uploaded files, which no record of the store's stands for."""
+    config: ModelConfig
+    """As far as it follows from the directory: no backend has completed it yet."""
+    versions: Mapping[int, Path]
+    """Version number -> directory, of all that there are."""
+
+    def chosen(self) -> dict[int, Path]:
+        """The versions to serve. Raises InvalidArgument when there are none."""
+        return chosen_versions(self.config.name, self.versions, self.config.version_policy)
+
+
+def read(
+    store: ModelStore,
+    settings: EngineSettings,
+    name: str,
+    times_ns: Mapping[str, int],
+    config: str | None,
+    files: Mapping[str, bytes],
+) -> Reading:
+    """Fetches and reads a model. `config`, in JSON, takes the place of the model's own; `files`, that of its directory.
+
+    Raises Fault, OSError.
+    """
+    if files and config is None:
+        raise InvalidArgument("Load parameter 'config' must be specified for model file override")
+    source = upload(name, files) if files else store.fetch(name)
+    try:
+        return Reading(
+            source=source,
+            times_ns=times_ns,
+            config=configuration.read(name, source.path, config, settings),
+            versions=version_directories(source.path),
+        )
+    except BaseException:
+        if source.discard is not None:
+            source.discard()
+        raise

@@ -1,0 +1,114 @@
+"""Takes model versions out of service: no look-up finds them any more, what is in flight finishes, then they close."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from ...schema.fault import Internal
+from .registry import UNLOADED, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model.version import ModelVersion
+    from ..port.store import ModelSource
+    from .hosting import Hosts
+    from .registry import Registry
+
+log = logging.getLogger("despina.engine.repository.retiring")
+
+_AS_LONG_AS_IT_TAKES = float("inf")
+"""Unloading waits for what is in flight: nobody is waiting for the place."""
+
+_DISCARD_S = 5.0
+"""For removing files."""
+
+
+class Retirement:
+    """The ways out of service. Without checkpoints, but for `all`: the rest is done by tasks of the hosts'."""
+
+    def __init__(self, registry: Registry, hosts: Hosts) -> None:
+        self._registry = registry
+        self._hosts = hosts
+
+    def unload(self, name: str) -> None:
+        """Takes a whole model out of service. An unknown name is no error."""
+        entry = self._registry.models.get(name)
+        if entry is None:
+            return
+        gone = entry.ready()
+        for model in gone:
+            self.retire(model)
+        loaded, entry.loaded = entry.loaded, None
+        self._registry.refresh(name)
+        if loaded is not None:
+            self.let_go(loaded.source, gone)
+
+    def retire(self, model: ModelVersion) -> None:
+        """Takes one version out of service that has no successor. Its model's look-ups are to be refreshed."""
+        self._registry.entry(model.name).version(model.version).move(State.UNLOADING)
+        self._hosts.start_soon(self._retire, model)
+
+    def replace(self, model: ModelVersion) -> None:
+        """Lets a version end that has a successor already, or never served."""
+        self._hosts.start_soon(model.drain, _AS_LONG_AS_IT_TAKES)
+
+    def let_go(self, source: ModelSource, models: Sequence[ModelVersion] = ()) -> None:
+        """Discards files once the versions that were made of them are closed."""
+        if source.discard is not None:
+            self._hosts.start_soon(self._let_go, source, models)
+
+    async def all(self, timeout_s: float) -> None:
+        """Takes every model out of service and waits for what is in flight, so long. Raises Internal when that was
+        not long enough."""
+        late = []
+
+        async def drain(model: ModelVersion) -> None:
+            with trio.move_on_after(timeout_s) as patience:
+                await model.drain(timeout_s)
+            if patience.cancelled_caught:
+                late.append(f"{model.name} version {model.version}")
+
+        async with trio.open_nursery() as nursery:
+            for model in list(self._hosts.running):
+                nursery.start_soon(drain, model)
+        for entry in self._registry.models.values():
+            for version in entry.versions.values():
+                if version.state is State.READY:
+                    version.move(State.UNLOADING)
+                    version.move(State.UNAVAILABLE, UNLOADED)
+            self._registry.refresh(entry.name)
+            loaded, entry.loaded = entry.loaded, None
+            if loaded is not None:
+                await discard(loaded.source)
+        if late:
+            log.error("still busy after %g s: %s", timeout_s, ", ".join(late))
+            raise Internal("Exit timeout expired. Exiting immediately.")
+
+    async def _retire(self, model: ModelVersion) -> None:
+        """Says in the index that it is unloaded, unless a new load has taken the place."""
+        await model.drain(_AS_LONG_AS_IT_TAKES)
+        version = self._registry.entry(model.name).version(model.version)
+        place = (model.name, model.version)
+        others = [other for other in self._hosts.running if (other.name, other.version) == place]
+        if version.state is State.UNLOADING and others in ([], [model]):
+            version.move(State.UNAVAILABLE, UNLOADED)
+        log.info("successfully unloaded '%s' version %d", *place)
+
+    async def _let_go(self, source: ModelSource, models: Sequence[ModelVersion]) -> None:
+        try:
+            for model in models:
+                await model.drain(_AS_LONG_AS_IT_TAKES)
+        finally:
+            await discard(source)
+
+
+async def discard(source: ModelSource) -> None:
+    """Removes what was brought to this machine for one load."""
+    if source.discard is not None:
+        # Also for a task that is cancelled: nobody else knows of the files. A thread that is not done by then goes on.
+        with trio.move_on_after(_DISCARD_S, shield=True):
+            await trio.to_thread.run_sync(source.discard, abandon_on_cancel=True)
