@@ -108,6 +108,8 @@ class Loading:
         async with trio.open_nursery() as nursery:
             for number in chosen:
                 nursery.start_soon(open_version, number)
+        # From here to the swap nothing can come between: what has not ended by now is put in service running.
+        faults.update((number, hosted.fault) for number, hosted in opened.items() if hosted.fault is not None)
         try:
             if not self.accepting:
                 raise ShuttingDown("Server not ready")

@@ -1,0 +1,86 @@
+"""Versions that end by themselves: after they have opened, before or after they are put in service."""
+
+import pytest
+import trio
+from despina.engine.model.version import ModelVersion
+from despina.schema.fault import InvalidArgument, NotFound
+
+from tests.fakes import request, touch, value_of, write_model
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """(model, version) -> an event; once it is set, that version's actor ends with an error."""
+    events = {}
+    run = ModelVersion.run
+
+    async def run_until(self, task_status):
+        event = events.get((self.name, self.version))
+        if event is None:
+            await run(self, task_status)
+            return
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run, self)
+            task_status.started()
+            await event.wait()
+            raise RuntimeError("no instance is left")
+
+    monkeypatch.setattr(ModelVersion, "run", run_until)
+    return events
+
+
+async def test_a_version_that_ends_before_the_swap_is_not_served(
+    virtual_time, repository, backend, opened, ends, monkeypatch
+):
+    """Goal: version 1 has opened and ends while version 2 is still being opened: the load fails, with its reason, and
+    what served goes on serving."""
+    path = write_model(repository, "m", versions=(1, 2), more="version_policy { all {} }")
+    async with opened(model_control_mode="explicit") as engine:
+        await engine.load("m")
+        ends["m", 1] = trio.Event()
+        gate = trio.Event()
+        run = ModelVersion.run
+
+        async def run_late(self, task_status):
+            if self.version == 2:
+                await gate.wait()
+            await run(self, task_status)
+
+        monkeypatch.setattr(ModelVersion, "run", run_late)
+        touch(path / "1", 1)
+        faults = []
+
+        async def load():
+            with pytest.raises(InvalidArgument) as caught:
+                await engine.load("m")
+            faults.append(caught.value.message)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            await trio.testing.wait_all_tasks_blocked()
+            ends["m", 1].set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert faults == []
+            gate.set()
+        assert faults == [
+            "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: RuntimeError: no instance is left;\n"
+        ]
+        assert [(model.version, model.accepting) for model in engine.versions()] == [(1, True), (2, True)]
+        assert value_of(await engine.infer_request(request(value=3, model_version=1))) == 3
+    assert sorted(backend.opened) == sorted(backend.closed)
+
+
+async def test_a_version_that_ends_in_service_is_taken_out(virtual_time, repository, backend, opened, ends):
+    """Goal: look-ups do not find it, the index says why, and a load brings it back."""
+    write_model(repository, "m")
+    ends["m", 1] = trio.Event()
+    async with opened(model_control_mode="explicit") as engine:
+        await engine.load("m")
+        ends.pop(("m", 1)).set()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(NotFound):
+            await engine.infer_request(request())
+        (entry,) = await engine.index()
+        assert (entry.state, entry.reason) == ("UNAVAILABLE", "Internal: RuntimeError: no instance is left")
+        await engine.load("m")
+        assert value_of(await engine.infer_request(request(value=3))) == 3
