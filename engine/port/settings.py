@@ -109,9 +109,11 @@ class EngineSettings:
     model_config_name: str = ""
     """Prefer `configs/<name>.pbtxt` over `config.pbtxt`."""
     model_load_thread_count: int = attrs.field(default=4, validator=_POSITIVE)
+    model_load_timeout_secs: float = attrs.field(default=0, validator=_NOT_NEGATIVE)
+    """How long a model may take to open, and then its instances, before the load fails; 0 sets no limit. Ours."""
     model_load_retry_count: int = attrs.field(default=0, validator=_NOT_NEGATIVE)
     exit_timeout_secs: float = attrs.field(default=30, validator=_NOT_NEGATIVE)
-    """How long `stop` waits for what is in flight."""
+    """How long `stop` waits for what is in flight, and whoever cancels the engine for what is being opened."""
     backend_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     """`{backend: {key: value}}`; the backend "" stands for all."""
     min_supported_compute_capability: float = 6.0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
+from ...schema.fault import Unavailable
 from ..execute.warmup import Warmup
 from ..model.version import ModelVersion
 from ..port.backend import ModelContext
@@ -13,6 +16,7 @@ from ..port.foreign import as_fault
 from . import configuration
 from .devices import find_gpus
 from .model_directory import labels
+from .worker import in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +29,16 @@ if TYPE_CHECKING:
     from .reading import Reading
 
 
+@attrs.frozen(eq=False)
+class _Opened:
+    version: ModelVersion
+    backend_model: BackendModel
+
+    def close(self) -> None:
+        """Instead of running the version."""
+        self.backend_model.close()
+
+
 class Loader:
     """Opens versions in worker threads, as many at a time as the settings allow."""
 
@@ -35,20 +49,36 @@ class Loader:
         self._backends = backends
         self._clock = clock
         self._inline = inline
-        self._limiter = trio.CapacityLimiter(settings.model_load_thread_count)
+        self._slots = trio.CapacityLimiter(settings.model_load_thread_count)
+        self._threads = trio.CapacityLimiter(2 * settings.model_load_thread_count)
+        """Also those that were given up and hang, which hold no slot any more."""
         self._gpus = find_gpus()
 
     async def open(self, name: str, reading: Reading, version: int, path: Path) -> ModelVersion:
         """The version, ready to run but not running. Raises Fault, and whatever the backend raises.
 
-        Opening cannot be interrupted; cancellation takes effect after it, and closes what was opened.
+        What opens cannot be interrupted, but it is given up: after `model_load_timeout_secs`, or cancelled and not back
+        within `exit_timeout_secs`. It is closed when it comes back.
         """
         began = trio.current_time()
-        model = await trio.to_thread.run_sync(self._open, name, reading, version, path, limiter=self._limiter)
-        model.load_seconds = trio.current_time() - began
-        return model
+        async with self._slots:
+            if self._threads.available_tokens < 1:
+                raise Unavailable(
+                    f"{self._threads.borrowed_tokens} models that were given up are still being opened: nothing more "
+                    "can be loaded until some of them come back"
+                )
+            opened = await in_worker(
+                f"opening model '{name}' version {version}",
+                partial(self._open, name, reading, version, path),
+                _Opened.close,
+                limiter=self._threads,
+                timeout_s=self._settings.model_load_timeout_secs or float("inf"),
+                patience_s=self._settings.exit_timeout_secs,
+            )
+        opened.version.load_seconds = trio.current_time() - began
+        return opened.version
 
-    def _open(self, name: str, reading: Reading, version: int, path: Path) -> ModelVersion:
+    def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
         configuration.refuse_unbuilt(config)
@@ -63,18 +93,18 @@ class Loader:
             backend_config=configuration.backend_settings(config.backend, settings),
         )
         try:
-            opened: BackendModel = backend.open_model(context)
+            backend_model: BackendModel = backend.open_model(context)
         except SystemExit as error:  # a user model's; on the trio thread it would end the engine
             raise as_fault(error) from error
         try:
-            config = configuration.complete(config, opened.config, backend, self._gpus, settings)
-            opened.config = config  # what instances see, and user models are told, is the settled one
+            config = configuration.complete(config, backend_model.config, backend, self._gpus, settings)
+            backend_model.config = config  # what instances see, and user models are told, is the settled one
             files = {output.name: output.label_filename for output in config.output if output.label_filename}
-            return ModelVersion(
+            opened = ModelVersion(
                 name=name,
                 version=version,
                 config=config,
-                backend_model=opened,
+                backend_model=backend_model,
                 instances=configuration.instances(config),
                 labels=labels(name, reading.source.path, files),
                 settings=settings,
@@ -82,6 +112,7 @@ class Loader:
                 warmup=Warmup(config, reading.source.path),
                 inline=self._inline,
             )
+            return _Opened(opened, backend_model)
         except BaseException:
-            opened.close()
+            backend_model.close()
             raise

@@ -7,6 +7,7 @@ times ──newer?──▶ read ──▶ open every version ──all or none�
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,9 +16,10 @@ from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import is_newer
-from .reading import read
+from .reading import discard_now, read
 from .registry import State
 from .retiring import discard
+from .worker import in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from .retiring import Retirement
 
 log = logging.getLogger("despina.engine.repository.loading")
+
+FILES_MAX = 8
+"""Threads that read models' files: a store that hangs holds no others."""
 
 
 class Loading:
@@ -53,6 +58,7 @@ class Loading:
         self._loader = loader
         self._hosts = hosts
         self._retirement = retirement
+        self._files = trio.CapacityLimiter(FILES_MAX)
         self.accepting = True
         """False once nothing may come into service any more."""
 
@@ -81,14 +87,23 @@ class Loading:
         """None when there is nothing to do."""
         times_ns: Mapping[str, int] = {}
         if not files:
-            times_ns = await trio.to_thread.run_sync(self._store.times_ns, name)
+            times_ns = await trio.to_thread.run_sync(
+                self._store.times_ns, name, abandon_on_cancel=True, limiter=self._files
+            )
             entry = self._registry.models.get(name)
             serving = entry.loaded if entry is not None and entry.ready() else None
             if serving is not None and config is None and not is_newer(times_ns, serving.times_ns):
                 return None
             if config is not None:
                 times_ns = {}
-        return await trio.to_thread.run_sync(read, self._store, self._settings, name, times_ns, config, files)
+        return await in_worker(
+            f"reading model '{name}'",
+            partial(read, self._store, self._settings, name, times_ns, config, files),
+            discard_now,
+            limiter=self._files,
+            timeout_s=float("inf"),
+            patience_s=self._settings.exit_timeout_secs,
+        )
 
     async def _load_versions(self, entry: ModelEntry, reading: Reading, chosen: Mapping[int, Path]) -> None:
         """All versions or none: what opens replaces what served, without a gap; a failure leaves it as it was."""
@@ -129,16 +144,24 @@ class Loading:
         for attempt in range(self._settings.model_load_retry_count + 1):
             try:
                 model = await self._loader.open(name, reading, number, path)
-                began = trio.current_time()
-                hosted = await self._hosts.start(model)
-                model.load_seconds += trio.current_time() - began
-                return hosted
+                return await self._start(model)
             except Exception as error:
                 fault = as_fault(first(error))
                 log.error("failed to load '%s' version %d: %s", name, number, fault.as_reason())
                 if attempt == self._settings.model_load_retry_count:
                     raise fault from error
         raise AssertionError("unreachable")
+
+    async def _start(self, model: ModelVersion) -> Hosted:
+        began = trio.current_time()
+        timeout_s = self._settings.model_load_timeout_secs or float("inf")
+        hosted: Hosted | None = None
+        with trio.move_on_after(timeout_s):
+            hosted = await self._hosts.start(model)
+        if hosted is None:
+            raise Internal(f"the instances have not opened within {timeout_s:g} s")
+        model.load_seconds += trio.current_time() - began
+        return hosted
 
     def _failed(self, entry: ModelEntry, opened: Mapping[int, Hosted], faults: Mapping[int, Fault]) -> str:
         """Notes for each version that the load has failed. Returns what its caller hears."""

@@ -66,3 +66,9 @@ def read(
         if source.discard is not None:
             source.discard()
         raise
+
+
+def discard_now(reading: Reading) -> None:
+    """For a reading that nobody wants any more."""
+    if reading.source.discard is not None:
+        reading.source.discard()

@@ -108,6 +108,12 @@ _REPOSITORY = [
     ),
     Option("model-load-thread-count", positive, "engine.model_load_thread_count", "Models loaded at the same time."),
     Option("model-load-retry-count", integer, "engine.model_load_retry_count", "Further tries for a failed load."),
+    Option(
+        "model-load-timeout-secs",
+        number,
+        "engine.model_load_timeout_secs",
+        "Ours: give up a model that takes longer to open, or its instances; 0 never does.",
+    ),
     Option("queue-size-max", positive, "engine.queue_size_max", "Ours: bound on each model's queue, in requests."),
     _absent("model-namespacing", boolean, "one model name in several repositories", "false"),
 ]

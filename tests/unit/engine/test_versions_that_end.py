@@ -63,7 +63,8 @@ async def test_a_version_that_ends_before_the_swap_is_not_served(
             assert faults == []
             gate.set()
         assert faults == [
-            "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: RuntimeError: no instance is left;\n"
+            "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: RuntimeError: no instance is "
+            "left;\n"
         ]
         assert [(model.version, model.accepting) for model in engine.versions()] == [(1, True), (2, True)]
         assert value_of(await engine.infer_request(request(value=3, model_version=1))) == 3
