@@ -6,19 +6,21 @@
 | Unload(name)              | stop look-ups at once; what is in flight finishes; then close       | at once           |
 | Poll()                    | compare the directories with what is loaded; load and unload        | when done         |
 
-Commands come over one bounded memory channel. Each runs in a task of its own, in its model's turn: commands about
-one model are serial, about different models parallel. A command goes on when whoever sent it has left.
+Commands come over one bounded memory channel; senders beyond its bound are refused. Each runs in a task of its own, in
+its model's turn: commands about one model are serial, about different models parallel. While COMMANDS_RUNNING_MAX run,
+no further one is taken. A command goes on when whoever sent it has left.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
+from .commands import Command, Commands, Load, Poll, Unload
 from .hosting import Hosts
 from .index import index_of
 from .loader import Loader
@@ -30,10 +32,11 @@ from .turns import Turns
 from .watching import follow, load_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from ...schema.wire.generated.inference import RepositoryIndexResponseModelIndex
     from ..execute.inline import InlineRunner
+    from ..observe.status import ActorStatus
     from ..port.settings import EngineSettings
     from ..port.store import ModelStore
     from .discovery import Backends
@@ -42,38 +45,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("despina.engine.repository.repository")
 
-COMMANDS_MAX = 256
-"""Commands waiting to be picked up; senders wait beyond that."""
-
 LOOKS_MAX = 4
 """Threads that read directories for the index and for polls: a store that hangs holds no others."""
 
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
-
-
-@attrs.define(eq=False)
-class Command:
-    """One message to the actor and, in the end, its answer."""
-
-    model_name: str
-    done: trio.Event = attrs.field(factory=trio.Event)
-    fault: Fault | None = attrs.field(factory=lambda: ShuttingDown("Server not ready"))
-    """None once it has been carried out; until then, what its sender hears if the actor goes away."""
-
-
-@attrs.define(eq=False)
-class Load(Command):
-    config: str | None = None
-    files: Mapping[str, bytes] = attrs.field(factory=dict)
-
-
-@attrs.define(eq=False)
-class Unload(Command):
-    unload_dependents: bool = False
-
-
-class Poll(Command):
-    pass
 
 
 class Repository:
@@ -96,18 +71,14 @@ class Repository:
         self._loading = Loading(settings, registry, self._store, loader, self._hosts, self._retirement)
         self._turns = Turns()
         self._looks = trio.CapacityLimiter(LOOKS_MAX)
-        self._send, self._receive = trio.open_memory_channel[Command](COMMANDS_MAX)
+        self._commands = Commands()
 
     # --- For the engine and its callers
 
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Loads or reloads one model. Raises InvalidArgument, Internal, ShuttingDown in the protocol's words."""
-        name = name.strip()
-        if not name:
-            raise InvalidArgument("Model name cannot be empty. Please enter a valid name to deploy.")
-        if name == ".." or "/" in name:
-            raise InvalidArgument(f"invalid model name '{name}', model name must not contain path traversal characters")
-        await self._ask(Load(name, config=config, files=files or {}))
+        """Loads or reloads one model. Raises InvalidArgument, Internal, ShuttingDown in the protocol's words, and
+        Unavailable when too many commands wait already."""
+        await self._ask(Load(_checked(name), config=config, files=files or {}))
 
     async def unload(self, name: str, unload_dependents: bool = False) -> None:
         """Takes one model out of service. Returns when no look-up finds it any more; an unknown name is no error."""
@@ -131,7 +102,7 @@ class Repository:
             names = list(await self._names())
         elif "*" in names:
             raise InvalidArgument("Wildcard model name '*' must be the ONLY startup model if specified at all.")
-        if await load_all(names, self.load):
+        if await load_all([_checked(name) for name in names], self._load):
             raise Internal("failed to load all models")
 
     async def stop(self) -> None:
@@ -146,38 +117,68 @@ class Repository:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves commands, and hosts the models that they start, until cancelled."""
-        async with self._hosts.open(), trio.open_nursery() as nursery:
-            if self._settings.model_control_mode == "poll" and self._settings.repository_poll_secs:
-                nursery.start_soon(self._watch)
-            task_status.started()
-            async for command in self._receive:
-                nursery.start_soon(self._serve, command)
+        try:
+            async with self._hosts.open(), trio.open_nursery() as nursery:
+                if self._settings.model_control_mode == "poll" and self._settings.repository_poll_secs:
+                    nursery.start_soon(self._watch)
+                task_status.started()
+                while True:
+                    nursery.start_soon(self._serve, await self._commands.take())
+        finally:
+            self._loading.accepting = False
+            self._commands.close()
+
+    def status(self) -> ActorStatus:
+        """What it does now."""
+        return self._commands.status("repository")
 
     async def _ask(self, command: Command) -> None:
         if not self._loading.accepting:
             raise ShuttingDown("Server not ready")
-        await self._send.send(command)
-        await command.done.wait()
-        if command.fault is not None:
-            raise command.fault
+        await self._commands.ask(command)
 
     async def _serve(self, command: Command) -> None:
         try:
-            async with self._turns.of(command.model_name):
-                if isinstance(command, Load):
-                    await self._loading.load(command.model_name, command.config, command.files)
-                elif isinstance(command, Unload):
-                    self._retirement.unload(command.model_name)
-                else:
-                    await self._poll()
+            if isinstance(command, Load):
+                await self._load(command.model_name, command.config, command.files)
+            elif isinstance(command, Unload):
+                await self._unload(command.model_name)
+            else:
+                await self._poll()
             command.fault = None
         except Fault as fault:
             command.fault = fault
-        except Exception as error:
-            log.exception("a command about model '%s' failed", command.model_name)
-            command.fault = Internal(f"{type(error).__name__}: {error}")
         finally:
-            command.done.set()
+            self._commands.answer(command)
+
+    # --- What commands do. Those that a poll or the start brings about do not come over the channel: a full one would
+    # wait for itself.
+
+    async def _load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        async with self._turn(name):
+            await self._loading.load(name, config, files)
+
+    async def _unload(self, name: str) -> None:
+        async with self._turn(name):
+            self._retirement.unload(name)
+
+    async def _poll(self) -> None:
+        if self._settings.model_control_mode != "poll":
+            raise Unavailable("polling is disabled")
+        async with self._turn(""):
+            await follow(await self._names(), self._registry, self._load, self._unload)
+
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """Around what is done about one model. Raises nothing but Faults."""
+        try:
+            async with self._turns.of(name):
+                yield
+        except Fault:
+            raise
+        except Exception as error:
+            log.exception("a command about model '%s' failed", name)
+            raise Internal(f"{type(error).__name__}: {error}") from error
 
     async def _watch(self) -> None:
         while True:
@@ -186,11 +187,6 @@ class Repository:
                 await self.poll()
             except Fault as fault:
                 log.error("%s", fault.message)
-
-    async def _poll(self) -> None:
-        if self._settings.model_control_mode != "poll":
-            raise Unavailable("polling is disabled")
-        await follow(await self._names(), self._registry, self.load, self.unload)
 
     async def _names(self) -> Mapping[str, int]:
         return await trio.to_thread.run_sync(self._store.names, abandon_on_cancel=True, limiter=self._looks)
@@ -202,3 +198,13 @@ class Repository:
         if version.model is model and fault is not None:
             version.move(State.UNAVAILABLE, fault.as_reason())
             self._registry.refresh(model.name)
+
+
+def _checked(name: str) -> str:
+    """The name without blanks around it. Raises InvalidArgument for one that no model can have."""
+    name = name.strip()
+    if not name:
+        raise InvalidArgument("Model name cannot be empty. Please enter a valid name to deploy.")
+    if name == ".." or "/" in name:
+        raise InvalidArgument(f"invalid model name '{name}', model name must not contain path traversal characters")
+    return name

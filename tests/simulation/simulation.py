@@ -355,6 +355,6 @@ def simulate(seed: int, directory: Path) -> Counter[str]:
             trio.run(history.run, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         logging.disable(logging.NOTSET)
-    assert threading.active_count() == threads, "a thread was left behind"
+    assert threading.active_count() <= threads, "a thread was left behind"  # earlier tests' may go meanwhile
     gc.collect(0)
     return history.books.outcomes
