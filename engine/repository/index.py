@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def index_of(names: Mapping[str, int], registry: Registry, ready_only: bool) -> list[RepositoryIndexResponseModelIndex]:
-    """Every model that the store has, with the versions ever seen of it. Empty strings stand for what is not known."""
+    """Every model that the store has, with the versions ever seen of it. Empty strings stand for what is not known.
+
+    As in the reference server, a model that was tried and has no version has no line.
+    """
     found: list[RepositoryIndexResponseModelIndex] = []
     for name, count in names.items():
         entry = registry.models.get(name)
@@ -27,7 +30,7 @@ def index_of(names: Mapping[str, int], registry: Registry, ready_only: bool) -> 
                         reason="model appears in two or more repositories",
                     )
                 )
-        elif entry is None or not entry.versions:
+        elif entry is None or not entry.is_known():
             if not ready_only:
                 found.append(RepositoryIndexResponseModelIndex(name=name))
         else:

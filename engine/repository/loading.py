@@ -65,37 +65,45 @@ class Loading:
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Loads, or reloads if something has changed. Raises InvalidArgument, Internal, ShuttingDown in the
         protocol's words."""
+        times_ns: Mapping[str, int] | None = None
         try:
-            reading = await self._read(name, config, files or {})
+            if not files:
+                times_ns = await self._times_ns(name)
+                if config is None and not self._is_due(name, times_ns):
+                    return
+            reading = await self._read(name, {} if config is not None else times_ns or {}, config, files or {})
         except (Fault, OSError) as error:
             text = error.message if isinstance(error, Fault) else str(error)
             log.error("Poll failed for model directory '%s': %s", name, text)
+            if times_ns is not None:  # it is there, and not a name that somebody has thought of
+                self._registry.entry(name).unread = text
             raise Internal(f"failed to load '{name}', failed to poll from model repository") from error
-        if reading is None:
-            return
+        entry = self._registry.entry(name)
+        entry.unread = ""
         try:
             try:
                 chosen = reading.chosen()
             except InvalidArgument as fault:
                 raise InvalidArgument(f"load failed for model '{name}': {fault.message}\n") from fault
-            await self._load_versions(self._registry.entry(name), reading, chosen)
+            await self._load_versions(entry, reading, chosen)
         except BaseException:
             await discard(reading.source)
             raise
 
-    async def _read(self, name: str, config: str | None, files: Mapping[str, bytes]) -> Reading | None:
-        """None when there is nothing to do."""
-        times_ns: Mapping[str, int] = {}
-        if not files:
-            times_ns = await trio.to_thread.run_sync(
-                self._store.times_ns, name, abandon_on_cancel=True, limiter=self._files
-            )
-            entry = self._registry.models.get(name)
-            serving = entry.loaded if entry is not None and entry.ready() else None
-            if serving is not None and config is None and not is_newer(times_ns, serving.times_ns):
-                return None
-            if config is not None:
-                times_ns = {}
+    async def _times_ns(self, name: str) -> Mapping[str, int]:
+        return await trio.to_thread.run_sync(self._store.times_ns, name, abandon_on_cancel=True, limiter=self._files)
+
+    def _is_due(self, name: str, times_ns: Mapping[str, int]) -> bool:
+        """Whether a load with nothing of its own has anything to do."""
+        entry = self._registry.models.get(name)
+        if entry is None:
+            return True
+        serving = entry.loaded if entry.ready() else None
+        return serving is None or is_newer(times_ns, serving.times_ns)
+
+    async def _read(
+        self, name: str, times_ns: Mapping[str, int], config: str | None, files: Mapping[str, bytes]
+    ) -> Reading:
         return await in_worker(
             f"reading model '{name}'",
             partial(read, self._store, self._settings, name, times_ns, config, files),

@@ -79,6 +79,17 @@ class ModelEntry:
     versions: dict[int, VersionEntry] = attrs.field(factory=dict)
     loaded: Reading | None = None
     """What the serving versions came from; None when nothing is loaded."""
+    unread: str = ""
+    """Why its directory or configuration could not be read the last time. Only the log and tables say so, unless it
+    has served before: to clients it is not loaded."""
+
+    def is_known(self) -> bool:
+        """Whether clients may hear of it: its configuration could be read at least once."""
+        return bool(self.versions) or not self.unread
+
+    def why_not_loaded(self) -> str:
+        """For a model without versions: what is wrong with it."""
+        return self.unread or "No model version was found"
 
     def version(self, number: int) -> VersionEntry:
         entry = self.versions.get(number)
@@ -107,6 +118,11 @@ class Registry:
             entry = self.models[name] = ModelEntry(name)
         return entry
 
+    def forget(self, name: str) -> None:
+        """A model without versions is gone."""
+        assert not self.models[name].versions
+        del self.models[name]
+
     def refresh(self, name: str) -> None:
         """Rebuilds the look-up table for one model, without a checkpoint."""
         entry = self.models[name]
@@ -126,7 +142,7 @@ class Registry:
             return model
         unknown = f"Request for unknown model: '{name}'"
         entry = self.models.get(name)
-        if entry is None or not entry.versions:
+        if entry is None or not entry.is_known():
             raise NotFound(f"{unknown} is not found")
         if version == LATEST:
             raise NotFound(f"{unknown} has no available versions")
@@ -158,7 +174,7 @@ class Registry:
         """Why strict readiness does not hold: each version that is neither READY nor unloaded on purpose."""
         found = []
         for name, entry in sorted(self.models.items()):
-            if not entry.versions:
+            if not entry.versions and entry.is_known():
                 found.append(f"model '{name}' has no version")
             found.extend(
                 f"model '{name}' version {version.version} is {version.state.value}"

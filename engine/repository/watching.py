@@ -26,6 +26,8 @@ async def follow(names: Mapping[str, int], registry: Registry, load: Act, unload
             log.error("failed to poll model '%s': not unique across all model repositories", name)
     unique = [name for name, count in names.items() if count == 1]
     gone = [name for name, entry in registry.models.items() if names.get(name) != 1 and entry.ready()]
+    for name in [name for name, entry in registry.models.items() if name not in names and not entry.versions]:
+        registry.forget(name)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(load_all, unique, load)
         for name in gone:
