@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown
+from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import is_newer
@@ -62,24 +62,33 @@ class Loading:
         self.accepting = True
         """False once nothing may come into service any more."""
 
+    async def load_if_changed(self, name: str) -> None:
+        """As `load`, but what has failed is not tried again with the same files."""
+        await self._load(name, None, {}, again=False)
+
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Loads, or reloads if something has changed. Raises InvalidArgument, Internal, ShuttingDown in the
         protocol's words."""
+        await self._load(name, config, files or {}, again=True)
+
+    async def _load(self, name: str, config: str | None, files: Mapping[str, bytes], *, again: bool) -> None:
         times_ns: Mapping[str, int] | None = None
         try:
             if not files:
                 times_ns = await self._times_ns(name)
-                if config is None and not self._is_due(name, times_ns):
+                if config is None and not self._is_due(name, times_ns, again):
                     return
-            reading = await self._read(name, {} if config is not None else times_ns or {}, config, files or {})
+            reading = await self._read(name, {} if config is not None else times_ns or {}, config, files)
         except (Fault, OSError) as error:
             text = error.message if isinstance(error, Fault) else str(error)
             log.error("Poll failed for model directory '%s': %s", name, text)
             if times_ns is not None:  # it is there, and not a name that somebody has thought of
-                self._registry.entry(name).unread = text
+                entry = self._registry.entry(name)
+                entry.unread, entry.failed_ns = text, times_ns
             raise Internal(f"failed to load '{name}', failed to poll from model repository") from error
         entry = self._registry.entry(name)
         entry.unread = ""
+        entry.failed_ns = times_ns
         try:
             try:
                 chosen = reading.chosen()
@@ -93,11 +102,13 @@ class Loading:
     async def _times_ns(self, name: str) -> Mapping[str, int]:
         return await trio.to_thread.run_sync(self._store.times_ns, name, abandon_on_cancel=True, limiter=self._files)
 
-    def _is_due(self, name: str, times_ns: Mapping[str, int]) -> bool:
+    def _is_due(self, name: str, times_ns: Mapping[str, int], again: bool) -> bool:
         """Whether a load with nothing of its own has anything to do."""
         entry = self._registry.models.get(name)
         if entry is None:
             return True
+        if not again and entry.failed_ns == times_ns:
+            return False
         serving = entry.loaded if entry.ready() else None
         return serving is None or is_newer(times_ns, serving.times_ns)
 
@@ -140,6 +151,8 @@ class Loading:
                 raise InvalidArgument(self._failed(entry, opened, faults))
             self._swap(entry, reading, {number: hosted.model for number, hosted in opened.items()})
         except Fault:
+            if any(isinstance(fault, Unavailable) for fault in faults.values()):
+                entry.failed_ns = None  # that says to try again
             async with trio.open_nursery() as nursery:
                 for hosted in opened.values():
                     nursery.start_soon(hosted.model.drain, 0)
@@ -207,6 +220,7 @@ class Loading:
                 retirement.retire(model)
                 retired.append(model)
         replaced, entry.loaded = entry.loaded, reading
+        entry.failed_ns = None
         self._registry.refresh(entry.name)
         if replaced is not None:
             retirement.let_go(replaced.source, retired)

@@ -19,7 +19,7 @@ from ...schema.inference import LATEST
 from ..observe.generation import Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ..model.version import ModelVersion
     from .reading import Reading
@@ -82,6 +82,9 @@ class ModelEntry:
     unread: str = ""
     """Why its directory or configuration could not be read the last time. Only the log and tables say so, unless it
     has served before: to clients it is not loaded."""
+
+    failed_ns: Mapping[str, int] | None = None
+    """The files' times when loading it failed, or what it had loaded ended by itself: polls do not try these again."""
 
     def is_known(self) -> bool:
         """Whether clients may hear of it: its configuration could be read at least once."""

@@ -158,6 +158,10 @@ class Repository:
         async with self._turn(name):
             await self._loading.load(name, config, files)
 
+    async def _load_if_changed(self, name: str) -> None:
+        async with self._turn(name):
+            await self._loading.load_if_changed(name)
+
     async def _unload(self, name: str) -> None:
         async with self._turn(name):
             self._retirement.unload(name)
@@ -166,7 +170,7 @@ class Repository:
         if self._settings.model_control_mode != "poll":
             raise Unavailable("polling is disabled")
         async with self._turn(""):
-            await follow(await self._names(), self._registry, self._load, self._unload)
+            await follow(await self._names(), self._registry, self._load_if_changed, self._unload)
 
     @asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[None]:
@@ -194,9 +198,12 @@ class Repository:
     def _ended(self, hosted: Hosted) -> None:
         """A version has ended by itself: it is taken out of service, and nobody else is."""
         model, fault = hosted.model, hosted.fault
-        version = self._registry.entry(model.name).version(model.version)
+        entry = self._registry.entry(model.name)
+        version = entry.version(model.version)
         if version.model is model and fault is not None:
             version.move(State.UNAVAILABLE, fault.as_reason())
+            if not entry.ready() and entry.loaded is not None:
+                entry.failed_ns = entry.loaded.times_ns
             self._registry.refresh(model.name)
 
 

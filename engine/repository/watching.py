@@ -20,14 +20,20 @@ log = logging.getLogger("despina.engine.repository.watching")
 
 
 async def follow(names: Mapping[str, int], registry: Registry, load: Act, unload: Act) -> None:
-    """One look. `names` is what the store has; `load` does nothing for what has not changed. Failures are logged."""
+    """One look. `names` is what the store has; `load` does nothing for what has not changed. Failures are logged.
+
+    What has failed is not tried again until its files change: a broken model would be executed at every look.
+    """
     for name, count in names.items():
         if count > 1:
             log.error("failed to poll model '%s': not unique across all model repositories", name)
     unique = [name for name, count in names.items() if count == 1]
     gone = [name for name, entry in registry.models.items() if names.get(name) != 1 and entry.ready()]
-    for name in [name for name, entry in registry.models.items() if name not in names and not entry.versions]:
-        registry.forget(name)
+    for name, entry in list(registry.models.items()):
+        if name not in names:
+            entry.failed_ns = None  # back again, it deserves another try
+            if not entry.versions:
+                registry.forget(name)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(load_all, unique, load)
         for name in gone:

@@ -85,3 +85,16 @@ async def test_a_version_that_ends_in_service_is_taken_out(virtual_time, reposit
         assert (entry.state, entry.reason) == ("UNAVAILABLE", "Internal: RuntimeError: no instance is left")
         await engine.load("m")
         assert value_of(await engine.infer_request(request(value=3))) == 3
+
+
+async def test_polls_leave_what_has_ended_alone(virtual_time, repository, backend, opened, ends):
+    """Goal: a model whose actor has ended in error is not started again at each poll, but when its files change."""
+    path = write_model(repository, "m")
+    ends["m", 1] = trio.Event()
+    async with opened(model_control_mode="poll", repository_poll_secs=60) as engine:
+        ends.pop(("m", 1)).set()
+        await trio.sleep(601)
+        assert (list(engine.versions()), len(backend.opened)) == ([], 1)
+        touch(path / "1", 1)
+        await trio.sleep(60)
+        assert value_of(await engine.infer_request(request(value=3))) == 3
