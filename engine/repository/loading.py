@@ -78,7 +78,7 @@ class Loading:
                 times_ns = await self._times_ns(name)
                 if config is None and not self._is_due(name, times_ns, again):
                     return
-            reading = await self._read(name, {} if config is not None else times_ns or {}, config, files)
+            reading = await self._read(name, times_ns or {}, config, files)
         except (Fault, OSError) as error:
             text = error.message if isinstance(error, Fault) else str(error)
             log.error("Poll failed for model directory '%s': %s", name, text)

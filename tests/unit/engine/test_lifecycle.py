@@ -19,6 +19,12 @@ async def states(engine):
     return [(entry.name, entry.version, entry.state, entry.reason) for entry in await engine.index()]
 
 
+OVERRIDE = (
+    '{"backend": "fake", "max_batch_size": 3, "input": [{"name": "IN", "data_type": "TYPE_INT32", "dims": [1]}],'
+    ' "output": [{"name": "OUT", "data_type": "TYPE_INT32", "dims": [1]}]}'
+)
+
+
 async def settle():
     """Until nothing more happens by itself; works with blocking work inline."""
     await trio.testing.wait_all_tasks_blocked()
@@ -80,23 +86,26 @@ async def test_a_load_after_an_unload_is_fresh(virtual_time, repository, backend
         assert await states(engine) == [("m", "1", "READY", "")]
 
 
-async def test_a_config_override_reverts_with_the_next_plain_load(virtual_time, repository, backend, opened):
-    """Goal: the override replaces the whole file, always reloads, and lasts until a load without one."""
-    write_model(repository, "m", max_batch_size=8)
-    override = (
-        '{"backend": "fake", "max_batch_size": 3, "input": [{"name": "IN", "data_type": "TYPE_INT32", "dims": [1]}],'
-        ' "output": [{"name": "OUT", "data_type": "TYPE_INT32", "dims": [1]}]}'
-    )
+async def test_a_config_override_lasts_until_the_files_change(virtual_time, repository, backend, opened):
+    """Goal: the override replaces the whole file, whatever the times, and a plain load does not undo it; one after a
+    touch does, and so does one after an unload."""
+    path = write_model(repository, "m", max_batch_size=8)
     async with opened(**EXPLICIT) as engine:
         await engine.load("m")
-        await engine.load("m", config=override)
+        await engine.load("m", config=OVERRIDE)
         assert engine.model("m").config.max_batch_size == 3
-        await engine.load("m", config=override)
-        assert len(backend.opened) == 3
+        await engine.load("m")
+        assert engine.model("m").config.max_batch_size == 3
+        await engine.load("m", config=OVERRIDE.replace("3,", "5,"))
+        assert engine.model("m").config.max_batch_size == 5
+        touch(path / "config.pbtxt", 1)
         await engine.load("m")
         assert engine.model("m").config.max_batch_size == 8
+        await engine.load("m", config=OVERRIDE)
+        await engine.unload("m")
         await engine.load("m")
-        assert len(backend.opened) == 4
+        assert engine.model("m").config.max_batch_size == 8
+        assert len(backend.opened) == 6
 
 
 @pytest.mark.parametrize("config", ["", "{", '"x"', "[]", '{"no_such_field": 1}', '{"max_batch_size": "many"}'])
