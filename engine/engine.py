@@ -237,9 +237,12 @@ class Engine:
         await self._actor.load(name, config, files)
 
     async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
-        """Takes a model out of service; what is in flight finishes. An unknown name is no error. Explicit mode only."""
+        """Takes a model out of service; what is in flight finishes. An unknown name is no error. Explicit mode only.
+
+        `unload_dependents` is for ensembles' composing models, of which there are none here.
+        """
         self._check_explicit()
-        await self._actor.unload(name, unload_dependents)
+        await self._actor.unload(name)
 
     async def poll(self) -> None:
         """Looks at the repository now. Poll mode only; raises Unavailable otherwise."""

@@ -40,9 +40,8 @@ class Load(Command):
     files: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
-@attrs.define(eq=False)
 class Unload(Command):
-    unload_dependents: bool = False
+    pass
 
 
 class Poll(Command):

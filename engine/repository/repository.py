@@ -1,10 +1,10 @@
 """The repository actor: loads, unloads and watches models. The only writer of the registry.
 
-| command                   | effect                                                              | answered          |
-|---------------------------|---------------------------------------------------------------------|-------------------|
-| Load(name, config, files) | read, open, swap in; on failure what served goes on serving         | when done         |
-| Unload(name)              | stop look-ups at once; what is in flight finishes; then close       | at once           |
-| Poll()                    | compare the directories with what is loaded; load and unload        | when done         |
+| command                   | effect                                                                   | answered  |
+|---------------------------|--------------------------------------------------------------------------|-----------|
+| Load(name, config, files) | read; open and swap in, or change instances; on failure all stays        | when done |
+| Unload(name)              | stop look-ups at once; what is in flight finishes; then close            | at once   |
+| Poll()                    | compare the directories with what is loaded; load and unload             | when done |
 
 Commands come over one bounded memory channel; senders beyond its bound are refused. Each runs in a task of its own, in
 its model's turn: commands about one model are serial, about different models parallel. While COMMANDS_RUNNING_MAX run,
@@ -80,9 +80,9 @@ class Repository:
         Unavailable when too many commands wait already."""
         await self._ask(Load(_checked(name), config=config, files=files or {}))
 
-    async def unload(self, name: str, unload_dependents: bool = False) -> None:
+    async def unload(self, name: str) -> None:
         """Takes one model out of service. Returns when no look-up finds it any more; an unknown name is no error."""
-        await self._ask(Unload(name, unload_dependents=unload_dependents))
+        await self._ask(Unload(name))
 
     async def poll(self) -> None:
         """Looks at the directories once."""
