@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
     from ..port.backend import BackendModel
     from ..port.settings import EngineSettings
@@ -78,6 +79,14 @@ class Loader:
         opened.version.load_seconds = trio.current_time() - began
         return opened.version
 
+    def complete(self, config: ModelConfig, completed: ModelConfig) -> ModelConfig:
+        """The configuration to serve: `config` as the repository has it, with what its backend has completed.
+
+        Raises InvalidArgument, Internal, Unsupported.
+        """
+        backend = self._backends.get(config.backend)
+        return configuration.complete(config, completed, backend, self._gpus, self._settings)
+
     def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
@@ -97,7 +106,7 @@ class Loader:
         except SystemExit as error:  # a user model's; on the trio thread it would end the engine
             raise as_fault(error) from error
         try:
-            config = configuration.complete(config, backend_model.config, backend, self._gpus, settings)
+            config = self.complete(config, backend_model.config)
             backend_model.config = config  # what instances see, and user models are told, is the settled one
             files = {output.name: output.label_filename for output in config.output if output.label_filename}
             opened = ModelVersion(

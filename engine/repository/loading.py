@@ -1,7 +1,8 @@
 """Brings models into service: what has changed is read, opened, and swapped in.
 
-times ──newer?──▶ read ──▶ open every version ──all or none──▶ swap: one step, no gap
-                   └─────────────┴─ failure: what served goes on serving
+times ──newer?──▶ read ──┬─▶ open every version ──all or none──▶ swap: one step, no gap
+                         │        └─ failure: what served goes on serving
+                         └─▶ only instances differ: add and remove them (regrouping.py)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..port.groups import first
 from .changes import is_newer
 from .reading import discard_now, read
 from .registry import State
+from .regrouping import is_regrouping, regroup
 from .retiring import discard
 from .worker import in_worker
 
@@ -58,6 +60,7 @@ class Loading:
         self._loader = loader
         self._hosts = hosts
         self._retirement = retirement
+        self._timeout_s = settings.model_load_timeout_secs or float("inf")
         self._files = trio.CapacityLimiter(FILES_MAX)
         self.accepting = True
         """False once nothing may come into service any more."""
@@ -94,7 +97,11 @@ class Loading:
                 chosen = reading.chosen()
             except InvalidArgument as fault:
                 raise InvalidArgument(f"load failed for model '{name}': {fault.message}\n") from fault
-            await self._load_versions(entry, reading, chosen)
+            if is_regrouping(entry, reading, chosen):
+                await regroup(entry, reading, self._registry, self._loader, self._timeout_s)
+                await discard(reading.source)  # what serves keeps its files
+            else:
+                await self._load_versions(entry, reading, chosen)
         except BaseException:
             await discard(reading.source)
             raise
@@ -175,12 +182,11 @@ class Loading:
 
     async def _start(self, model: ModelVersion) -> Hosted:
         began = trio.current_time()
-        timeout_s = self._settings.model_load_timeout_secs or float("inf")
         hosted: Hosted | None = None
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(self._timeout_s):
             hosted = await self._hosts.start(model)
         if hosted is None:
-            raise Internal(f"the instances have not opened within {timeout_s:g} s")
+            raise Internal(f"the instances have not opened within {self._timeout_s:g} s")
         model.load_seconds += trio.current_time() - began
         return hosted
 

@@ -139,7 +139,8 @@ class History:
 
     def touch(self, name: str) -> None:
         self.touches += 1
-        path = self.directory / name / "config.pbtxt"
+        # A configuration that only looks newer, or differs in instances only, is no reason to open a model again.
+        path = self.directory / name / self.chance.choice(["config.pbtxt", "1"])
         stamp = path.stat().st_mtime_ns + self.touches * 1_000_000_000
         os.utime(path, ns=(stamp, stamp))
 

@@ -68,7 +68,7 @@ async def test_an_unmodified_load_does_nothing(virtual_time, repository, backend
         await engine.load("m")
         await engine.load("m")
         assert len(backend.opened) == 1
-        touch(path / "config.pbtxt", 5)
+        touch(path / "1", 5)
         await engine.load("m")
         assert len(backend.opened) == 2
         await settle()
@@ -192,7 +192,7 @@ async def test_a_reload_has_no_gap(virtual_time, repository, backend, opened):
             nursery.start_soon(stream)
             for index in range(10):
                 await trio.sleep(0.02)
-                touch(path / "config.pbtxt", 1 + index)
+                touch(path / "1", 1 + index)
                 await engine.load("m")
         assert answered == [True] * 300
         assert len(backend.opened) == 11
@@ -206,7 +206,7 @@ async def test_a_reload_serves_while_it_opens(repository, backend, opened):
     async with opened(**EXPLICIT) as engine:
         await engine.load("m")
         backend.open_gates["m"] = threading.Event()
-        touch(path / "config.pbtxt", 1)
+        touch(path / "1", 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.load, "m")
             for _ in range(2):
@@ -225,7 +225,7 @@ async def test_all_versions_or_none(virtual_time, repository, backend, opened):
         await engine.load("m")
         (path / "2").mkdir()
         (path / "3").mkdir()
-        touch(path / "config.pbtxt", 1)
+        touch(path / "1", 1)
         backend.open_errors["m", 2] = InvalidArgument("no such layer")
         with pytest.raises(InvalidArgument) as caught:
             await engine.load("m")
@@ -627,7 +627,7 @@ async def test_statistics_restart_and_metrics_carry_on(virtual_time, repository,
         for _ in range(3):
             await engine.infer_request(request())
         for _ in range(2):
-            touch(path / "config.pbtxt", 1)
+            touch(path / "1", 1)
             await engine.load("m")
             await engine.infer_request(request())
         model = engine.model("m")

@@ -87,6 +87,6 @@ async def test_a_model_that_serves_keeps_serving_when_it_cannot_be_read(virtual_
         assert engine.registry.models["m"].unread
         assert engine.is_ready()
         assert engine.is_model_ready("m")
-        touch(write_model(repository, "m") / "config.pbtxt", 2)
+        touch(write_model(repository, "m", max_batch_size=4) / "config.pbtxt", 2)
         await engine.load("m")
         assert engine.registry.models["m"].unread == ""
