@@ -169,7 +169,10 @@ class Engine:
 
     def status(self) -> list[ActorStatus]:
         """What every actor does now: how much waits for it, for how long, and what it counts. Never raises."""
-        return [status for model in self.registry.serving() for status in model.status()]
+        found = [] if self._repository is None else [self._repository.status()]
+        for model in self.registry.serving():
+            found.extend(model.status())
+        return found
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
         """Whether that version, or any, serves: one of its instances at least is up.

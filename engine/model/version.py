@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("despina.engine.model")
 
+CLOSE_S_MIN = 1.0
+"""Closing gets that long even if nothing may be waited for: with no time at all it would never begin."""
+
 
 class ModelVersion:
     """See the module's table. Made by the repository; used by doors through `submit`."""
@@ -173,7 +176,7 @@ class ModelVersion:
         finally:
             self._running = self.accepting = False
             # The framework's model is closed whatever happens; a thread that hangs in it is let go.
-            with trio.move_on_after(self._close_timeout_s, shield=True) as patience:
+            with trio.move_on_after(max(self._close_timeout_s, CLOSE_S_MIN), shield=True) as patience:
                 await trio.to_thread.run_sync(self._close, abandon_on_cancel=True)
             if patience.cancelled_caught:
                 log.error(

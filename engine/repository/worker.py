@@ -19,6 +19,9 @@ log = logging.getLogger("despina.engine.repository.worker")
 
 _T = TypeVar("_T")
 
+UNDO_S_MIN = 1.0
+"""Undoing gets that long even if nothing may be waited for: with no time at all it would never begin."""
+
 
 async def in_worker(
     what: str,
@@ -92,10 +95,10 @@ class _Call(Generic[_T]):
         return self._results[0]
 
     async def undone(self, patience_s: float) -> None:
-        """Leaves as if nothing had happened, as far as that can be had in the time."""
-        # For a task that is cancelled: the time is the bound.
-        with trio.move_on_after(patience_s, shield=True) as patience:
-            if not self.leave():
+        """Leaves as if nothing had happened, as far as that can be had in the time. For a task that is cancelled."""
+        going_on = self.leave()
+        with trio.move_on_after(patience_s if going_on else max(patience_s, UNDO_S_MIN), shield=True) as patience:
+            if not going_on:
                 await trio.to_thread.run_sync(self._undo_all, abandon_on_cancel=True)
             elif self._begun:
                 await self._ended.wait()

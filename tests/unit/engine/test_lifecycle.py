@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import threading
+from contextlib import suppress
 
 import despina
 import pytest
@@ -769,3 +770,12 @@ async def test_closing_that_fails_is_logged_only(virtual_time, repository, backe
             assert await states(engine) == [("m", "1", "UNAVAILABLE", "unloaded")]
             assert engine.is_ready()
     assert "failed to close" in caplog.text
+
+
+async def test_no_time_to_stop_is_enough_to_close(repository, backend, opened):
+    """Goal: real threads: with an exit timeout of 0 nothing is waited for, but models are closed all the same."""
+    write_model(repository, "m")
+    with suppress(Internal):  # that it took longer than 0 s
+        async with opened(exit_timeout_secs=0):
+            pass
+    assert backend.opened == backend.closed == [("m", 1)]

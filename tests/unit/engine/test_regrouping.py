@@ -27,7 +27,7 @@ def changes(monkeypatch):
         told.append((self.version, [context.name for context in contexts]))
         self.config = config
 
-    monkeypatch.setattr(ModelVersion, "change_instances", change, raising=False)
+    monkeypatch.setattr(ModelVersion, "change_instances", change)
     return told
 
 
@@ -43,12 +43,12 @@ async def test_other_counts_change_instances_only(virtual_time, repository, back
         await engine.load("m")
         served = engine.model("m")
         await engine.infer_request(request())
-        changed = engine.registry.changes
+        generation = engine.generation.number
         rewrite(repository, 1, instances=3)
         await engine.load("m")
         assert changes.pop() == (1, ["m_0_0", "m_0_1", "m_0_2"])
         assert [group.count for group in engine.model("m").config.instance_group] == [3]
-        assert engine.registry.changes > changed, "doors remember configurations"
+        assert engine.generation.number > generation, "doors remember configurations"
         rewrite(repository, 2, instances=1)
         await engine.load("m")
         assert changes.pop() == (1, ["m_0_0"])
@@ -75,6 +75,43 @@ async def test_a_touched_configuration_that_says_the_same_reloads_nothing(
         touch(path / "1", 2)
         await engine.load("m")
         assert len(backend.opened) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_instances_come_and_go_under_load(repository, backend, opened, asynchronous):
+    """Goal: real threads, nothing stubbed: requests that never stop coming are all answered while the same version gets
+    three instances, then two; then those two are closed."""
+    backend.asynchronous = asynchronous
+    write_model(repository, "m", more="dynamic_batching {}")
+    answered = []
+    async with opened(**EXPLICIT) as engine:
+        await engine.load("m")
+
+        async def call(value):
+            answered.append(value_of(await engine.infer_request(request(value=value))) == value)
+
+        async with trio.open_nursery() as nursery:
+            for round_, count in enumerate((3, 2)):
+                for value in range(50):
+                    nursery.start_soon(call, value)
+                rewrite(repository, 1 + round_, instances=count, more="dynamic_batching {}")
+                await engine.load("m")
+                assert backend.instances_open == count
+        assert answered == [True] * 100
+        assert backend.opened == [("m", 1)]
+        assert {status.name for status in engine.status() if "instance" in status.name} == {
+            "m:1 instance m_0_0",
+            "m:1 instance m_0_1",
+        }
+        backend.instance_error = RuntimeError("no more memory")
+        rewrite(repository, 4, instances=3, more="dynamic_batching {}")
+        with pytest.raises(
+            InvalidArgument, match="version 1 is at READY state: Internal: RuntimeError: no more memory"
+        ):
+            await engine.load("m")
+        assert value_of(await engine.infer_request(request(value=5))) == 5
+        assert engine.is_ready()
+    assert backend.instances_open == 0
 
 
 @pytest.mark.parametrize(
@@ -120,7 +157,7 @@ async def test_a_change_that_fails_leaves_what_serves(virtual_time, repository, 
         if error is not None:
             raise ExceptionGroup("opening", [error])
 
-    monkeypatch.setattr(ModelVersion, "change_instances", change, raising=False)
+    monkeypatch.setattr(ModelVersion, "change_instances", change)
     reason = "Internal: RuntimeError: no more memory"
     async with opened(**EXPLICIT) as engine:
         await engine.load("m")
@@ -157,7 +194,7 @@ async def test_a_change_that_hangs_fails_in_time(virtual_time, repository, opene
     async def change(self, contexts, config):
         await trio.sleep_forever()
 
-    monkeypatch.setattr(ModelVersion, "change_instances", change, raising=False)
+    monkeypatch.setattr(ModelVersion, "change_instances", change)
     async with opened(model_load_timeout_secs=60, **EXPLICIT) as engine:
         await engine.load("m")
         rewrite(repository, 1, instances=2)

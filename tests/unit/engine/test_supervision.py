@@ -57,7 +57,7 @@ async def test_it_comes_back(repository, opened, backend, caplog, how):
             await until(lambda: not engine.is_model_ready("m"))
             assert not engine.is_ready()
             assert "instance m_0_0 is down: instance m_0_0 was killed by signal 9" in engine.health().problems[0]
-            assert "down" in engine.status()[1].doing
+            assert "down" in engine.status()[2].doing
             await until(lambda: engine.is_model_ready("m"))
             assert engine.is_ready()
             assert value_of(await engine.infer_request(request(value=2))) == 2
@@ -141,16 +141,11 @@ async def test_a_model_without_any_instance_left(virtual_time, repository, opene
             await trio.sleep(1)
         with pytest.raises((NotFound, NotReady)):
             await engine.infer_request(request())
-        (entry,) = [entry for entry in await index_of(engine) if entry.name == "m"]
+        (entry,) = [entry for entry in await engine.index() if entry.name == "m"]
         assert entry.state == "UNAVAILABLE"
         assert "no instance is left: instance m_0_0 was killed by signal 9" in entry.reason
         assert value_of(await engine.infer_request(request("other", value=3))) == 3
     assert backend.instances_open == 0
-
-
-async def index_of(engine):
-    found = engine.index()
-    return await found if hasattr(found, "__await__") else found
 
 
 async def test_an_executor_that_does_not_open_again(virtual_time, repository, opened, backend):
