@@ -81,6 +81,7 @@ class FakeBackend:
         self.opened: list[tuple[str, int]] = []
         self.closed: list[tuple[str, int]] = []
         self.contexts: list[ModelContext] = []
+        self.models: list[FakeModel] = []
         self.instances_open = 0
         self.executed: list[Executed] = []
 
@@ -99,7 +100,8 @@ class FakeBackend:
         if error is not None:
             raise error
         self.opened.append((context.name, context.version))
-        return FakeModel(self, context)
+        self.models.append(FakeModel(self, context))
+        return self.models[-1]
 
     def config_summary(self) -> str:
         return "scripted"

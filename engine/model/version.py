@@ -200,7 +200,12 @@ class ModelVersion:
 
         Raises Fault if one does not open; then nothing has changed.
         """
-        await self.instances.change(contexts)
+        before, self._backend_model.config = self._backend_model.config, config  # what new instances are told
+        try:
+            await self.instances.change(contexts)
+        except BaseException:
+            self._backend_model.config = before
+            raise
         self._contexts = contexts
         self.config = config
         self._direct = self._direct and self.instances.all_movable

@@ -1,5 +1,6 @@
 """Instances whose executor dies: who is told, what is not ready, and that they come back."""
 
+import copy
 import itertools
 
 import pytest
@@ -195,7 +196,9 @@ async def test_instances_come_and_go(repository, opened, backend, how):
         async with trio.open_nursery() as nursery:
             for value in itertools.chain(range(50)):
                 nursery.start_soon(call, value)
-            await model.change_instances(more, model.config)
+            config = copy.copy(model.config)
+            await model.change_instances(more, config)
+            assert backend.models[0].config is config, "what new instances are told"
             assert backend.instances_open == 4
             for value in range(50):
                 nursery.start_soon(call, value)
