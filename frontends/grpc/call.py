@@ -18,7 +18,7 @@ import numpy as np
 
 from . import reply as block
 from .constants import ErrorCode, rst_stream, window_update
-from .inflate import INLINE_BYTES_MAX, BadCompression, TooLarge, inflate
+from .inflate import INLINE_BYTES_MAX, BadCompression, NobodyWaits, TooLarge, inflate_at_once, inflate_in_steps
 from .outlet import headers_frame
 
 if TYPE_CHECKING:
@@ -181,8 +181,9 @@ class Call:
         assembly = self._assembly
         assert assembly is not None, "bytes came for a message being assembled"
         self._assembled += count
-        self.uncredited -= count
-        self.credit(count)
+        if not self.messages and self._inflating is None:  # else there is one to be taken first
+            self.uncredited -= count
+            self.credit(count)
         if self._assembled == len(assembly):
             self._assembly = None
             self._push(assembly, int(self._compressed))
@@ -245,7 +246,7 @@ class Call:
         try:
             if len(message) > INLINE_BYTES_MAX:
                 raise TooLarge
-            self._arrive(inflate(memoryview(message), encoding, min(limit, INLINE_BYTES_MAX)))
+            self._arrive(inflate_at_once(message, encoding, min(limit, INLINE_BYTES_MAX)))
         except TooLarge:
             self._inflating = deque()
             self.connection.start_task(self._inflate_elsewhere, memoryview(message), encoding, limit)
@@ -257,11 +258,15 @@ class Call:
 
     async def _inflate_elsewhere(self, message: memoryview, encoding: str, limit: int) -> None:
         try:
-            inflated = await self.connection.in_worker(inflate, message, encoding, limit)
+            inflated = await self.connection.in_worker(inflate_in_steps, message, encoding, limit, self._is_wanted)
         except TooLarge:
             self.refuse(_RESOURCE_EXHAUSTED, f"Received message larger than max ({limit} bytes after decompression)")
+        except MemoryError:
+            self.refuse(_RESOURCE_EXHAUSTED, f"No memory for a message of {len(message)} compressed bytes")
         except BadCompression as error:
             self.refuse(_INTERNAL, str(error))
+        except NobodyWaits:
+            pass
         if self.done:
             return
         behind, self._inflating = self._inflating, None
@@ -270,6 +275,10 @@ class Call:
         for later, compressed in behind or ():
             if not self.done:
                 self._push(later, int(compressed))
+
+    def _is_wanted(self) -> bool:
+        """Whether what is made for the call is of use still. From any thread."""
+        return not self.done
 
     def take(self) -> Buffer:
         """The oldest message. Taking the last one reopens the stream's window."""
@@ -364,10 +373,16 @@ class Call:
         if self.done:
             return
         on_abandoned, self.on_abandoned = self.on_abandoned, None
-        self._assembly = None
+        self._let_go()
         self.finish(status, text)
         if on_abandoned is not None:
             on_abandoned()
+
+    def _let_go(self) -> None:
+        """Of what was received, which may be much more than who still knows the call should hold."""
+        self._assembly = self._inflating = None
+        self._prefix = b""
+        self.messages.clear()
 
     def _ending(self, trailers: bytes) -> bytes:
         """The peer is told to stop sending if it has not."""
@@ -408,7 +423,7 @@ class Call:
             self.deflater.drop()
         self.unsent.clear()
         self.unsent_bytes = 0
-        self._assembly = None
+        self._let_go()
         self.connection.forget(self)
         if self.on_abandoned is not None:
             on_abandoned, self.on_abandoned = self.on_abandoned, None

@@ -41,6 +41,8 @@ _ACCEPTS_PER_PASS = 64
 _EVENTS_PER_PASS = 64
 _PASSES_MAX = 4
 """Looks at the sockets before everybody else in the program gets a turn."""
+_WORKERS_MAX = 4
+"""Large messages that are compressed or inflated at one time: what bombs may cost, and no thread that others need."""
 _HANDSHAKES_MAX = 1024
 """TLS handshakes under way at one time; further clients are turned away."""
 PROTOCOLS = ("h2",)
@@ -89,6 +91,7 @@ class GrpcServer:
         self._gone = trio.Event()
         """Set, and replaced, when a connection ends."""
         self._nursery: trio.Nursery | None = None
+        self._workers = trio.CapacityLimiter(_WORKERS_MAX)
 
     async def run(
         self,
@@ -170,7 +173,7 @@ class GrpcServer:
         self._nursery.start_soon(function, *arguments)
 
     async def in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._workers)
 
     # Tasks.
 

@@ -76,7 +76,7 @@ def _sweep_calls(connection: Connection, now: float) -> None:
             continue
         if call.deadline and now >= call.deadline:
             call.refuse(_DEADLINE_EXCEEDED, "Deadline Exceeded")
-        elif now - call.received_at > stall_s and not call.ended:
+        elif now - call.received_at > stall_s and not call.ended and call.receive_window > 0:  # else we let it wait
             call.refuse(_CANCELLED, f"The request's bytes stopped coming for {stall_s:g} s")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import random
 import zlib
 
 import grpc
@@ -103,8 +104,12 @@ def test_choice_of_encoding(level, accept, encoding):
 @pytest.mark.parametrize("level", ["low", "medium", "high"])
 def test_deflated_messages(level):
     """Goal: both encodings are what their names say."""
-    assert gzip.decompress(deflate([b"ab", memoryview(b"cd")], "gzip", level)) == b"abcd"
-    assert zlib.decompress(deflate([b"ab", memoryview(b"cd")], "deflate", level)) == b"abcd"
+    assert gzip.decompress(b"".join(deflate([b"ab", memoryview(b"cd")], "gzip", level))) == b"abcd"
+    assert zlib.decompress(b"".join(deflate([b"ab", memoryview(b"cd")], "deflate", level))) == b"abcd"
+    large = random.Random(1).randbytes(3 << 20)
+    pieces = deflate([b"ab", memoryview(large)], "deflate", level)
+    assert zlib.decompress(b"".join(pieces)) == b"ab" + large
+    assert max(map(len, pieces)) < 2 << 20  # each is moved while other threads wait
 
 
 @pytest.mark.parametrize("rows", [1, 4000])
