@@ -2,7 +2,7 @@
 
 Rules: reader.py knows where frames begin and end, this module what they mean; only outlet.py sends. Every violation of
 the protocol or of a limit raises Http2Error, and only `on_readable` catches it: the connection says GOAWAY, and no
-other connection notices.
+other connection notices. The same holds for what breaks in here, from want of memory to a bug.
 A broken call is the call's affair (call.py) and ends with a status.
 
     OPEN ──GOAWAY sent, no calls left, or Http2Error──▶ LINGERING ──peer closes or time is up──▶ CLOSED
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tls import TlsSocket
 from ..usual import MADE_MAX
+from .breakdown import note
 from .call import Call
 from .constants import (
     END_STREAM,
@@ -123,14 +124,17 @@ class Connection:
             self.close()
         except Http2Error as error:
             self.fail(error)
-        except Exception:
-            _logger.exception("a connection is given up")
-            self.close()
+        except Exception as problem:
+            self._give_up(problem)
         self.corked = False
-        if self._is_blocked or self.draining or not self.outlet.is_idle:
-            self.flush()
-        else:
-            self.dirty = False
+        try:
+            if self._is_blocked or self.draining or not self.outlet.is_idle:
+                self.flush()
+            else:
+                self.dirty = False
+        except Exception as problem:
+            note("a connection is closed", problem)
+            self.close()
 
     def flush(self) -> None:
         """Sends what the kernel takes; asks the listener to call again when it takes more. Never raises."""
@@ -139,16 +143,18 @@ class Connection:
             return
         try:
             flushed = self.outlet.flush()
+            if flushed and self.draining and not self.calls:
+                self._linger()
+                return
+            if not flushed or self._is_blocked:
+                self._is_blocked = not flushed
+                backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
+                self.server.watch(self, readable=not backlog, writable=not flushed)
         except OSError:
             self.close()
-            return
-        if flushed and self.draining and not self.calls:
-            self._linger()
-            return
-        if not flushed or self._is_blocked:
-            self._is_blocked = not flushed
-            backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
-            self.server.watch(self, readable=not backlog, writable=not flushed)
+        except Exception as problem:
+            note("a connection cannot send and is closed", problem)
+            self.close()
 
     def flush_soon(self) -> None:
         """Something was queued. Replies made together by one batch leave together."""
@@ -156,7 +162,11 @@ class Connection:
             return
         if self.calls:
             self.dirty = True
-            self.server.flush_later(self)
+            try:
+                self.server.flush_later(self)
+            except Exception as problem:
+                note("a connection sends at once, out of turn", problem)
+                self.flush()
         else:
             self.flush()
 
@@ -187,6 +197,18 @@ class Connection:
         self.outlet.put(frame(GOAWAY, 0, 0, self.last_id.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode()))
         if not self.corked:
             self.flush()
+
+    def _give_up(self, problem: Exception) -> None:
+        """Something of ours broke, and the connection's state with it."""
+        note("a connection is given up", problem)
+        try:
+            if self.state is State.OPEN:
+                self.fail(Http2Error(ErrorCode.INTERNAL_ERROR, "internal error"))
+            else:
+                self.close()
+        except Exception as second:
+            note("a connection is closed", second)
+            self.close()
 
     def fail(self, error: Http2Error) -> None:
         """The peer broke a rule: tells it so and ends the connection."""

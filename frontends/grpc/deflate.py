@@ -6,7 +6,6 @@ Call.send / reply ──▶ Deflater.put ──small, nothing ahead──▶ Cal
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from ...schema.tensor import Buffer
     from .call import Call
 
-_logger = logging.getLogger("despina.grpc")
-
-_INTERNAL: Final = 13
 _INLINE_BYTES_MAX: Final = 16_384
 """Compressed on the trio thread, in half a millisecond."""
 _STEP_BYTES: Final = 1_048_576
@@ -74,7 +70,7 @@ class Deflater:
         self.queued_bytes += size
         if not self.is_busy:
             self.is_busy = True
-            self._call.connection.start_task(self._compress_all)
+            self._call.start_task(self._compress_all)
 
     def end(self) -> None:
         """Ends the call well behind its last message."""
@@ -101,12 +97,7 @@ class Deflater:
                 call.finish()
                 return
             buffers, is_only = item
-            try:
-                message = await call.connection.in_worker(deflate, buffers, self.encoding, self._level)
-            except Exception:
-                _logger.exception("a reply cannot be compressed")
-                call.finish(_INTERNAL, "Internal server error")
-                break
+            message = await call.connection.in_worker(deflate, buffers, self.encoding, self._level)
             if not call.done:
                 self.queued_bytes -= sum(map(len, buffers))
                 self._pass_on(message, is_only)

@@ -103,10 +103,10 @@ class Outlet:
             and total <= self.peer_frame_bytes
             and not call.unsent
         ):
-            self.window -= total
-            call.window -= total
             prefix = frame_head(total, DATA, 0, call.id) + flag + size.to_bytes(4, "big")
             self.put(b"".join((head, prefix, *buffers, trailers)))
+            self.window -= total
+            call.window -= total
             if trailers:
                 call.sent_all()
             return

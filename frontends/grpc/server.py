@@ -23,6 +23,7 @@ from ...engine.execute.inline import InlineRunner
 from ...engine.observe.generation import Generation
 from ..restricted import by_path
 from ..tls import TlsDoor
+from .breakdown import note
 from .connection import Connection, State
 from .sweep import sweep_connection
 
@@ -165,8 +166,8 @@ class GrpcServer:
     def flush_later(self, connection: Connection) -> None:
         self._dirty.append(connection)
         if self._flusher is not None and not self._in_pass:
-            task, self._flusher = self._flusher, None
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(self._flusher)
+            self._flusher = None
 
     def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         assert self._nursery is not None, "calls come while the server runs"
@@ -184,36 +185,42 @@ class GrpcServer:
         inline = self._inline
         dirty = self._dirty
         while True:
-            await trio.lowlevel.wait_readable(epoll_fd)
-            self.now = trio.current_time()
-            is_verbose = _logger.isEnabledFor(logging.DEBUG)
-            if is_verbose is not self._is_verbose:
-                self._is_verbose = is_verbose
-                self._generation.bump()
-            found = poll(0, _EVENTS_PER_PASS)
-            for _ in range(_PASSES_MAX):
-                inline.begin_pass()
-                self._in_pass = True
-                for fd, events in found:
-                    connection = connections.get(fd)
-                    if connection is None:
-                        if fd in self._listeners:
-                            self._accept(self._listeners[fd])
-                        continue
-                    if events & select.EPOLLOUT:
-                        connection.now = self.now
-                        connection.flush()
-                    if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
-                        connection.on_readable()
-                inline.end_pass()
-                self._in_pass = False
-                # What the pass has answered leaves now, together.
-                while dirty:
-                    dirty.popleft().flush()
-                # Under load the first clients have asked again by now: their calls spare a turn of the scheduler.
+            try:
+                await trio.lowlevel.wait_readable(epoll_fd)
+                self.now = trio.current_time()
+                is_verbose = _logger.isEnabledFor(logging.DEBUG)
+                if is_verbose is not self._is_verbose:
+                    self._is_verbose = is_verbose
+                    self._generation.bump()
                 found = poll(0, _EVENTS_PER_PASS)
-                if not found:
-                    break
+                for _ in range(_PASSES_MAX):
+                    inline.begin_pass()
+                    self._in_pass = True
+                    try:
+                        for fd, events in found:
+                            connection = connections.get(fd)
+                            if connection is None:
+                                if fd in self._listeners:
+                                    self._accept(self._listeners[fd])
+                                continue
+                            if events & select.EPOLLOUT:
+                                connection.now = self.now
+                                connection.flush()
+                            if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
+                                connection.on_readable()
+                    finally:
+                        self._in_pass = False
+                        inline.end_pass()
+                    # What the pass has answered leaves now, together.
+                    while dirty:
+                        dirty.popleft().flush()
+                    # Under load the first clients have asked again by now: their calls spare a turn of the scheduler.
+                    found = poll(0, _EVENTS_PER_PASS)
+                    if not found:
+                        break
+            except Exception as problem:
+                note("the listener stumbled", problem)
+                await trio.sleep(_ACCEPT_PAUSE_S)  # what is wrong may go on: the listener must not spin
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_PASS):
@@ -229,21 +236,32 @@ class GrpcServer:
                     self._epoll.unregister(fd)
                 self._accept_again_at = self.now + _ACCEPT_PAUSE_S
                 return
-            sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                self._tls.welcome(sock)
-            else:
-                self._admit(sock)
+            try:
+                sock.setblocking(False)
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is not None:
+                    self._tls.welcome(sock)
+                else:
+                    self._admit(sock)
+            except OSError:
+                sock.close()
+            except Exception as problem:
+                note("a new connection is turned away", problem)
+                sock.close()
 
     def _admit(self, sock: socket.socket) -> None:
-        """From here on the client speaks HTTP/2."""
-        self.now = trio.current_time()
-        connection = Connection(self, sock)
-        self.connections[connection.fd] = connection
-        self._events[connection.fd] = select.EPOLLIN
-        self._epoll.register(connection.fd, select.EPOLLIN)
+        """From here on the client speaks HTTP/2. Never raises."""
+        try:
+            self.now = trio.current_time()
+            connection = Connection(self, sock)
+            self._epoll.register(connection.fd, select.EPOLLIN)
+            self._events[connection.fd] = select.EPOLLIN
+            self.connections[connection.fd] = connection
+        except Exception as problem:
+            note("a new connection is turned away", problem)
+            sock.close()
+            return
         connection.corked = False
         connection.flush()
 
@@ -252,23 +270,34 @@ class GrpcServer:
             self._flusher = None
             return trio.lowlevel.Abort.SUCCEEDED
 
+        task = trio.lowlevel.current_task()
         while True:
-            self._flusher = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(abort)
-            while self._dirty:
-                self._dirty.popleft().flush()
+            try:
+                self._flusher = task
+                await trio.lowlevel.wait_task_rescheduled(abort)
+                while self._dirty:
+                    self._dirty.popleft().flush()
+            except Exception as problem:
+                note("a connection was not flushed", problem)
+                self._flusher = None
 
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_ACCEPT_PAUSE_S if self._accept_again_at else _SWEEP_S)
-            self.now = now = trio.current_time()
-            if self._accept_again_at and now >= self._accept_again_at:
-                self._accept_again_at = 0.0
-                for fd in self._listeners:
-                    self._epoll.register(fd, select.EPOLLIN)
-            for connection in list(self.connections.values()):
-                try:
-                    sweep_connection(connection, now)
-                except Exception:
-                    _logger.exception("a connection failed its inspection")
-                    connection.close()
+            try:
+                self.now = now = trio.current_time()
+                if self._accept_again_at and now >= self._accept_again_at:
+                    self._accept_again_at = 0.0
+                    for fd in self._listeners:
+                        self._epoll.register(fd, select.EPOLLIN)
+                for connection in list(self.connections.values()):
+                    self._inspect(connection, now)
+            except Exception as problem:
+                note("an inspection of all connections stumbled", problem)
+
+    def _inspect(self, connection: Connection, now: float) -> None:
+        try:
+            sweep_connection(connection, now)
+        except Exception as problem:
+            note("a connection failed its inspection and is closed", problem)
+            connection.close()

@@ -11,7 +11,6 @@ decoupled models are consumed, in the engine's sense, as the client reads; so a 
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from .call import Call
     from .settings import GrpcSettings
 
-_logger = logging.getLogger("despina.grpc")
-
 _INTERNAL, _DEADLINE_EXCEEDED = 13, 4
 _UNSENT_BYTES_MAX = 4_194_304
 
@@ -63,19 +60,16 @@ class StreamInfer:
 
     def start(self, call: Call) -> None:
         compress_replies(call)
-        call.connection.start_task(self._serve, call)
+        call.start_task(self._serve, call)
 
     async def _serve(self, call: Call) -> None:
         if call.done:
             return
         session = _Session(self._engine, call, self._forwarder)
         with trio.CancelScope(deadline=call.deadline or float("inf")) as scope:
-            call.on_abandoned = session.scope_cancel = scope.cancel
+            call.on_abandoned = scope.cancel
             try:
                 await session.run()
-            except Exception:
-                _logger.exception("a stream of inference requests failed")
-                call.finish(_INTERNAL, "Internal server error")
             finally:
                 session.cancel_all()
             call.on_abandoned = None
@@ -113,7 +107,6 @@ class _Session:
         """For each answer that waits for the client: the stream that may go on when it has left."""
         self._waiter: trio.Event | None = None
         self._ends_on_error = call.metadata.get("triton_grpc_error") == "true"
-        self.scope_cancel: Any = None
 
     async def run(self) -> None:
         """Until the client has half-closed and everything is answered, or the call is done for."""
@@ -225,34 +218,39 @@ class _Session:
         return job
 
     def _answered(self, slot: _Slot, job: Job) -> None:
-        """The engine is done with the request of `slot`."""
+        """The engine is done with the request of `slot`. Never raises: nobody else would end the call."""
         if self._call.done or (slot.job is None and slot not in self._slots):
             return
-        fault = job.fault
-        slot.answer = self._encode(slot, job.response, fault, final=True)
-        if slot.answer is not None:
-            self._send_ready()
-        self._wake()
+        try:
+            slot.answer = self._encode(slot, job.response, job.fault, final=True)
+            if slot.answer is not None:
+                self._send_ready()
+            self._wake()
+        except Exception as problem:
+            self._call.break_off("a response cannot be sent", problem)
 
     def _on_answer(self, slot: _Slot, job: StreamJob, answer: Answer) -> None:
-        """A decoupled model has answered once more."""
+        """A decoupled model has answered once more. Never raises."""
         call = self._call
-        if answer.final:
-            self._streams.discard(job)
-        if call.done:
-            return
-        if answer.response is not None or answer.fault is not None or slot.wants_empty_final:
-            encoded = self._encode(slot, answer.response, answer.fault, final=answer.final)
-            if encoded is None:
-                self._wake()
+        try:
+            if answer.final:
+                self._streams.discard(job)
+            if call.done:
                 return
-            call.send(*encoded)
-        if answer.final:
-            self._wake()
-        elif call.waiting_bytes <= _UNSENT_BYTES_MAX:
-            job.consumed()
-        else:
-            self._unread.append(job)
+            if answer.response is not None or answer.fault is not None or slot.wants_empty_final:
+                encoded = self._encode(slot, answer.response, answer.fault, final=answer.final)
+                if encoded is None:
+                    self._wake()
+                    return
+                call.send(*encoded)
+            if answer.final:
+                self._wake()
+            elif call.waiting_bytes <= _UNSENT_BYTES_MAX:
+                job.consumed()
+            else:
+                self._unread.append(job)
+        except Exception as problem:
+            call.break_off("a response cannot be sent", problem)
 
     def _encode(
         self, slot: _Slot, response: InferenceResponse | None, fault: Fault | None, *, final: bool
@@ -265,10 +263,6 @@ class _Session:
                 return _success(*write_response(response), _FINAL if final else _NOT_FINAL)
             except Fault as error:
                 fault = error
-            except Exception:
-                _logger.exception("a response cannot be written")
-                self._end(_INTERNAL, "Internal server error")
-                return None
         if fault is not None and (self._ends_on_error or isinstance(fault, DeadlineExceeded)):
             # The deadline is the call's, whoever notices first that it has passed.
             self._end(fault.grpc_status, fault.message)

@@ -33,6 +33,8 @@ def sweep_connection(connection: Connection, now: float) -> None:
     if _is_write_stalled(connection, now):
         connection.abort()
         return
+    if connection.dirty:  # somebody stumbled who should have sent this long ago
+        connection.flush()
     if connection.usual is not None and now - connection.received_at > _REST_S:
         connection.usual.rest()
     _sweep_calls(connection, now)

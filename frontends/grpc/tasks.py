@@ -3,7 +3,6 @@ grpclib's. One task per call, under the call's deadline."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from .call import Call
 
-_logger = logging.getLogger("despina.grpc")
-
 _UNSENT_BYTES_MAX = 4_194_304
 """A handler that has replied more than this waits until the client reads."""
 
@@ -34,7 +31,7 @@ class TaskMethod:
         self.is_streaming = handler.cardinality.client_streaming
 
     def start(self, call: Call) -> None:
-        call.connection.start_task(self._serve, call)
+        call.start_task(self._serve, call)
 
     async def _serve(self, call: Call) -> None:
         if call.done:
@@ -53,9 +50,6 @@ class TaskMethod:
                 call.finish(error.status.value, error.message or "")
             except NotImplementedError:
                 call.finish(Status.UNIMPLEMENTED.value)
-            except Exception:
-                _logger.exception("a management call failed")
-                call.finish(Status.INTERNAL.value, "Internal server error")
             call.on_abandoned = None
         if scope.cancelled_caught:
             call.finish(Status.DEADLINE_EXCEEDED.value, "Deadline Exceeded")

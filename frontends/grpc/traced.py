@@ -28,7 +28,7 @@ def submit_traced(
         job: Job = model.submit(request, answer, call.deadline)
         return job
     try:
-        job = model.submit(request, partial(_answer, trace, answer), call.deadline)
+        job = model.submit(request, partial(_answer, call, trace, answer), call.deadline)
     except Exception:
         trace.finish()
         raise
@@ -44,7 +44,7 @@ def submit_stream_traced(
         job: StreamJob = model.submit_stream(request, answer, call.deadline)
         return job
     try:
-        job = model.submit_stream(request, partial(_answer_stream, trace, answer), call.deadline)
+        job = model.submit_stream(request, partial(_answer_stream, call, trace, answer), call.deadline)
     except Exception:
         trace.finish()
         raise
@@ -62,17 +62,26 @@ def _sample(tracer: Tracer, call: Call, request: InferenceRequest) -> Trace | No
     return trace
 
 
-def _answer(trace: Trace, answer: Callable[[Job], None], job: Job) -> None:
-    trace.stamp("GRPC_SEND_START")
-    answer(job)
-    trace.stamp("GRPC_SEND_END")
-    trace.finish()
+def _answer(call: Call, trace: Trace, answer: Callable[[Job], None], job: Job) -> None:
+    """Never raises: nobody else would end the call."""
+    try:
+        trace.stamp("GRPC_SEND_START")
+        answer(job)
+        trace.stamp("GRPC_SEND_END")
+        trace.finish()
+    except Exception as problem:
+        call.break_off("a traced response cannot be sent", problem)
 
 
-def _answer_stream(trace: Trace, answer: Callable[[StreamJob, Answer], None], job: StreamJob, message: Answer) -> None:
+def _answer_stream(
+    call: Call, trace: Trace, answer: Callable[[StreamJob, Answer], None], job: StreamJob, message: Answer
+) -> None:
     if message.response is None and message.fault is None:
         answer(job, message)  # the end of the stream, which mostly is no message
         return
-    trace.stamp("GRPC_SEND_START")
-    answer(job, message)
-    trace.stamp("GRPC_SEND_END")
+    try:
+        trace.stamp("GRPC_SEND_START")
+        answer(job, message)
+        trace.stamp("GRPC_SEND_END")
+    except Exception as problem:
+        call.break_off("a traced response cannot be sent", problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from ...schema.version import parse_version
 from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest
 from ..forwarding import open_forwarder
+from .breakdown import note
 from .deflate import compress_replies
 from .traced import submit_traced
 from .usual import UsualCalls
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ...schema.inference import InferenceRequest, InferenceResponse
     from .call import Call
     from .settings import GrpcSettings
-
-_logger = logging.getLogger("despina.grpc")
 
 _INTERNAL = 13
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
@@ -79,9 +77,6 @@ class UnaryInfer:
             call.finish(_INTERNAL, "Unable to parse request")
         except Fault as fault:
             call.finish(fault.grpc_status, fault.message)
-        except Exception:
-            _logger.exception("an inference request failed on its way in")
-            call.finish(_INTERNAL, "Internal server error")
         else:
             if not call.done:
                 call.on_abandoned = job.cancel
@@ -97,15 +92,18 @@ class UnaryInfer:
 
 
 def _answer(call: Call, job: Job) -> None:
-    """The engine is done with the job."""
-    call.on_abandoned = None
-    fault = job.fault
-    if fault is not None:
-        call.finish(fault.grpc_status, fault.message)
-        return
-    response = job.response
-    assert response is not None, "a job without a fault has a response"
-    _reply(call, response)
+    """The engine is done with the job. Never raises: nobody else would end the call."""
+    try:
+        call.on_abandoned = None
+        fault = job.fault
+        if fault is not None:
+            call.finish(fault.grpc_status, fault.message)
+            return
+        response = job.response
+        assert response is not None, "a job without a fault has a response"
+        _reply(call, response)
+    except Exception as problem:
+        call.break_off("a response cannot be sent", problem)
 
 
 def _answer_ranked(call: Call, model: Any, class_counts: dict[str, int], job: Job) -> None:
@@ -114,20 +112,20 @@ def _answer_ranked(call: Call, model: Any, class_counts: dict[str, int], job: Jo
     if response is None:
         _answer(call, job)
         return
-    call.on_abandoned = None
     try:
-        response = classify_response(response, class_counts, model.config.max_batch_size, model.labels)
+        call.on_abandoned = None
+        _reply(call, classify_response(response, class_counts, model.config.max_batch_size, model.labels))
     except Fault as fault:
         call.finish(fault.grpc_status, fault.message)
-    else:
-        _reply(call, response)
+    except Exception as problem:
+        call.break_off("a response cannot be sent", problem)
 
 
 def _reply(call: Call, response: InferenceResponse) -> None:
     try:
         buffers, size = write_response(response)
-    except Exception as error:
-        _logger.exception("a response cannot be written")
-        call.finish(_INTERNAL, error.message if isinstance(error, Fault) else "Internal server error")
+    except Fault as fault:
+        note("a response cannot be written", fault)
+        call.finish(_INTERNAL, fault.message)
         return
     call.reply(buffers, size)

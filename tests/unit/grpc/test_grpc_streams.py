@@ -14,7 +14,7 @@ import pytest
 import trio
 import tritonclient.grpc as triton
 from despina.engine.request.stream import StreamJob
-from despina.frontends.grpc import GrpcSettings, serve_grpc
+from despina.frontends.grpc import GrpcSettings, serve_grpc, stream_infer
 from despina.schema.fault import InvalidArgument
 from despina.schema.tensor import Tensor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -242,3 +242,36 @@ async def test_the_clients_of_the_field(opened):
         assert [error for _, error in got] == [None] * 3
         assert [int(result.as_numpy("OUT")[0]) for result, _ in got[:2]] == [4, 2]
         assert got[2][0].get_response().parameters["triton_final_response"].bool_param
+
+
+@pytest.mark.parametrize(("kind", "status"), [(MemoryError, "RESOURCE_EXHAUSTED"), (RuntimeError, "INTERNAL")])
+@pytest.mark.parametrize("model", ["s", "plain"])
+async def test_a_delivery_that_fails(opened, monkeypatch, caplog, model, kind, status):
+    """What breaks while an answer is delivered ends that stream with a status; the next one is served."""
+    write = stream_infer.write_response
+
+    def broken(response):
+        if response.id == "bad":
+            raise kind("planted")
+        return write(response)
+
+    monkeypatch.setattr(stream_infer, "write_response", broken)
+    async with opened() as (port, _, engine):
+        assert await asked(port, request(model, "bad", 1, 2, 3)) == ([], status)
+        assert "planted" in caplog.text
+        await until(lambda: not engine.model(model).inflight)
+        assert (await asked(port, request(model, "good", 5)))[1] == "OK"
+
+
+async def test_a_stream_that_cannot_go_on(opened, monkeypatch):
+    """What breaks when the client has taken its answers, or the model is told so, ends that stream."""
+    async with opened() as (port, _, engine):
+
+        def broken(*_):
+            raise RuntimeError("planted")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StreamJob, "consumed", broken)
+            assert (await asked(port, request("s", "bad", 1, 2, 3)))[1] == "INTERNAL"
+        assert (await asked(port, request("s", "good", 5)))[1] == "OK"
+        await until(lambda: not engine.model("s").inflight)
