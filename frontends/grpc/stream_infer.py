@@ -106,7 +106,7 @@ class _Session:
         self._unread: list[StreamJob] = []
         """For each answer that waits for the client: the stream that may go on when it has left."""
         self._waiter: trio.Event | None = None
-        self._ends_on_error = call.metadata.get("triton_grpc_error") == "true"
+        self._ends_on_error = call.head.field("triton_grpc_error") == "true"
 
     async def run(self) -> None:
         """Until the client has half-closed and everything is answered, or the call is done for."""

@@ -52,8 +52,8 @@ def submit_stream_traced(
 
 
 def _sample(tracer: Tracer, call: Call, request: InferenceRequest) -> Trace | None:
-    metadata = call.metadata
-    trace = tracer.sample(request.model_name, metadata.get("traceparent"), metadata.get("tracestate", ""))
+    head = call.head
+    trace = tracer.sample(request.model_name, head.field("traceparent") or None, head.field("tracestate"))
     if trace is not None:
         request.trace = trace
         now_ns = time.monotonic_ns()
