@@ -212,6 +212,7 @@ _GRPC = [
     Option("grpc-receive-bytes-max", positive, "grpc.receive_bytes_max", "Ours: largest message taken."),
     Option("grpc-send-bytes-max", positive, "grpc.send_bytes_max", "Ours: largest message sent."),
     Option("grpc-concurrent-streams-max", positive, "grpc.concurrent_streams_max", "Ours: calls per connection."),
+    Option("grpc-stop-grace", number, "grpc.stop_grace", "Ours: seconds that half a request has left at the end."),
     _tuning("grpc-http2-max-pings-without-data", integer, "one keepalive ping is on its way at a time"),
     _tuning("grpc-infer-allocation-pool-size", integer, "requests are not pooled"),
     _tuning("grpc-infer-thread-count", integer, "the gRPC door needs no threads"),

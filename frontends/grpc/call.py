@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .deflate import Deflater
     from .head import Head
 
-_INVALID_ARGUMENT = 3
+_INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
+STOPPING = "GRPC server is shutting down and has stopped accepting new requests."
 _INITIAL_PREFIX = headers_frame(0, block.INITIAL, end=False)[:5]
 _ENDING_PREFIX = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
@@ -54,6 +55,9 @@ class Call(Incoming):
 
     deadline = 0.0
     """On trio's clock; 0 for none."""
+    stopping = False
+    """The server stops: requests that begin on this call are refused, and the call ends when those before are answered.
+    `on_input` is called when it is set."""
     on_output: Callable[[], None] | None = None
     """Called when all that was replied has left the call."""
     on_abandoned: Callable[[], None] | None = None
@@ -186,6 +190,20 @@ class Call(Incoming):
             self.finish(status, text)
         finally:
             self._tell_handler()
+
+    def stop(self) -> None:
+        """The server stops. A handler that waits for the client hears of it."""
+        self.stopping = True
+        if self.on_input is not None:
+            try:
+                self.on_input()
+            except Exception as problem:
+                self.break_off("a call cannot be stopped", problem)
+
+    def refuse_half_sent(self) -> None:
+        """The server has waited long enough for the rest of the request, if there is any to come."""
+        if not self.started and not self.ended:
+            self.refuse(_UNAVAILABLE, STOPPING)
 
     def break_off(self, what: str, problem: Exception) -> None:
         """Ends the call because something of ours broke: the client is told, the log has `what` and the traceback, the

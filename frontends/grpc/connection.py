@@ -198,6 +198,23 @@ class Connection:
         if not self.corked:
             self.flush()
 
+    def stop(self) -> None:
+        """The server stops: as `go_away`, and calls that wait for their client end now. Never raises."""
+        try:
+            self.go_away()
+            for call in list(self.calls.values()):
+                call.stop()
+        except Exception as problem:
+            self._give_up(problem)
+
+    def refuse_half_sent(self) -> None:
+        """Ends the calls whose requests are not there yet. Never raises."""
+        try:
+            for call in list(self.calls.values()):
+                call.refuse_half_sent()
+        except Exception as problem:
+            self._give_up(problem)
+
     def _give_up(self, problem: Exception) -> None:
         """Something of ours broke, and the connection's state with it."""
         note("a connection is given up", problem)
@@ -229,7 +246,7 @@ class Connection:
     def _linger(self) -> None:
         """Closes our side and lets the peer read its last bytes: a close with unread input would destroy them."""
         self.state = State.LINGERING
-        self.linger_until = self.server.now + self.settings.linger_s
+        self.linger_until = self.server.now + self.server.linger_s
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("despina.grpc")
 
 _SWEEP_S = 0.5
+_STOPPING_LINGER_S = 0.25
+"""Time for what comes last to go around the world."""
+_STOPPING_SWEEP_S = 0.1
+"""The same while the server stops: connections that linger have little time."""
 _ACCEPT_PAUSE_S = 0.2
 """Out of file descriptors: how long new connections wait in the kernel before the next attempt."""
 _ACCEPTS_PER_PASS = 64
@@ -68,6 +72,8 @@ class GrpcServer:
         self.settings = settings
         self.restricted = by_path(settings.restricted)
         self.now = 0.0
+        self.linger_s = settings.linger_s
+        """How long a closed connection's last bytes may take to be read by the peer."""
         self._tls: TlsDoor | None = None
         if settings.tls is not None:
             self._tls = TlsDoor(
@@ -131,20 +137,34 @@ class GrpcServer:
 
     async def drain(self, deadline: float = float("inf")) -> None:
         """Stops accepting, asks every peer to leave, and returns when all calls are answered and all connections are
-        closed. At `deadline` (trio's clock) the rest is cut off. Idle connections do not delay it."""
+        closed. At `deadline` (trio's clock) the rest is cut off. Nobody waits for idle connections and streams, and for
+        half-sent requests only `stop_grace`."""
         self.stop_accepting()
         self.now = trio.current_time()
+        self.linger_s = min(self.linger_s, _STOPPING_LINGER_S)
         if self._tls is not None:
             self._tls.close()
         for connection in list(self.connections.values()):
-            connection.go_away()
+            connection.stop()
         with trio.CancelScope(deadline=deadline):
-            while self.connections:
-                await self._gone.wait()
+            with trio.move_on_after(self.settings.stop_grace):
+                await self._all_gone()
+            self.now = trio.current_time()
+            for connection in list(self.connections.values()):
+                connection.refuse_half_sent()
+            await self._all_gone()
         for connection in list(self.connections.values()):
             connection.close()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+    async def _all_gone(self) -> None:
+        """Returns when no connection is left."""
+        while self.connections:
+            with trio.move_on_after(_STOPPING_SWEEP_S) as scope:
+                await self._gone.wait()
+            if scope.cancelled_caught:
+                self._inspect_all()
 
     # For connections.
 
@@ -285,19 +305,19 @@ class GrpcServer:
         while True:
             await trio.sleep(_ACCEPT_PAUSE_S if self._accept_again_at else _SWEEP_S)
             try:
-                self.now = now = trio.current_time()
-                if self._accept_again_at and now >= self._accept_again_at:
+                self._inspect_all()
+                if self._accept_again_at and self.now >= self._accept_again_at:
                     self._accept_again_at = 0.0
                     for fd in self._listeners:
                         self._epoll.register(fd, select.EPOLLIN)
-                for connection in list(self.connections.values()):
-                    self._inspect(connection, now)
             except Exception as problem:
                 note("an inspection of all connections stumbled", problem)
 
-    def _inspect(self, connection: Connection, now: float) -> None:
-        try:
-            sweep_connection(connection, now)
-        except Exception as problem:
-            note("a connection failed its inspection and is closed", problem)
-            connection.close()
+    def _inspect_all(self) -> None:
+        self.now = trio.current_time()
+        for connection in list(self.connections.values()):
+            try:
+                sweep_connection(connection, self.now)
+            except Exception as problem:
+                note("a connection failed its inspection and is closed", problem)
+                connection.close()

@@ -31,6 +31,7 @@ from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from ...schema.wire.varint import varint
 from ..forwarding import open_forwarder
+from .call import STOPPING
 from .deflate import compress_replies
 from .traced import submit_stream_traced, submit_traced
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .settings import GrpcSettings
 
-_INTERNAL, _DEADLINE_EXCEEDED = 13, 4
+_DEADLINE_EXCEEDED, _INTERNAL, _UNAVAILABLE = 4, 13, 14
 _UNSENT_BYTES_MAX = 4_194_304
 
 
@@ -120,9 +121,13 @@ class _Session:
                     return
                 if self._in_flight % 16 == 0:
                     await trio.lowlevel.checkpoint()
-            if call.ended and not call.messages and not self._in_flight:
-                call.finish()
-                return
+            if (call.ended or call.stopping) and not call.messages and not self._in_flight:
+                if call.ended:
+                    call.finish()
+                    return
+                if not call.waiting_bytes:
+                    call.finish(_UNAVAILABLE, STOPPING)
+                    return
             self._waiter = trio.Event()
             await self._waiter.wait()
 
@@ -153,6 +158,8 @@ class _Session:
 
     def _begin(self, data: Buffer) -> bool:
         """Submits one request. True when the call is over."""
+        if self._call.stopping:
+            return self._refuse(data)
         slot = _Slot()
         self._slots.append(slot)
         try:
@@ -161,11 +168,7 @@ class _Session:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
         except Fault as fault:
-            refusal = codec.encode(
-                ModelStreamInferResponse(
-                    error_message=fault.message, infer_response=ModelInferResponse(id=slot.request_id)
-                )
-            )
+            refusal = codec.encode(_refusal(slot.request_id, fault.message))
             if self._slots and self._slots[-1] is slot:
                 slot.answer = refusal
                 self._send_ready()
@@ -174,6 +177,20 @@ class _Session:
         else:
             if slot.answer is None:
                 slot.job = job
+        return self._call.done
+
+    def _refuse(self, data: Buffer) -> bool:
+        """Answers a request that came when the server was stopping, behind those before it. True when the call is
+        over."""
+        try:
+            message = codec.decode(ModelInferRequest, data)
+        except codec.Malformed:
+            self._call.finish(_INTERNAL, "Unable to parse request")
+            return True
+        slot = _Slot()
+        slot.answer = codec.encode(_refusal(message.id, STOPPING))
+        self._slots.append(slot)
+        self._send_ready()
         return self._call.done
 
     def _submit(self, slot: _Slot, data: Buffer) -> Job | None:
@@ -289,6 +306,11 @@ class _Session:
         while slots and (answer := slots[0].answer) is not None:
             slots.popleft()
             self._call.send(*answer)
+
+
+def _refusal(request_id: str, text: str) -> ModelStreamInferResponse:
+    """The answer to a request that the engine has not taken."""
+    return ModelStreamInferResponse(error_message=text, infer_response=ModelInferResponse(id=request_id))
 
 
 _FINAL, _NOT_FINAL = (

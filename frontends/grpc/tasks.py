@@ -9,8 +9,9 @@ import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from ...schema.fault import Fault
+from ...schema.fault import Fault, ShuttingDown
 from ...schema.wire import codec
+from .call import STOPPING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,11 +74,14 @@ class Stream:
         return self._call.deadline
 
     async def recv_message(self) -> Any:
-        """The next message, or None when the client sends no more. Raises Malformed."""
+        """The next message, or None when the client sends no more. Raises Malformed, and ShuttingDown when the server
+        stops while the client is to send more."""
         call = self._call
         while not call.messages:
             if call.ended or call.done:
                 return None
+            if call.stopping:
+                raise ShuttingDown(STOPPING)
             waiter = trio.Event()
             call.on_input = waiter.set
             try:

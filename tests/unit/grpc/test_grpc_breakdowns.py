@@ -19,7 +19,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 DOOR = str(Path(server.__file__).parent)
-OTHERS = {"note", "_sweep", "_inspect"}
+OTHERS = {"note", "_sweep", "_inspect_all"}
 """Not at work for a call: who logs the fault, and who looks at all connections from time to time."""
 ALLOCATING = {
     name
