@@ -18,6 +18,7 @@ from .kserve_grpc_contents import typed_contents
 from .kserve_grpc_familiar import read_familiar, remember
 from .shared_memory import SharedMemoryRange, SharedUse
 from .tensor import Tensor
+from .text import encodable
 from .wire import codec
 from .wire.generated.inference import (
     InferParameter,
@@ -344,7 +345,10 @@ def _write_parts(response: InferenceResponse) -> tuple[list[Buffer], int]:
             _response_memo[key] = head
     parts: list[Buffer] = [head]
     if response.id:
-        id = response.id.encode()
+        try:
+            id = response.id.encode()
+        except UnicodeEncodeError:
+            id = encodable(response.id).encode()
         parts.append(b"\x1a" + varint(len(id)) + id)
     if response.parameters:
         message = ModelInferResponse(parameters=write_parameters(response.parameters))

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from grpclib.metadata import encode_grpc_message
 
+from ...schema.text import encodable
+
 OK = 0
 
 _TEXT_MAX = 7_000
@@ -52,7 +54,7 @@ def _write_trailers(status: int, message: str) -> bytes:
     block = literal("grpc-status", str(status))
     if not message:
         return block
-    text = encode_grpc_message(message[:_TEXT_MAX])
+    text = encode_grpc_message(encodable(message[:_TEXT_MAX]))
     if len(text) > _TEXT_MAX:
         text = text[:_TEXT_MAX]
         escape = text.rfind("%", _TEXT_MAX - 2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..text import encodable
 from .codec_source import decoder_source, encoder_source, referenced_classes
 from .varint import ONE_BYTE, Malformed, read_tag, read_varint, skip_field, varint
 
@@ -48,7 +49,8 @@ def decode(cls: type[M], data: Buffer) -> M:
 
 
 def encode(message: betterproto2.Message) -> tuple[list[Buffer], int]:
-    """The encoding as buffers to be sent one after another, and their size in bytes."""
+    """The encoding as buffers to be sent one after another, and their size in bytes. Text that UTF-8 cannot have goes
+    out with the replacement character."""
     codec = _compiled.get(type(message)) or _compile(type(message))
     out: list[Buffer] = []
     size: int = codec[1](message, out)
@@ -72,6 +74,7 @@ def _compile(cls: type) -> tuple[_Decoder, _Encoder]:
             "new": one.__new__,
             "struct": struct,
             "Malformed": Malformed,
+            "encodable": encodable,
             "ONE_BYTE": ONE_BYTE,
             "read_tag": read_tag,
             "read_varint": read_varint,

@@ -262,7 +262,9 @@ def _encode_field(cls: type, name: str, meta: FieldMetadata, scope: dict[str, An
     if proto_type == "message":
         body = _message(name, tag, variable)
     elif proto_type == "string":
-        body = [f"x = {variable}.encode()", *_sized(tag, "x")]
+        recover = [f"x = encodable({variable}).encode()"]
+        body = ["try:", f"    x = {variable}.encode()", "except UnicodeEncodeError:", *_indent(recover, 1)]
+        body += _sized(tag, "x")
     elif proto_type == "bytes":
         body = _sized(tag, variable)
     elif wire_type == 0:
