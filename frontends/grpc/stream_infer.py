@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ...schema.classification import classify_response
-from ...schema.fault import DeadlineExceeded, Fault
+from ...schema.fault import DeadlineExceeded, Fault, ShuttingDown
 from ...schema.kserve_grpc import (
     read_class_counts,
     read_plain_request,
@@ -31,6 +31,8 @@ from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from ...schema.wire.varint import varint
 from ..forwarding import open_forwarder
+from ..refusals import log_refusal
+from .breakdown import logger
 from .call import STOPPING
 from .deflate import compress_replies
 from .traced import submit_stream_traced, submit_traced
@@ -168,6 +170,7 @@ class _Session:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
         except Fault as fault:
+            log_refusal(logger, slot.request_id, fault)
             refusal = codec.encode(_refusal(slot.request_id, fault.message))
             if self._slots and self._slots[-1] is slot:
                 slot.answer = refusal
@@ -187,8 +190,10 @@ class _Session:
         except codec.Malformed:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
+        fault = ShuttingDown(STOPPING)
+        log_refusal(logger, message.id, fault)
         slot = _Slot()
-        slot.answer = codec.encode(_refusal(message.id, STOPPING))
+        slot.answer = codec.encode(_refusal(message.id, fault.message))
         self._slots.append(slot)
         self._send_ready()
         return self._call.done

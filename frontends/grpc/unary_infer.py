@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from ...schema.version import parse_version
 from ...schema.wire import codec
 from ...schema.wire.generated.inference import ModelInferRequest
 from ..forwarding import open_forwarder
-from .breakdown import note
+from ..refusals import log_refusal
+from .breakdown import logger, note
 from .deflate import compress_replies
 from .traced import submit_traced
 from .usual import UsualCalls
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ...engine.model.version import ModelVersion
     from ...engine.request.job import Job
     from ...schema.inference import InferenceRequest, InferenceResponse
+    from ...schema.tensor import Buffer
     from .call import Call
     from .settings import GrpcSettings
 
@@ -77,6 +80,8 @@ class UnaryInfer:
             call.finish(_INTERNAL, "Unable to parse request")
         except Fault as fault:
             call.finish(fault.grpc_status, fault.message)
+            if logger.isEnabledFor(logging.DEBUG):
+                log_refusal(logger, _id_in(data), fault)
         else:
             if not call.done:
                 call.on_abandoned = job.cancel
@@ -89,6 +94,10 @@ class UnaryInfer:
         familiar = familiar_for(message)
         if familiar is not None and UsualCalls.fits(connection, head, frames, message):
             UsualCalls(connection, self._engine, model, request, familiar, head, frames, _answer).settle()
+
+
+def _id_in(data: Buffer) -> str:
+    return codec.decode(ModelInferRequest, data).id
 
 
 def _answer(call: Call, job: Job) -> None:

@@ -19,6 +19,7 @@ from ...schema.fault import Fault, Internal, InvalidArgument
 from ...schema.generate import read_generate, write_generate
 from ...schema.kserve_http_reply import encode_error
 from ..forwarding import open_forwarder
+from ..refusals import log_refusal
 from .request import JSON, HttpRequest
 from .streamed import StreamedReply
 from .traced import traced_if_chosen
@@ -53,6 +54,13 @@ class GenerateHandler:
         self._streaming = streaming
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
+        try:
+            self._start(request, match)
+        except Fault as fault:
+            log_refusal(logger, "", fault)
+            raise
+
+    def _start(self, request: HttpRequest, match: Match) -> None:
         version = match.version()
         model = self._engine.model(match.model, version)
         if request.headers.get(b"content-encoding", b"identity") not in (b"", b"identity"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,6 +11,7 @@ from ...schema.fault import Fault, Internal, Unsupported
 from ...schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
 from ...schema.kserve_http_reply import encode_error, encode_infer
 from ..forwarding import open_forwarder
+from ..refusals import log_refusal
 from .compression import INLINE_BYTES_MAX, coding_for, compress
 from .http1_request import Http1Request
 from .inflate import ENCODINGS, Inflation
@@ -17,6 +19,8 @@ from .request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .routes import Match, reply_fault, reply_problem
 from .traced import traced_if_chosen
 from .usual import UsualInfer
+
+logger = logging.getLogger("despina.http")
 
 _JSON_INLINE_BYTES_MAX = 512 * 1024
 """Of a JSON head read on the trio thread, at some 20 ms a MiB."""
@@ -82,6 +86,7 @@ class InferHandler:
         try:
             inference, reply = self._decode(request, match, body)
         except Fault as fault:
+            log_refusal(logger, "", fault)
             reply_fault(request, fault, JSON)
             return
         self._start(request, match, model, body, inference, reply)
@@ -134,6 +139,7 @@ class InferHandler:
             pending = _Pending(request, model, reply, self._answer)
             job = model.submit(inference, pending.finish)
         except Fault as fault:
+            log_refusal(logger, inference.id, fault)
             reply_fault(request, fault, JSON)
             return
         if not pending.is_finished:
