@@ -42,6 +42,8 @@ _STOPPING_SWEEP_S = 0.1
 """The same while the server stops: connections that linger have little time."""
 _ACCEPT_PAUSE_S = 0.2
 """Out of file descriptors: how long new connections wait in the kernel before the next attempt."""
+_ROOM_CONNECTIONS = 16
+"""So many idle ones make room then."""
 _ACCEPTS_PER_PASS = 64
 _EVENTS_PER_PASS = 64
 _PASSES_MAX = 4
@@ -255,6 +257,7 @@ class GrpcServer:
                 for fd in self._listeners:
                     self._epoll.unregister(fd)
                 self._accept_again_at = self.now + _ACCEPT_PAUSE_S
+                self._make_room()
                 return
             try:
                 sock.setblocking(False)
@@ -269,6 +272,15 @@ class GrpcServer:
             except Exception as problem:
                 note("a new connection is turned away", problem)
                 sock.close()
+
+    def _make_room(self) -> None:
+        """Asks those to leave who have been idle for longest: whoever holds many connections must not shut out all
+        who come."""
+        idle = [one for one in self.connections.values() if not one.calls and one.outlet.is_idle]
+        idle.sort(key=lambda one: one.received_at)
+        for connection in idle[:_ROOM_CONNECTIONS]:
+            connection.go_away()
+            connection.close()
 
     def _admit(self, sock: socket.socket) -> None:
         """From here on the client speaks HTTP/2. Never raises."""

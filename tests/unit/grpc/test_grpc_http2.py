@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.lowlevel
 import trio.testing
+from despina.frontends.grpc import server
 from despina.schema.fault import DeadlineExceeded
 from tritonclient.grpc import service_pb2
 
@@ -657,6 +658,45 @@ async def test_out_of_descriptors(door, monkeypatch) -> None:
         real[fd] = Exhausted(listener)
     await assert_served(door)
     assert 3 <= len(calls) <= 5
+
+
+async def test_the_longest_idle_makes_room(door, monkeypatch) -> None:
+    """Where descriptors are used up, idle connections are asked to leave, the oldest first; busy ones stay."""
+    import errno
+
+    monkeypatch.setattr(server, "_ROOM_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "_ACCEPT_PAUSE_S", 0.01)
+    busy = await door.connect()
+    await busy.send(busy.call(1, INFER, request("held")))
+    await door.engine.models["held"].submitted.wait()
+    others = [await door.connect() for _ in range(3)]
+    for client in (others[1], others[2], others[0]):
+        await client.send(client.frame(client.PING, 0, 0, bytes(8)))
+        await client.wait_for(client.PING)
+    places = len(door.server.connections)
+
+    class Full:
+        def __init__(self, listener):
+            self.listener = listener
+
+        def accept(self):
+            if len(door.server.connections) >= places:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self.listener.accept()
+
+        def close(self):
+            self.listener.close()
+
+    for fd, listener in list(door.server._listeners.items()):
+        door.server._listeners[fd] = Full(listener)
+    newcomers = []
+    for leaver in (others[1], others[2]):
+        newcomers.append(await door.connect())
+        assert (await leaver.goodbye())[0] == 0
+        await newcomers[-1].send(newcomers[-1].call(1, LIVE))
+        assert (await newcomers[-1].answer(1))[1]["grpc-status"] == "0"
+    door.engine.models["held"].release()
+    assert (await busy.answer(1))[1]["grpc-status"] == "0"
 
 
 async def test_a_streams_deadline_is_told_once_whoever_notices(door) -> None:
