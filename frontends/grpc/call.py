@@ -211,6 +211,8 @@ class Call(Incoming):
         note(what, problem)
         try:
             self.refuse(*answer_to(problem))
+            if self.done:
+                self.connection.forget(self)
             self.connection.flush_soon()
         except Exception as second:
             self._cut_off("a call cannot be ended", second)

@@ -151,7 +151,10 @@ class FrameReader:
             if kind == DATA:
                 call = self._on_data(data, payload, stop, flags, stream_id)
                 if headers_at >= 0 and call is not None and call.on_whole is not None:
-                    self._show(call, data[headers_at:stop])
+                    try:
+                        call.on_whole(call, data[headers_at:stop])
+                    except Exception as problem:  # the call has been taken, whatever comes of this
+                        note("a call cannot be remembered", problem)
                 headers_at = -1
             elif kind == HEADERS:
                 headers_at = at
@@ -167,14 +170,6 @@ class FrameReader:
             if not connection.is_open:
                 return
         self._rest = data[at:]
-
-    def _show(self, call: Call, frames: bytes) -> None:
-        """The call has been taken, whatever comes of this."""
-        assert call.on_whole is not None, "somebody wants to see them"
-        try:
-            call.on_whole(call, frames)
-        except Exception as problem:
-            note("a call cannot be remembered", problem)
 
     def _greet(self, data: bytes) -> int:
         """The index behind the preface, or 0 when it is not complete."""

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("despina.grpc")
 
-_INTERNAL = 13
 _HEAD = 9
 """Bytes of a frame head, the stream id in the last four."""
 _BEGINNING = headers_frame(0, block.INITIAL, end=False)
@@ -129,38 +128,44 @@ class UsualCalls(Usual):
         call = self._connection.open_usual(int.from_bytes(stream, "big"), self._head, self._data_bytes)
         if call is None:
             return False
-        request = self.request_in(data)
         try:
+            request = self.request_in(data)
             job = self.model.submit(request, partial(self._answer, call), call.deadline)
         except Fault as fault:
             call.finish(fault.grpc_status, fault.message)
-        except Exception:
-            _logger.exception("an inference request failed on its way in")
-            call.finish(_INTERNAL, "Internal server error")
+        except Exception as problem:
+            call.break_off("an inference request failed on its way in", problem)
         else:
             if not call.done:
                 call.on_abandoned = job.cancel
         return True
 
     def _answer(self, call: Call, job: Job) -> None:
-        """The engine's `on_done`."""
-        response = job.response
-        if response is None or response.template is None or job.fault is not None or response.parameters:
-            self._answer_long(call, job)
-            return
-        if response.template is not self._template:
-            self._learn(response, response.template)
-        connection = self._connection
-        if self._reply is None or call.done or not connection.outlet.takes(call, self._reply_bytes):
-            self._answer_long(call, job)
-            return
-        call.on_abandoned = None
-        pieces = self._reply.copy()
-        pieces[1] = pieces[3] = pieces[-2] = call.id.to_bytes(4, "big")
-        pieces[self._outputs] = response.wires
-        connection.outlet.put(b"".join(pieces))
-        call.sent_whole()
-        connection.flush_soon()
+        """The engine's `on_done`. Never raises: nobody else would end the call."""
+        try:
+            response = job.response
+            if response is None or response.template is None or job.fault is not None or response.parameters:
+                self._answer_long(call, job)
+                return
+            if response.template is not self._template:
+                self._learn(response, response.template)
+            connection = self._connection
+            if self._reply is None or call.done:
+                self._answer_long(call, job)
+                return
+            pieces = self._reply.copy()
+            pieces[1] = pieces[3] = pieces[-2] = call.id.to_bytes(4, "big")
+            pieces[self._outputs] = response.wires
+            answer = b"".join(pieces)
+            if not connection.outlet.takes(call, self._reply_bytes):
+                self._answer_long(call, job)
+                return
+            call.on_abandoned = None
+            connection.outlet.put(answer)
+            call.sent_whole()
+            connection.flush_soon()
+        except Exception as problem:
+            call.break_off("a response cannot be sent", problem)
 
     def _learn(self, response: InferenceResponse, template: ResponseTemplate) -> None:
         """Cuts the answer into what all answers like it share and the rest."""

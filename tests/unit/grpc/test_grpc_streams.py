@@ -259,7 +259,7 @@ async def test_a_delivery_that_fails(opened, monkeypatch, caplog, model, kind, s
     async with opened() as (port, _, engine):
         assert await asked(port, request(model, "bad", 1, 2, 3)) == ([], status)
         assert "planted" in caplog.text
-        await until(lambda: not engine.model(model).inflight)
+        await until(lambda: not engine.model(model).ledger.inflight)
         assert (await asked(port, request(model, "good", 5)))[1] == "OK"
 
 
@@ -274,4 +274,4 @@ async def test_a_stream_that_cannot_go_on(opened, monkeypatch):
             patch.setattr(StreamJob, "consumed", broken)
             assert (await asked(port, request("s", "bad", 1, 2, 3)))[1] == "INTERNAL"
         assert (await asked(port, request("s", "good", 5)))[1] == "OK"
-        await until(lambda: not engine.model("s").inflight)
+        await until(lambda: not engine.model("s").ledger.inflight)
