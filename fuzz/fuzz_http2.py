@@ -23,8 +23,8 @@ from pathlib import Path
 import hpack
 import trio
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
-from despina.frontends.grpc.connection import Connection
-from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.grpc.connection.connection import Connection
+from despina.frontends.grpc.request.usual import UsualCalls
 from despina.schema.wire import codec
 from despina.schema.wire.generated import inference as pb
 

@@ -34,7 +34,7 @@ def test_types_are_complete_and_right(checkout):
 
 
 def test_layers_are_kept(checkout):
-    """Goal: schema <- engine <- backends | frontends, and no framework imported at the top of a module."""
+    """Goal: the floors in pyproject.toml: of the whole, the engine, the doors; no framework at the top of a module."""
     run(checkout, str(TOOLS / "lint-imports"), "--no-cache")
 
 

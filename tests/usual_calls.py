@@ -2,7 +2,7 @@
 who takes the short ways that such requests have."""
 
 import numpy as np
-from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.grpc.request.usual import UsualCalls
 from despina.frontends.http.usual import UsualInfer
 from despina.schema import kserve_grpc, kserve_grpc_familiar, kserve_http, kserve_http_reply
 from despina.schema.inference import ResponseTemplate

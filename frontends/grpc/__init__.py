@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..log_settings import LogSettings
+from .handler.service import open_methods
 from .server import GrpcServer
-from .service import open_methods
 from .settings import GrpcSettings
 
 if TYPE_CHECKING:

@@ -23,14 +23,14 @@ from ...engine.execute.inline import InlineRunner
 from ...engine.observe.generation import Generation
 from ..restricted import by_path
 from ..tls import TlsDoor
-from .breakdown import note
-from .connection import Connection, State
-from .sweep import sweep_connection
+from .connection.connection import Connection, State
+from .connection.sweep import sweep_connection
+from .request.breakdown import note
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from .call import Method
+    from .request.port import Method
     from .settings import GrpcSettings
 
 _logger = logging.getLogger("despina.grpc")

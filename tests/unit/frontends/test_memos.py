@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import hpack
 import pytest
-from despina.frontends.grpc import reply
-from despina.frontends.grpc.head import HeadReader
+from despina.frontends.grpc.request.head import HeadReader
+from despina.frontends.grpc.wire import reply
 from despina.frontends.http import HttpSettings, compression
 from despina.frontends.http.handlers import routes_of
 from despina.frontends.http.routes import Router

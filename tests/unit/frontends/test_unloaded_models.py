@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import trio
-from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.grpc.request.usual import UsualCalls
 from despina.frontends.http.usual import UsualInfer
 from tritonclient.grpc import service_pb2
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import trio
-from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.grpc.request.usual import UsualCalls
 from despina.frontends.http.usual import UsualInfer
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2

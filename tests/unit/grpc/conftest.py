@@ -17,7 +17,7 @@ from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
 from despina.engine.request.shared_memory import SharedMemory
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
-from despina.frontends.grpc.usual import UsualCalls
+from despina.frontends.grpc.request.usual import UsualCalls
 from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, NotFound, ShuttingDown
 from despina.schema.inference import LATEST, InferenceRequest, InferenceResponse
 from despina.schema.tensor import Tensor

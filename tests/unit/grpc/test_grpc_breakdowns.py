@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from despina.frontends.grpc import deflate, incoming, server
+from despina.frontends.grpc import server
+from despina.frontends.grpc.request import deflate, incoming
 
 from tests.unit.grpc.test_grpc_extensions import request
 
@@ -163,9 +164,7 @@ async def test_a_fault_at_any_place(open_door, monkeypatch, caplog, frames, kind
         await client.stream.aclose()
     assert {place: end for place, end in ends.items() if end not in ("0", status, "reset", "gone")} == {}
     told = {place.partition(":")[0] for place, end in ends.items() if end == status}
-    assert (
-        {"usual.py"} if frames is repeated else {"incoming.py", "call.py"}
-    ) <= told  # not cut off
+    assert ({"usual.py"} if frames is repeated else {"incoming.py", "call.py"}) <= told  # not cut off
     assert end == "0"  # nothing was raised
 
 

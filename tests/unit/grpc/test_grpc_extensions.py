@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import trio
 import tritonclient.grpc as triton
-from despina.frontends.grpc.deflate import deflate, encoding_for
+from despina.frontends.grpc.request.deflate import deflate, encoding_for
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 

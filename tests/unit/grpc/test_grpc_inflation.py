@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trio
-from despina.frontends.grpc import inflate
-from despina.frontends.grpc.inflate import BadCompression, NobodyWaits, TooLarge, inflate_in_steps
+from despina.frontends.grpc.request import inflate
+from despina.frontends.grpc.request.inflate import BadCompression, NobodyWaits, TooLarge, inflate_in_steps
 
 from tests.unit.grpc.test_grpc_extensions import request
 

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 import trio
-from despina.frontends.grpc import incoming
+from despina.frontends.grpc.request import incoming
 from tritonclient.grpc import service_pb2
 
 from tests.unit.grpc.test_grpc_extensions import request

@@ -14,7 +14,8 @@ import pytest
 import trio
 import tritonclient.grpc as triton
 from despina.engine.request.stream import StreamJob
-from despina.frontends.grpc import GrpcSettings, serve_grpc, stream_infer
+from despina.frontends.grpc import GrpcSettings, serve_grpc
+from despina.frontends.grpc.handler import stream_infer
 from despina.schema.fault import InvalidArgument
 from despina.schema.tensor import Tensor
 from tritonclient.grpc import service_pb2, service_pb2_grpc

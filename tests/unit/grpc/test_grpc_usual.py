@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from despina.frontends.grpc.sweep import sweep_connection
+from despina.frontends.grpc.connection.sweep import sweep_connection
 from despina.frontends.usual import MADE_MAX
 from tritonclient.grpc import service_pb2
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from grpclib.metadata import encode_grpc_message
 
-from ...schema.text import encodable
+from ....schema.text import encodable
 
 OK = 0
 

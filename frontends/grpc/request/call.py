@@ -14,21 +14,19 @@ calls never raises: whatever breaks ends with the call.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from . import reply as block
+from ..wire import reply as block
+from ..wire.constants import ErrorCode, headers_frame, rst_stream
 from .breakdown import answer_to, note
-from .constants import ErrorCode, rst_stream
 from .incoming import NONE, Incoming
-from .outlet import headers_frame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from ...schema.tensor import Buffer
-    from .connection import Connection
-    from .deflate import Deflater
+    from ....schema.tensor import Buffer
     from .head import Head
+    from .port import Compressor, Transport
 
 _INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
 STOPPING = "GRPC server is shutting down and has stopped accepting new requests."
@@ -37,17 +35,6 @@ _ENDING_PREFIX = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
 _FLAGS = (b"\0", b"\1")
 """Of a message's prefix: plain, compressed."""
-
-
-class Method(Protocol):
-    """What serves the calls of one path."""
-
-    is_streaming: bool
-    """Whether the client may send many messages: the call then starts with its head, else with its first message."""
-
-    def start(self, call: Call) -> None:
-        """Takes the call over. Must not block; what it raises ends the call."""
-        ...
 
 
 class Call(Incoming):
@@ -63,7 +50,7 @@ class Call(Incoming):
     on_abandoned: Callable[[], None] | None = None
     on_whole: Callable[[Call, bytes], None] | None = None
     """Set by a handler that wants to see the call's frames if they came together."""
-    deflater: Deflater | None = None
+    deflater: Compressor | None = None
     """Compresses the replies; None sends them as they are."""
     unsent: deque[memoryview] = NONE
     """Not to be added to from outside."""
@@ -72,7 +59,7 @@ class Call(Incoming):
     is_waiting = False
     head_sent = False
 
-    def __init__(self, connection: Connection, stream_id: int, head: Head) -> None:
+    def __init__(self, connection: Transport, stream_id: int, head: Head) -> None:
         self.connection = connection
         self.id = stream_id
         self.head = head

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .constants import ErrorCode, Http2Error
+from ..wire.constants import ErrorCode, Http2Error
 
 
 class TokenBucket:

@@ -17,36 +17,36 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ...schema.classification import classify_response
-from ...schema.fault import DeadlineExceeded, Fault, ShuttingDown
-from ...schema.kserve_grpc import (
+from ....schema.classification import classify_response
+from ....schema.fault import DeadlineExceeded, Fault, ShuttingDown
+from ....schema.kserve_grpc import (
     read_class_counts,
     read_plain_request,
     read_request,
     write_parameters,
     write_response,
 )
-from ...schema.version import parse_version
-from ...schema.wire import codec
-from ...schema.wire.generated.inference import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
-from ...schema.wire.varint import varint
-from ..forwarding import open_forwarder
-from ..refusals import log_refusal
-from .breakdown import logger
-from .call import STOPPING
-from .deflate import compress_replies
+from ....schema.version import parse_version
+from ....schema.wire import codec
+from ....schema.wire.generated.inference import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from ....schema.wire.varint import varint
+from ...forwarding import open_forwarder
+from ...refusals import log_refusal
+from ..request.breakdown import logger
+from ..request.call import STOPPING
+from ..request.deflate import compress_replies
 from .traced import submit_stream_traced, submit_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.request.job import Job
-    from ...engine.request.stream import Answer, StreamJob
-    from ...schema.inference import InferenceResponse
-    from ...schema.tensor import Buffer
-    from ..forwarding import HeaderForwarder
-    from .call import Call
-    from .settings import GrpcSettings
+    from ....engine.request.job import Job
+    from ....engine.request.stream import Answer, StreamJob
+    from ....schema.inference import InferenceResponse
+    from ....schema.tensor import Buffer
+    from ...forwarding import HeaderForwarder
+    from ..request.call import Call
+    from ..settings import GrpcSettings
 
 _DEADLINE_EXCEEDED, _INTERNAL, _UNAVAILABLE = 4, 13, 14
 _UNSENT_BYTES_MAX = 4_194_304
@@ -59,6 +59,7 @@ class StreamInfer:
 
     def __init__(self, engine: Any, settings: GrpcSettings) -> None:
         self._engine = engine
+        self._requests_max = settings.stream_requests_max
         self._forwarder = open_forwarder(settings.forward_pattern)
 
     def start(self, call: Call) -> None:
@@ -68,7 +69,7 @@ class StreamInfer:
     async def _serve(self, call: Call) -> None:
         if call.done:
             return
-        session = _Session(self._engine, call, self._forwarder)
+        session = _Session(self._engine, call, self._requests_max, self._forwarder)
         with trio.CancelScope(deadline=call.deadline or float("inf")) as scope:
             call.on_abandoned = scope.cancel
             try:
@@ -98,8 +99,9 @@ class _Slot:
 class _Session:
     """One ModelStreamInfer call."""
 
-    def __init__(self, engine: Any, call: Call, forwarder: HeaderForwarder | None) -> None:
+    def __init__(self, engine: Any, call: Call, requests_max: int, forwarder: HeaderForwarder | None) -> None:
         self._engine = engine
+        self._requests_max = requests_max
         self._tracer = engine.tracer
         self._forwarder = forwarder
         self._call = call
@@ -116,7 +118,7 @@ class _Session:
         call = self._call
         call.on_input = self._wake
         call.on_output = self._on_output
-        requests_max = call.connection.settings.stream_requests_max
+        requests_max = self._requests_max
         while not call.done:
             while call.messages and self._in_flight < requests_max and call.waiting_bytes <= _UNSENT_BYTES_MAX:
                 if self._begin(call.take()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...schema.tensor import Buffer
+    from ....schema.tensor import Buffer
     from .call import Call
 
 _INLINE_BYTES_MAX: Final = 16_384

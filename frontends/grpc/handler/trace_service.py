@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...schema.fault import InvalidArgument
-from ...schema.wire.generated import inference as pb
-from ..trace_changes import NUMBERS, levels_of, number_of, refuse_file
+from ....schema.fault import InvalidArgument
+from ....schema.wire.generated import inference as pb
+from ...trace_changes import NUMBERS, levels_of, number_of, refuse_file
 
 if TYPE_CHECKING:
-    from ...engine.observe.trace_settings import Changes
+    from ....engine.observe.trace_settings import Changes
 
 
 class TraceService(pb.GrpcInferenceServiceBase):

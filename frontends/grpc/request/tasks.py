@@ -9,8 +9,8 @@ import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from ...schema.fault import Fault, ShuttingDown
-from ...schema.wire import codec
+from ....schema.fault import Fault, ShuttingDown
+from ....schema.wire import codec
 from .call import STOPPING
 
 if TYPE_CHECKING:

@@ -14,24 +14,23 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...schema.fault import Fault
-from ...schema.kserve_grpc import write_response
-from ..usual import PREFIX_BYTES_MAX, Usual
-from . import reply as block
-from .constants import DATA, END_HEADERS, END_STREAM, HEADERS, frame_head
-from .outlet import JOIN_BYTES_MAX, headers_frame
+from ....schema.fault import Fault
+from ....schema.kserve_grpc import write_response
+from ...usual import PREFIX_BYTES_MAX, Usual
+from ..wire import reply as block
+from ..wire.constants import DATA, END_HEADERS, END_STREAM, HEADERS, JOIN_BYTES_MAX, frame_head, headers_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.model.version import ModelVersion
-    from ...engine.request.job import Job
-    from ...schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
-    from ...schema.kserve_grpc_familiar import Familiar
-    from ...schema.tensor import Buffer
+    from ....engine.model.version import ModelVersion
+    from ....engine.request.job import Job
+    from ....schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
+    from ....schema.kserve_grpc_familiar import Familiar
+    from ....schema.tensor import Buffer
     from .call import Call
-    from .connection import Connection
     from .head import Head
+    from .port import Transport
 
 _logger = logging.getLogger("despina.grpc")
 
@@ -44,11 +43,11 @@ _ENDING = headers_frame(0, block.TRAILERS_OK, end=True)
 class UsualCalls(Usual):
     """Any number of them may be in flight."""
 
-    _connection: Connection
+    _connection: Transport
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Transport,
         engine: Any,
         model: ModelVersion,
         request: InferenceRequest,
@@ -87,7 +86,7 @@ class UsualCalls(Usual):
         """Of its DATA."""
 
     @staticmethod
-    def fits(connection: Connection, head: Head, frames: bytes, message: bytes) -> bool:
+    def fits(connection: Transport, head: Head, frames: bytes, message: bytes) -> bool:
         """Whether these are a HEADERS and a DATA frame of one stream, without frills, with `message` and no more; and
         whether the header block means `head` as long as nothing changes that. None fit while calls are logged, or the
         connection ends."""

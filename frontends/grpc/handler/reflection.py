@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import betterproto2
 from grpclib.const import Status
 
-from ...schema.wire.descriptors import Descriptors, protocol_descriptors
-from ...schema.wire.generated.grpc.reflection import v1 as pb
-from .tasks import methods_of
+from ....schema.wire.descriptors import Descriptors, protocol_descriptors
+from ....schema.wire.generated.grpc.reflection import v1 as pb
+from ..request.tasks import methods_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from .call import Method
+    from ..request.port import Method
 
 _ALPHA = "v1alpha"
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .constants import window_update
+from ..wire.constants import window_update
 from .inflate import INLINE_BYTES_MAX, BadCompression, NobodyWaits, TooLarge, inflate_at_once, inflate_in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ...schema.tensor import Buffer
-    from .connection import Connection
+    from ....schema.tensor import Buffer
     from .head import Head
+    from .port import Transport
 
 _RESOURCE_EXHAUSTED, _INTERNAL = 8, 13
 _WHOLE_BYTES_MAX = 65_536
@@ -31,7 +31,7 @@ NONE: deque[Any] = deque(maxlen=0)
 class Incoming:
     """What most calls have at these values is stored with those only that differ."""
 
-    connection: Connection
+    connection: Transport
     id: int
     head: Head
     receive_window: int

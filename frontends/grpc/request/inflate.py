@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ...schema.tensor import Buffer
+    from ....schema.tensor import Buffer
 
 INLINE_BYTES_MAX: Final = 65_536
 """Messages that are small before and after decompression are inflated on the trio thread; the others in a worker."""

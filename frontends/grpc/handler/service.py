@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from ...schema.fault import Fault, InvalidArgument, Unsupported
-from ...schema.version import parse_version
-from ...schema.wire.generated import inference as pb
-from ...schema.wire.generated.grpc.health import v1 as health
-from ..log_settings import NAMES, SWITCHES
+from ....schema.fault import Fault, InvalidArgument, Unsupported
+from ....schema.version import parse_version
+from ....schema.wire.generated import inference as pb
+from ....schema.wire.generated.grpc.health import v1 as health
+from ...log_settings import NAMES, SWITCHES
+from ..request.tasks import methods_of
 from .reflection import reflection_methods
 from .shared_memory import SharedMemoryService
 from .stream_infer import StreamInfer
-from .tasks import methods_of
 from .trace_service import TraceService
 from .unary_infer import UnaryInfer
 
 if TYPE_CHECKING:
-    from ..log_settings import LogSettings
-    from .call import Method
-    from .settings import GrpcSettings
+    from ...log_settings import LogSettings
+    from ..request.port import Method
+    from ..settings import GrpcSettings
 
 _PREFIX = "/inference.GRPCInferenceService/"
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from grpclib.metadata import decode_metadata, decode_timeout
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 
-from .constants import ErrorCode, Http2Error
-from .reply import refusal
+from ..wire.constants import ErrorCode, Http2Error
+from ..wire.reply import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .call import Method
+    from .port import Method
 
 _MEMO_ENTRIES_MAX = 64
 _MEMO_BYTES_MAX = 64 * 1024

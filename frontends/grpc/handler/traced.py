@@ -11,11 +11,11 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.observe.tracing import Trace, Tracer
-    from ...engine.request.job import Job
-    from ...engine.request.stream import Answer, StreamJob
-    from ...schema.inference import InferenceRequest
-    from .call import Call
+    from ....engine.observe.tracing import Trace, Tracer
+    from ....engine.request.job import Job
+    from ....engine.request.stream import Answer, StreamJob
+    from ....schema.inference import InferenceRequest
+    from ..request.call import Call
 
 
 def submit_traced(

@@ -17,11 +17,12 @@ import socket
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ..tls import TlsSocket
-from ..usual import MADE_MAX
-from .breakdown import note
-from .call import Call
-from .constants import (
+from ...tls import TlsSocket
+from ...usual import MADE_MAX
+from ..request.breakdown import note
+from ..request.call import Call
+from ..request.head import HeadReader
+from ..wire.constants import (
     END_STREAM,
     GOAWAY,
     SETTING_INITIAL_WINDOW_SIZE,
@@ -34,21 +35,21 @@ from .constants import (
     ErrorCode,
     Http2Error,
     frame,
+    headers_frame,
     rst_stream,
     window_update,
 )
 from .control import Control
-from .head import HeadReader
 from .limits import TokenBucket
-from .outlet import Outlet, headers_frame
+from .outlet import Outlet
 from .reader import FrameReader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .head import Head
-    from .server import GrpcServer
-    from .usual import UsualCalls
+    from ..request.head import Head
+    from ..request.usual import UsualCalls
+    from .port import Listener
 
 _logger = logging.getLogger("despina.grpc")
 
@@ -61,7 +62,7 @@ State = Enum("State", "OPEN LINGERING CLOSED")
 
 
 class Connection:
-    def __init__(self, server: GrpcServer, sock: socket.socket) -> None:
+    def __init__(self, server: Listener, sock: socket.socket) -> None:
         self.server = server
         self.settings = settings = server.settings
         self.sock = sock

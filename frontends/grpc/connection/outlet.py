@@ -13,14 +13,11 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .constants import (
+from ..wire.constants import (
     DATA,
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
+    JOIN_BYTES_MAX,
     PEER_FRAME_BYTES_MIN,
     WINDOW_DEFAULT,
-    frame,
     frame_head,
 )
 
@@ -28,11 +25,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from ...schema.tensor import Buffer
-    from .call import Call
+    from ....schema.tensor import Buffer
+    from ..request.call import Call
 
-JOIN_BYTES_MAX = 16_384
-"""Up to here one copy and one `send` cost less than a `sendmsg` of the parts."""
 _TURN_BYTES = 262_144
 """The most that one stream sends before the next has its turn."""
 _QUEUE_BYTES = 1_048_576
@@ -186,9 +181,3 @@ class Outlet:
             if call.trailers:
                 self.put(call.trailers)
             call.sent_all()
-
-
-def headers_frame(stream_id: int, block: bytes, *, end: bool) -> bytes:
-    """A header block as one frame. Ours are far below the smallest frame limit, except error texts, which are cut
-    before they come here."""
-    return frame(HEADERS, END_HEADERS | END_STREAM if end else END_HEADERS, stream_id, block)

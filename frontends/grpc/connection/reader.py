@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .breakdown import note
-from .constants import (
+from ..request.breakdown import note
+from ..wire.constants import (
     ACK,
     CONTINUATION,
     DATA,
@@ -27,8 +27,8 @@ from .constants import (
 )
 
 if TYPE_CHECKING:
-    from .call import Call
-    from .connection import Connection
+    from ..request.call import Call
+    from .port import Framed
 
 _READ_BYTES = 65_536
 _DIRECT_BYTES_MIN = 32_768
@@ -54,7 +54,7 @@ class FrameReader:
         "part_since",
     )
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Framed) -> None:
         self._connection = connection
         self.greeted = False
         """The peer's preface and SETTINGS have come."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from .constants import (
+from ..wire.constants import (
     ACK,
     GOAWAY,
     PEER_FRAME_BYTES_MIN,
@@ -24,7 +24,7 @@ from .constants import (
 )
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from .port import Framed
 
 _SETTINGS_MAX = 64
 """Settings in one frame. The protocol knows six."""
@@ -37,7 +37,7 @@ class Control:
 
     __slots__ = ("_connection", "_pinged_at", "_sent_at_ping", "_strikes", "ping_sent_at")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Framed) -> None:
         self._connection = connection
         self._pinged_at = 0.0
         self._sent_at_ping = -1

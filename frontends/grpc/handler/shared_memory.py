@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...schema.wire.generated import inference as pb
+from ....schema.wire.generated import inference as pb
 
 
 class SharedMemoryService(pb.GrpcInferenceServiceBase):

@@ -6,27 +6,27 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...schema.classification import classify_response
-from ...schema.fault import Fault, Unsupported
-from ...schema.kserve_grpc import read_class_counts, read_plain_request, read_request, write_response
-from ...schema.kserve_grpc_familiar import familiar_for
-from ...schema.version import parse_version
-from ...schema.wire import codec
-from ...schema.wire.generated.inference import ModelInferRequest
-from ..forwarding import open_forwarder
-from ..refusals import log_refusal
-from .breakdown import logger, note
-from .deflate import compress_replies
+from ....schema.classification import classify_response
+from ....schema.fault import Fault, Unsupported
+from ....schema.kserve_grpc import read_class_counts, read_plain_request, read_request, write_response
+from ....schema.kserve_grpc_familiar import familiar_for
+from ....schema.version import parse_version
+from ....schema.wire import codec
+from ....schema.wire.generated.inference import ModelInferRequest
+from ...forwarding import open_forwarder
+from ...refusals import log_refusal
+from ..request.breakdown import logger, note
+from ..request.deflate import compress_replies
+from ..request.usual import UsualCalls
 from .traced import submit_traced
-from .usual import UsualCalls
 
 if TYPE_CHECKING:
-    from ...engine.model.version import ModelVersion
-    from ...engine.request.job import Job
-    from ...schema.inference import InferenceRequest, InferenceResponse
-    from ...schema.tensor import Buffer
-    from .call import Call
-    from .settings import GrpcSettings
+    from ....engine.model.version import ModelVersion
+    from ....engine.request.job import Job
+    from ....schema.inference import InferenceRequest, InferenceResponse
+    from ....schema.tensor import Buffer
+    from ..request.call import Call
+    from ..settings import GrpcSettings
 
 _INTERNAL = 13
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"

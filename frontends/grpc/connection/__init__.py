@@ -1,0 +1,1 @@
+"""The transport: frames from and to a socket, flow control, limits, time."""

@@ -1,0 +1,94 @@
+"""What the parts of a connection see of it, and it of the listener."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from ...tls import TlsSocket
+    from ..request.call import Call
+    from ..request.port import Method
+    from ..settings import GrpcSettings
+    from .limits import TokenBucket
+    from .outlet import Outlet
+
+
+class Framed(Protocol):
+    """A connection, for who reads its frames."""
+
+    settings: GrpcSettings
+    now: float
+    sock: Any
+    tls: TlsSocket | None
+    calls: dict[int, Call]
+    outlet: Outlet
+    draining: bool
+    last_id: int
+    """The highest stream id the peer has used."""
+    idle_frames: TokenBucket
+    usual: Any
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def control(self) -> Steering: ...
+
+    def call_for_data(self, stream_id: int) -> Call | None:
+        """The call that the bytes belong to, or None when it has ended lately."""
+        ...
+
+    def count_data(self, count: int, call: Call | None) -> None:
+        """Flow control of received bytes."""
+        ...
+
+    def on_block(self, block: bytes, flags: int, stream_id: int) -> None:
+        """A header block is complete."""
+        ...
+
+    def on_reset(self, length: int, stream_id: int) -> None:
+        """RST_STREAM came."""
+        ...
+
+
+class Steering(Protocol):
+    """What acts on frames that steer a connection."""
+
+    def receive(self, kind: int, flags: int, stream_id: int, payload: bytes) -> bool:
+        """Acts on one frame. True for one that a peer should not send often."""
+        ...
+
+
+class Listener(Protocol):
+    """The listener, for its connections."""
+
+    settings: GrpcSettings
+    methods: Mapping[str, Method]
+    now: float
+    linger_s: float
+    """How long a closed connection's last bytes may take to be read by the peer."""
+
+    @property
+    def restricted(self) -> Mapping[str, tuple[str, str]]: ...
+
+    def watch(self, connection: Any, *, readable: bool, writable: bool) -> None:
+        """From now on the connection is told of these."""
+        ...
+
+    def remove(self, connection: Any) -> None:
+        """The connection has ended; its socket is about to be closed."""
+        ...
+
+    def flush_later(self, connection: Any) -> None:
+        """Calls its `flush` at the end of the pass, or of the scheduler's."""
+        ...
+
+    def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Runs an async function under the server's nursery."""
+        ...
+
+    async def in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` gives in a thread."""
+        ...

@@ -1,0 +1,1 @@
+"""What travels: HTTP/2 numbers and frames, and the header blocks of replies."""
