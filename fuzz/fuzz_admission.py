@@ -87,7 +87,7 @@ def random_request(chance: random.Random, config: ModelConfig) -> InferenceReque
             shape = [*shape, *chance.choices(SIZES, k=chance.randint(0, 2))]
         if shape and chance.random() < 0.1:
             shape[chance.randrange(len(shape))] = chance.choice(SIZES)
-        tensors[spec.name] = Tensor(spec.name, kind.name, shape, _memory(chance, shape, kind.byte_size))
+        tensors[spec.name] = Tensor(spec.name, kind.name, tuple(shape), _memory(chance, shape, kind.byte_size))
     if chance.random() < 0.05:
         tensors["X"] = Tensor("X", "INT8", [1], b"\0")
     raw = len(tensors) == 1 and chance.random() < 0.2
