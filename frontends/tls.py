@@ -236,6 +236,9 @@ class TlsDoor:
             except OSError as problem:
                 logger.debug("TLS: a handshake failed: %s", problem)
                 return
+            except Exception:
+                logger.exception("TLS: a handshake failed")
+                return
             undo.pop_all()
             self._scopes.discard(scope)
             self._admit(secured)

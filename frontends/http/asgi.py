@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ...schema.kserve_http_reply import encode_error
+from .breakdown import NoRoomForBody, answer_to, note
 from .head import path_of
 from .request import JSON, TEXT, Buffer, Field, HttpRequest
 
@@ -66,7 +67,11 @@ class AsgiApplication:
         for name, value in scope["headers"]:
             headers.setdefault(bytes(name), bytes(value))
         path = path_of(scope.get("raw_path") or scope["path"].encode())
-        body, problem = await self._read_body(receive)
+        try:
+            body, problem = await self._read_body(receive)
+        except MemoryError as full:
+            note("a request body cannot be held", full)
+            body, problem = b"", answer_to(full)
         if body is None:
             return  # the client left before its request was whole
         request = _AsgiRequest(scope["method"].encode("latin-1"), path, headers, body)
@@ -87,7 +92,8 @@ class AsgiApplication:
     async def _read_body(
         self, receive: Callable[[], Awaitable[Message]]
     ) -> tuple[Buffer | None, tuple[int, str] | None]:
-        """The body and None, or what is wrong with it. Reads on after a refusal: see above. None if the client left."""
+        """The body and None, or what is wrong with it. Reads on after a refusal: see above. None if the client left.
+        Raises NoRoomForBody."""
         settings = self._settings
         parts: list[bytes] = []
         size = 0
@@ -107,7 +113,10 @@ class AsgiApplication:
             elif part:
                 parts.append(part)
             if not message.get("more_body"):
-                return parts[0] if len(parts) == 1 else b"".join(parts), problem
+                try:
+                    return parts[0] if len(parts) == 1 else b"".join(parts), problem
+                except MemoryError as full:
+                    raise NoRoomForBody(size) from full
 
 
 class _AsgiRequest(HttpRequest):
@@ -186,6 +195,23 @@ class _AsgiRequest(HttpRequest):
             self._news.set()
             if self.on_gone is not None:
                 self.on_gone()
+
+    def break_off(self, problem: Exception) -> None:
+        note("a request cannot be answered", problem)
+        if self._is_over:
+            return
+        on_gone = self.on_gone
+        try:
+            if self._streamed is None:
+                status, text = answer_to(problem)
+                self.reply(status, JSON, [encode_error(text)])
+            else:
+                self.end_reply()  # ASGI has no other end for a body, and HTTP/2 clients would wait for one
+            if on_gone is not None:
+                on_gone()
+        except Exception as second:
+            note("ending a request failed", second)
+            self.abandon()
 
     async def send_through(self, send: Callable[[Message], Awaitable[None]]) -> None:
         """Sends the reply, if the client is there to have it."""

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from ...schema.references import LOCAL_REFERENCES
+from .breakdown import NoRoomForBody
 
 RECYCLED_FROM: Final = 128 * 1024
 """Smaller buffers come from the allocator's heap, which recycles them itself."""
@@ -36,9 +37,9 @@ class BufferPool:
         self._used = False
 
     def take(self, size: int) -> np.ndarray:
-        """An array of at least `size` uint8 elements with any content."""
+        """An array of at least `size` uint8 elements with any content. Raises NoRoomForBody."""
         if size < RECYCLED_FROM:
-            return np.empty(size, np.uint8)
+            return _fresh(size, size)
         self._used = True
         capacity = 1 << (size - 1).bit_length()
         kept = self._kept.get(capacity)
@@ -49,7 +50,7 @@ class BufferPool:
                     del kept[index]
                     self.kept_bytes -= capacity
                     return array
-        return np.empty(capacity, np.uint8)
+        return _fresh(capacity, size)
 
     def give(self, array: np.ndarray) -> None:
         """Takes back what `take` gave. Views of it may still be alive."""
@@ -65,3 +66,10 @@ class BufferPool:
             self._kept.clear()
             self.kept_bytes = 0
         self._used = False
+
+
+def _fresh(capacity: int, size: int) -> np.ndarray:
+    try:
+        return np.empty(capacity, np.uint8)
+    except MemoryError as problem:
+        raise NoRoomForBody(size) from problem

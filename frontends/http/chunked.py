@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from .breakdown import NoRoomForBody
 from .head import Refusal
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
@@ -40,13 +41,16 @@ class ChunkedBody:
     def feed(self, data: bytes, at: int) -> int:
         """Takes `data[at:]`. Returns the offset after the body's last byte, or -1 while more is to come.
 
-        Raises Refusal when the framing is broken or a limit passed.
+        Raises Refusal when the framing is broken or a limit passed, NoRoomForBody when there is no memory for more.
         """
         end = len(data)
         while at < end:
             if self._state == _DATA:
                 taken = min(self._left, end - at)
-                self.body += memoryview(data)[at : at + taken]
+                try:
+                    self.body += memoryview(data)[at : at + taken]
+                except MemoryError as problem:
+                    raise NoRoomForBody(len(self.body) + self._left) from problem
                 at += taken
                 self._left -= taken
                 if not self._left:

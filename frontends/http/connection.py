@@ -22,6 +22,7 @@ import select
 from typing import TYPE_CHECKING, Final
 
 from ..tls import TlsSocket
+from .breakdown import answer_to, note
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
@@ -76,7 +77,10 @@ class Connection(Sender):
                 self.abort()
             return
         if events & WRITE:
-            self._flush()
+            try:
+                self._flush()
+            except Exception as problem:
+                self.cut(problem)
         if events & READ and self.state != CLOSED:
             if self.state == BODY:
                 self._receive_body()
@@ -333,6 +337,19 @@ class Connection(Sender):
             self._receive()
             if self.is_idle():
                 self.close()
+
+    def fail(self, problem: Exception) -> None:
+        """Something of ours broke while this connection was served: what its client asked is answered with that, or
+        where an answer has begun cut off, and it ends here. Never raises."""
+        note("serving a connection failed", problem)
+        if self.state == LINGER or self._outlet.pending or self._streamed is not None:
+            self.abort()
+        elif self.state != CLOSED:
+            try:
+                self._abandon()
+                self.refuse(*answer_to(problem))
+            except Exception as second:
+                self.cut(second)
 
     def on_tick(self, now: float) -> None:
         """Ends waits that took too long."""

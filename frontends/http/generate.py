@@ -77,7 +77,9 @@ class GenerateHandler:
             job = model.submit_stream(inference, reply.on_answer)
         else:
             job = model.submit(inference, reply.on_done)
-        if not reply.is_finished:
+        if request.is_gone or reply.is_broken:
+            job.cancel()
+        elif not reply.is_finished:
             request.on_gone = job.cancel
 
 
@@ -88,13 +90,35 @@ class _Reply:
         self._request = request
         self._has_begun = False
         self.is_finished = False
+        self.is_broken = False
+        """No more answers are wanted: one could not be written."""
 
     def on_done(self, job: Job) -> None:
         """An ordinary model has answered."""
-        fault = job.fault
-        if fault is None and job.response is None:
-            fault = Internal("expected a single response, got 0")
-        self._take(Answer(job.response, fault, True))
+        try:
+            fault = job.fault
+            if fault is None and job.response is None:
+                fault = Internal("expected a single response, got 0")
+            self._take(Answer(job.response, fault, True))
+        except Exception as problem:
+            self._break_off(problem)
+
+    def on_answer(self, job: StreamJob, answer: Answer) -> None:
+        """A decoupled model has answered once more."""
+        try:
+            self._take(answer)
+            if not answer.final:
+                self._allow_more(job)
+        except Exception as problem:
+            self._break_off(problem)
+
+    def _break_off(self, problem: Exception) -> None:
+        self.is_broken = True
+        self._request.break_off(problem)
+
+    def _allow_more(self, job: StreamJob) -> None:
+        """Lets the model go on, now or when the client has taken enough."""
+        job.consumed()
 
     def _take(self, answer: Answer) -> None:
         raise NotImplementedError
@@ -118,11 +142,7 @@ class _EventsReply(_Reply):
         self._unread: list[StreamJob] = []
         """For each answer that waits for the client: the stream that may go on when it has left."""
 
-    def on_answer(self, job: StreamJob, answer: Answer) -> None:
-        """A decoupled model has answered once more."""
-        self._take(answer)
-        if answer.final:
-            return
+    def _allow_more(self, job: StreamJob) -> None:
         if self._request.unsent_bytes <= UNSENT_BYTES_MAX:
             job.consumed()
         else:
@@ -151,12 +171,6 @@ class _SingleReply(_Reply):
         self._first: bytes = b""
         self._first_failed = False
         self._count = 0
-
-    def on_answer(self, job: StreamJob, answer: Answer) -> None:
-        """A decoupled model has answered once more."""
-        self._take(answer)
-        if not answer.final:
-            job.consumed()
 
     def _take(self, answer: Answer) -> None:
         if answer.response is not None or answer.fault is not None:

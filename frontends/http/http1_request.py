@@ -42,7 +42,10 @@ class Http1Request(HttpRequest):
         if connection is not None:
             self.connection = None
             self.on_gone = None
-            connection.answer(self.head, status, content_type, buffers, fields)
+            try:
+                connection.answer(self.head, status, content_type, buffers, fields)
+            except Exception as problem:
+                connection.cut(problem)
 
     def began_at(self) -> float | None:
         return None if self.connection is None else self.connection.began_at()
@@ -63,19 +66,34 @@ class Http1Request(HttpRequest):
             connection.when_sent(on_sent)
 
     def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
-        if self.connection is not None:
-            self.connection.begin_answer(self.head, status, content_type, streamed)
+        connection = self.connection
+        if connection is not None:
+            try:
+                connection.begin_answer(self.head, status, content_type, streamed)
+            except Exception as problem:
+                connection.cut(problem)
 
     def write_part(self, data: bytes) -> None:
-        if self.connection is not None:
-            self.connection.send_part(data)
+        connection = self.connection
+        if connection is not None:
+            try:
+                connection.send_part(data)
+            except Exception as problem:
+                connection.cut(problem)
 
     def end_reply(self) -> None:
         connection = self.connection
         if connection is not None:
             self.connection = None
             self.on_gone = None
-            connection.end_answer()
+            try:
+                connection.end_answer()
+            except Exception as problem:
+                connection.cut(problem)
+
+    def break_off(self, problem: Exception) -> None:
+        if self.connection is not None:
+            self.connection.fail(problem)
 
     @property
     def unsent_bytes(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from ..tls import TlsSocket, TlsStream
+from .breakdown import note
 from .frame_budget import FrameBudget
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class HypercornDoor:
             if context is not None and isinstance(stream, trio.SocketStream):
                 served = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
             await server(wrapper, config, worker, {}, served)
+        except Exception as problem:
+            note("hypercorn failed to serve a connection", problem)
         finally:
             self._count -= 1
             if not self._count:

@@ -183,29 +183,28 @@ class InferHandler:
 
     def _answer(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, job: Job) -> None:
         """Replies with what has become of a job. Never raises."""
-        response = job.response
-        if job.fault is not None or response is None:
-            reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
-            return
         try:
+            response = job.response
+            if job.fault is not None or response is None:
+                reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
+                return
             head, buffers, has_binary = encode_infer(response, reply, model.labels, model.config.max_batch_size)
+            body: list[Buffer] = [head, *buffers]
+            fields: tuple[Field, ...] = ()
+            if has_binary:
+                fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
+            content_type = BINARY if has_binary else JSON
+            coding = request.notes.coding
+            if coding is None:
+                request.reply(200, content_type, body, fields)
+                return
+            fields = (*fields, (b"Content-Encoding", coding))
+            if sum(map(len, body)) <= INLINE_BYTES_MAX:
+                request.reply(200, content_type, compress(body, coding), fields)
+            else:
+                self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
-            return
-        body: list[Buffer] = [head, *buffers]
-        fields: tuple[Field, ...] = ()
-        if has_binary:
-            fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
-        content_type = BINARY if has_binary else JSON
-        coding = request.notes.coding
-        if coding is None:
-            request.reply(200, content_type, body, fields)
-            return
-        fields = (*fields, (b"Content-Encoding", coding))
-        if sum(map(len, body)) <= INLINE_BYTES_MAX:
-            request.reply(200, content_type, compress(body, coding), fields)
-        else:
-            self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
 
 
 class _Pending:

@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import InvalidArgument
+from .breakdown import NoRoomForBody
 
 if TYPE_CHECKING:
     from .request import Buffer
@@ -33,15 +34,19 @@ class Inflation:
         self._size = 0
 
     def start(self) -> bytes | None:
-        """The plain body if it is small, else None. Raises InvalidArgument for a damaged or too large one."""
+        """The plain body if it is small, else None. Raises InvalidArgument for a damaged or too large one, and
+        NoRoomForBody for one that there is no memory for."""
         self._inflate(min(_INLINE_BYTES_MAX, self._bytes_max + 1))
         return self._parts[0] if self._stream.eof else None
 
     def finish(self) -> bytes:
-        """The plain body. Raises InvalidArgument for a damaged or too large one."""
+        """The plain body. Raises as `start` does."""
         while not self._stream.eof:
             self._inflate(self._bytes_max + 1 - self._size)
-        return b"".join(self._parts)
+        try:
+            return b"".join(self._parts)
+        except MemoryError as problem:
+            raise NoRoomForBody(self._size) from problem
 
     def _inflate(self, count: int) -> None:
         stream = self._stream
@@ -49,6 +54,8 @@ class Inflation:
             part = stream.decompress(self._rest, count)
         except zlib.error as problem:
             raise InvalidArgument(f"unable to decompress the request body: {problem}") from problem
+        except MemoryError as problem:
+            raise NoRoomForBody(self._size + len(self._rest)) from problem
         self._rest = stream.unconsumed_tail
         self._parts.append(part)
         self._size += len(part)

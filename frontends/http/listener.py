@@ -25,6 +25,7 @@ from ...engine.execute.inline import InlineRunner
 from ...engine.observe.generation import Generation
 from ..tls import TlsDoor
 from .body import BufferPool
+from .breakdown import note
 from .connection import Connection
 from .sender import READ
 
@@ -45,6 +46,8 @@ _PASSES_MAX: Final = 4
 """Looks at the sockets before everybody else in the program gets a turn."""
 _OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TRIM_SECONDS: Final = 30.0
+_BREATHER_SECONDS: Final = 0.05
+"""After a pass that failed, which the next one may too: nothing is lost, for epoll tells again what is there."""
 
 
 class Listener:
@@ -132,24 +135,37 @@ class Listener:
             if is_verbose is not self._is_verbose:
                 self._is_verbose = is_verbose
                 self._generation.bump()
-            found = epoll.poll(0, _EVENTS_MAX)
-            for _ in range(_PASSES_MAX):
-                inline.begin_pass()
-                for fd, events in found:
-                    connection = connections.get(fd)
-                    if connection is not None:
-                        connection.on_event(events)
-                    elif fd in self._doors:
-                        self._accept(self._doors[fd])
-                    elif fd == self._bell:
-                        os.eventfd_read(fd)
-                for _ in range(min(len(resumes), _RESUMES_MAX)):
-                    resumes.popleft().resume()
-                inline.end_pass()
-                # Under load the first clients have asked again by now: their requests spare a turn of the scheduler.
+            try:
                 found = epoll.poll(0, _EVENTS_MAX)
-                if not found:
-                    break
+                for _ in range(_PASSES_MAX):
+                    inline.begin_pass()
+                    try:
+                        for fd, events in found:
+                            connection = connections.get(fd)
+                            if connection is not None:
+                                try:
+                                    connection.on_event(events)
+                                except Exception as problem:
+                                    connection.fail(problem)
+                            elif fd in self._doors:
+                                self._accept(self._doors[fd])
+                            elif fd == self._bell:
+                                os.eventfd_read(fd)
+                        for _ in range(min(len(resumes), _RESUMES_MAX)):
+                            sender = resumes.popleft()
+                            try:
+                                sender.resume()
+                            except Exception as problem:
+                                sender.fail(problem)
+                    finally:
+                        inline.end_pass()
+                    # Under load the first clients have asked again by now: their requests spare a scheduler's turn.
+                    found = epoll.poll(0, _EVENTS_MAX)
+                    if not found:
+                        break
+            except Exception as problem:
+                note("a pass over the connections failed", problem)
+                await trio.sleep(_BREATHER_SECONDS)
             self._is_awake = False
 
     async def _tick(self) -> None:
@@ -165,7 +181,10 @@ class Listener:
             await trio.sleep(max(0.02, min(1.0, shortest / 4)))
             self.now = now = trio.current_time()
             for connection in list(self.connections.values()):
-                connection.on_tick(now)
+                try:
+                    connection.on_tick(now)
+                except Exception as problem:
+                    connection.fail(problem)
             self._resume_accepting()
             if now - self._trimmed_at > _TRIM_SECONDS:
                 self._trimmed_at = now
@@ -187,6 +206,9 @@ class Listener:
                     self._pause_accepting(str(problem))
                     return
                 continue  # that client left before it was let in
+            except MemoryError as problem:
+                self._pause_accepting(repr(problem))
+                return
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -201,11 +223,15 @@ class Listener:
         return len(self.connections) + (self._tls.count if self._tls is not None else 0)
 
     def _admit(self, sock: socket.socket) -> None:
-        """From here on the client speaks HTTP."""
+        """From here on the client speaks HTTP. Never raises: whom it cannot take it sends away."""
         self.now = trio.current_time()
-        connection = Connection(self, sock)
-        self.connections[connection.fd] = connection
-        self._epoll.register(connection.fd, READ)
+        try:
+            connection = Connection(self, sock)
+            self._epoll.register(connection.fd, READ)
+            self.connections[connection.fd] = connection
+        except Exception as problem:
+            note("a client cannot be let in", problem)
+            sock.close()
 
     def _pause_accepting(self, reason: str) -> None:
         """Leaves new clients in the backlog: a door that is readable and not accepted from would spin the loop."""
@@ -241,7 +267,10 @@ class Listener:
         if self._tls is not None:
             self._tls.close()
         for connection in list(self.connections.values()):
-            connection.on_drain()
+            try:
+                connection.on_drain()
+            except Exception as problem:
+                connection.fail(problem)
         if self.connections:
             with trio.move_on_at(deadline):
                 await self._emptied.wait()

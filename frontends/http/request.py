@@ -90,6 +90,12 @@ class HttpRequest:
         """Of the reply, waiting for the client to read."""
         raise NotImplementedError
 
+    def break_off(self, problem: Exception) -> None:
+        """Ends a request that something of ours keeps from being answered: the log has `problem`, the handler is told
+        as if the client had left, and the client gets what breakdown.py says, or where its answer has begun the end of
+        its connection. Never raises."""
+        raise NotImplementedError
+
     # For traces.
 
     def began_at(self) -> float | None:

@@ -15,6 +15,7 @@ import attrs
 from ...schema.fault import Fault, InvalidArgument, NotFound, Restricted
 from ...schema.inference import LATEST
 from ...schema.kserve_http_reply import encode_error
+from .breakdown import answer_to
 from .request import JSON, TEXT, HttpRequest
 
 if TYPE_CHECKING:
@@ -164,9 +165,13 @@ def reply_fault(request: HttpRequest, fault: Fault, content_type: bytes) -> None
 
 
 def reply_problem(request: HttpRequest, problem: Exception, content_type: bytes) -> None:
-    """A fault in the client's words; anything else is ours: the log has it whole, the client a line."""
-    if isinstance(problem, Fault):
-        reply_fault(request, problem, content_type)
-        return
-    logger.error("HTTP: %s %s failed", request.method, request.path, exc_info=problem)
-    request.reply(500, content_type, [encode_error(f"internal error: {type(problem).__name__}")])
+    """A fault in the client's words; anything else is ours: the log has it whole, the client a line. Never raises."""
+    try:
+        if isinstance(problem, Fault):
+            reply_fault(request, problem, content_type)
+            return
+        logger.error("HTTP: %s %s failed", request.method, request.path, exc_info=problem)
+        status, text = answer_to(problem)
+        request.reply(status, content_type, [encode_error(text)])
+    except Exception as second:
+        request.break_off(second)

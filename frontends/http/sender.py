@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_error
 from ..usual import MADE_MAX
+from .breakdown import note
 from .outlet import Outlet
 from .request import JSON, Buffer, Field
 from .status import head_of_reply, head_of_stream
@@ -35,7 +36,7 @@ WRITE: Final = select.EPOLLOUT
 
 
 class Sender:
-    """What Connection builds on. The receiving half overrides the last five methods."""
+    """What Connection builds on. The receiving half overrides the last six methods."""
 
     __slots__ = (
         "_buffer",
@@ -97,6 +98,9 @@ class Sender:
                 outlet.send_whole(reply)
             except OSError:
                 self.abort()
+                return
+            except Exception as problem:
+                self.cut(problem)
                 return
             if outlet.pending:
                 self._watch(self.events | WRITE)
@@ -184,6 +188,11 @@ class Sender:
         if self.state != CLOSED:
             self._finish(unread=True)
 
+    def cut(self, problem: Exception) -> None:
+        """Ends the connection because an answer that may have begun to leave cannot be sent. Never raises."""
+        note("an answer cannot be sent", problem)
+        self.abort()
+
     def _finish(self, *, unread: bool) -> None:
         """No more replies follow. Closing a socket with unread bytes resets it, and the reply with it: so linger."""
         self.since = self._listener.now
@@ -259,21 +268,30 @@ class Sender:
             self.close()
 
     def close(self) -> None:
-        """Closes now; a request in flight is cancelled. Idempotent."""
+        """Closes now; a request in flight is cancelled. Idempotent, never raises."""
         if self.state == CLOSED:
             return
         self.state = CLOSED
         self._streamed = None
-        self._drop_input()
-        self._outlet.drop()
-        self._tell_sent()
         self._listener.forget(self)
         self.sock.close()
+        self._outlet.drop()
         self.usual = None
-        request = self._request
-        self._request = None
+        try:
+            self._drop_input()
+            self._tell_sent()
+        except Exception as problem:
+            note("ending a connection failed", problem)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """The client gets no answer any more: whoever makes it is told. Never raises."""
+        request, self._request = self._request, None
         if request is not None:
-            request.abandon()
+            try:
+                request.abandon()
+            except Exception as problem:
+                note("cancelling a request failed", problem)
 
     def release(self) -> socket.socket:
         """Gives the socket away, for another protocol."""
@@ -294,6 +312,10 @@ class Sender:
             self._listener.watch(self.fd, events)
 
     # The receiving half's.
+
+    def fail(self, problem: Exception) -> None:
+        """Answers, if it can, that something of ours broke, and ends the connection."""
+        raise NotImplementedError
 
     def resume(self) -> None:
         """Takes the next request from what has been received."""

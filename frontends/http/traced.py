@@ -79,6 +79,10 @@ class TracedRequest(HttpRequest):
         self._request.end_reply()
         self._sent()
 
+    def break_off(self, problem: Exception) -> None:
+        self._request.break_off(problem)
+        self._sent()
+
     @property
     def unsent_bytes(self) -> int:
         return self._request.unsent_bytes

@@ -68,9 +68,12 @@ class MetricsPage:
                 self._nursery.start_soon(self._answer_by_thread, request)
 
     async def _answer_by_thread(self, request: HttpRequest) -> None:
-        async with self._writing:
-            text = await trio.to_thread.run_sync(self._text)
-        request.reply(200, CONTENT_TYPE, [text])
+        try:
+            async with self._writing:
+                text = await trio.to_thread.run_sync(self._text)
+            request.reply(200, CONTENT_TYPE, [text])
+        except Exception as problem:
+            request.break_off(problem)
 
     def _text(self) -> bytes:
         return text_of(self.registry.collect())
