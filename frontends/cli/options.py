@@ -147,6 +147,7 @@ _HTTP = [
     Option("http-body-stall-timeout", number, "http.body_stall_timeout", "Ours: seconds between two pieces of a body."),
     Option("http-idle-timeout", number, "http.idle_timeout", "Ours: seconds until an idle connection is closed."),
     Option("http-write-stall-timeout", number, "http.write_stall_timeout", "Ours: seconds a client may not read."),
+    Option("http-stop-grace", number, "http.stop_grace", "Ours: seconds that half a request has left at the end."),
     Option(
         "http-header-forward-pattern",
         regular_expression,

@@ -7,7 +7,8 @@ who listen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -15,6 +16,7 @@ from ...schema.kserve_http_reply import encode_error
 from .breakdown import NoRoomForBody, answer_to, note
 from .head import path_of
 from .request import JSON, TEXT, Buffer, Field, HttpRequest
+from .status import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .streamed import StreamedReply
 
 Message = dict[str, Any]
+CLOSE: Final = (b"connection", b"close")
 
 
 class AsgiApplication:
@@ -33,6 +36,18 @@ class AsgiApplication:
         self._settings = settings
         self._active = 0
         self._rested = trio.Event()
+        self._is_stopping = False
+        self._bodies: set[trio.CancelScope] = set()
+        """Around the waits for more of a body."""
+        self._bodies_until = math.inf
+
+    def stop_soon(self) -> None:
+        """The server stops. Over HTTP/1.1 each answer is the last of its connection; HTTP/2 has no word for that here,
+        so new requests are refused. A body of which a part has come has `stop_grace` for the rest."""
+        self._is_stopping = True
+        self._bodies_until = trio.current_time() + self._settings.stop_grace
+        for scope in self._bodies:
+            scope.deadline = min(scope.deadline, self._bodies_until)
 
     async def wait_rested(self) -> None:
         """Returns when no request is being served."""
@@ -63,6 +78,8 @@ class AsgiApplication:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
+        is_http1 = scope.get("http_version", "").startswith("1")
+        is_late = self._is_stopping and not is_http1
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             headers.setdefault(bytes(name), bytes(value))
@@ -77,15 +94,17 @@ class AsgiApplication:
         request = _AsgiRequest(scope["method"].encode("latin-1"), path, headers, body)
         if problem is not None:
             request.reply(problem[0], JSON, [encode_error(problem[1])])
+        elif is_late:
+            request.reply(503, JSON, [encode_error("Server exiting")])
         else:
             self._handle(request)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch, receive, request)
                 await request.is_answered.wait()
-                await request.stream_through(send)
+                await request.stream_through(send, closes=self._is_stopping and is_http1)
                 nursery.cancel_scope.cancel()
-            await request.send_through(send)
+            await request.send_through(send, closes=self._is_stopping and is_http1)
         finally:
             request.abandon()  # if this was cancelled: the connection has ended
 
@@ -100,8 +119,15 @@ class AsgiApplication:
         problem: tuple[int, str] | None = None
         while True:
             with trio.move_on_after(settings.body_stall_timeout) as stall:
-                message = await receive()
+                stall.deadline = min(stall.deadline, self._bodies_until)
+                self._bodies.add(stall)
+                try:
+                    message = await receive()
+                finally:
+                    self._bodies.discard(stall)
             if stall.cancelled_caught:
+                if self._is_stopping:
+                    return b"", UNFINISHED
                 return b"", (408, f"no request body received for {settings.body_stall_timeout:g} seconds")
             if message["type"] == "http.disconnect":
                 return None, None
@@ -164,14 +190,15 @@ class _AsgiRequest(HttpRequest):
     def unsent_bytes(self) -> int:
         return sum(map(len, self._parts))
 
-    async def stream_through(self, send: Callable[[Message], Awaitable[None]]) -> None:
+    async def stream_through(self, send: Callable[[Message], Awaitable[None]], *, closes: bool) -> None:
         """Sends a reply that comes bit by bit, as fast as the client reads; other replies it leaves alone."""
         if self._streamed is None or self._answer is None:
             return
         status, content_type, _, _ = self._answer
         self._answer = None
         on_room = self._streamed.on_room
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type)]})
+        headers = [(b"content-type", content_type), *([CLOSE] if closes else ())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         while not self.is_gone:
             if self._parts:
                 count = len(self._parts)
@@ -213,14 +240,16 @@ class _AsgiRequest(HttpRequest):
             note("ending a request failed", second)
             self.abandon()
 
-    async def send_through(self, send: Callable[[Message], Awaitable[None]]) -> None:
-        """Sends the reply, if the client is there to have it."""
+    async def send_through(self, send: Callable[[Message], Awaitable[None]], *, closes: bool) -> None:
+        """Sends the reply, if the client is there to have it. `closes` says that the connection ends with it."""
         if self._answer is None:
             return
         status, content_type, buffers, fields = self._answer
         size = sum(map(len, buffers))
         headers = [(b"content-type", content_type), (b"content-length", b"%d" % size)]
         headers += [(name.lower(), value) for name, value in fields]
+        if closes:
+            headers.append(CLOSE)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         body = b"" if self.method == b"HEAD" else b"".join(buffers)
         await send({"type": "http.response.body", "body": body, "more_body": False})

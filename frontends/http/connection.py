@@ -28,6 +28,7 @@ from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
 from .intake import Intake
 from .sender import ANSWER, BODY, CHUNKS, CLOSED, HEAD, LINGER, READ, WRITE, Sender
+from .status import UNFINISHED
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +44,10 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 RECEIVE_BYTES: Final = 64 * 1024
 _TURN_BYTES_MAX: Final = 4 * 1024 * 1024
 """Body bytes received of one connection before the others have their turn."""
+_BETWEEN_REQUESTS_S: Final = 0.2
+"""A client that had its answer so lately may be about to ask again: its write must not fail for the server's stop."""
+_LAST_WORDS_S: Final = 0.1
+"""How long a stopping server lingers after a refusal."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -332,11 +337,23 @@ class Connection(Sender):
         return self.state == HEAD and not self._ahead() and not self._outlet.pending
 
     def on_drain(self) -> None:
-        """The server stops: takes the request that may have arrived by now, or ends an idle connection at once."""
-        if self.is_idle():
-            self._receive()
-            if self.is_idle():
+        """The server stops. Called now and then until the connection has ended: takes the request that may have come
+        by now, ends an idle connection, and does not wait long for the rest of a request."""
+        listener = self._listener
+        waited = listener.now - self.since
+        if self.state == LINGER:
+            if waited > _LAST_WORDS_S and not self._outlet.pending:
                 self.close()
+        elif self.is_idle():
+            self._receive()
+            if waited > _BETWEEN_REQUESTS_S and self.is_idle():
+                self.close()
+        elif (
+            self.state in (HEAD, BODY, CHUNKS)
+            and not self._outlet.pending
+            and listener.now - listener.draining_since > listener.settings.stop_grace
+        ):
+            self.refuse(*UNFINISHED)
 
     def fail(self, problem: Exception) -> None:
         """Something of ours broke while this connection was served: what its client asked is answered with that, or

@@ -121,6 +121,7 @@ class HypercornDoor:
         """
         self.stop_accepting()
         self._is_draining = True
+        self._application.stop_soon()
         with trio.move_on_at(deadline):
             await self._application.wait_rested()
             if self._count:

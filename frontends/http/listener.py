@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import select
 import socket
@@ -45,6 +46,7 @@ _RESUMES_MAX: Final = 64
 _PASSES_MAX: Final = 4
 """Looks at the sockets before everybody else in the program gets a turn."""
 _OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_DRAIN_LOOK_SECONDS: Final = 0.05
 _TRIM_SECONDS: Final = 30.0
 _BREATHER_SECONDS: Final = 0.05
 """After a pass that failed, which the next one may too: nothing is lost, for epoll tells again what is there."""
@@ -77,6 +79,7 @@ class Listener:
         """Seconds on trio's clock at the start of this pass."""
         self.draining = False
         """True once replies say `Connection: close`."""
+        self.draining_since = math.inf
         self._is_verbose = False
         """Every request is logged: none may take a short way past that."""
         self.takes_http2 = hand_over_http2 is not None
@@ -259,21 +262,25 @@ class Listener:
         self._doors = {}
 
     async def drain(self, deadline: float) -> None:
-        """Closes the doors and idle connections at once, lets requests in flight be answered, and closes what is left
-        at `deadline`, in seconds on trio's clock. Cancelled, it closes nothing more."""
+        """Closes the doors and idle connections at once, lets requests in flight be answered, gives half-sent ones
+        `stop_grace`, and closes what is left at `deadline`, in seconds on trio's clock. Cancelled, it closes nothing
+        more."""
         self.stop_accepting()
         self.draining = True
         self._generation.bump()
+        self.draining_since = trio.current_time()
         if self._tls is not None:
             self._tls.close()
-        for connection in list(self.connections.values()):
-            try:
-                connection.on_drain()
-            except Exception as problem:
-                connection.fail(problem)
-        if self.connections:
-            with trio.move_on_at(deadline):
-                await self._emptied.wait()
+        with trio.move_on_at(deadline):
+            while self.connections:
+                self.now = trio.current_time()
+                for connection in list(self.connections.values()):
+                    try:
+                        connection.on_drain()
+                    except Exception as problem:
+                        connection.fail(problem)
+                with trio.move_on_after(_DRAIN_LOOK_SECONDS):
+                    await self._emptied.wait()
         if self.connections:
             logger.warning("HTTP: closing %d connections that did not end in time", len(self.connections))
         for connection in list(self.connections.values()):

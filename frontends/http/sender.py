@@ -322,7 +322,7 @@ class Sender:
         raise NotImplementedError
 
     def on_drain(self) -> None:
-        """Ends an idle connection of a server that stops."""
+        """Ends the connection of a server that stops, as soon as nothing is owed."""
         raise NotImplementedError
 
     def _watch_input(self) -> None:

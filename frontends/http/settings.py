@@ -49,6 +49,8 @@ class HttpSettings:
     """A reply of which the client takes nothing."""
     linger_timeout: float = 2.0
     """After a refusal: how long what the client still sends is thrown away, so that it sees the reply."""
+    stop_grace: float = 1.0
+    """Once the server stops: for the rest of a request of which a part has arrived. Then 503."""
     keepalive_probe_after: int = 60
     """TCP keepalive: finds hosts that vanished without a word."""
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from .request import Field
 
+UNFINISHED: Final = (503, "the server is stopping: the rest of the request did not come in time")
+
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus} | {405: b"Not Allowed"}
 _beginnings: dict[tuple[int, bytes], bytes] = {}
 """Status line and content type, as often as handlers name different ones."""

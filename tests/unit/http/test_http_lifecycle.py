@@ -1,4 +1,4 @@
-"""How connections end: clients that leave, half-closed clients, timeouts, slow readers, limits, draining."""
+"""How connections end: clients that leave, half-closed clients, timeouts, slow readers, limits."""
 
 import errno
 import resource
@@ -255,68 +255,6 @@ async def test_no_file_descriptors_left(door, monkeypatch):
     is_full = False
     with trio.fail_after(3):
         assert (await client.reply()).status == 200
-
-
-async def test_drain_answers_what_is_in_flight(door, infer_bytes, autojump_clock):
-    """32 requests held, one half received, 10 idle connections: idle ones end at once, the others are answered."""
-    model = door.engine.models["addsub"]
-    model.is_held = True
-    idle = [await door.connect() for _ in range(10)]
-    for client in idle:
-        await client.ask(GET)
-    busy = [await door.connect() for _ in range(32)]
-    for client in busy:
-        await client.send(infer_bytes())
-    half = await door.connect()
-    request = infer_bytes()
-    await half.send(request[:100])
-    await door.until(lambda: len(model.waiting) == 32 and len(door.listener.connections) == 43)
-    late = await door.connect()
-    await late.send(infer_bytes())  # knocked before the door closed
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(door.server.drain, trio.current_time() + 30)
-        for client in idle:
-            assert await client.ended() == b""
-        with pytest.raises(OSError, match="failed"):
-            await trio.open_tcp_stream("127.0.0.1", door.port)
-        await trio.sleep(5)
-        assert len(model.waiting) == 33
-        await half.send(request[100:])
-        await door.until(lambda: len(model.waiting) == 34)
-        model.release()
-        for client in [*busy, half, late]:
-            reply = await client.reply()
-            assert (reply.status, reply.headers["connection"]) == (200, "close")
-            assert await client.ended() == b""
-    assert trio.current_time() < 10
-    assert door.server.drained.is_set()
-
-
-async def test_drain_ends_at_its_deadline(door, infer_bytes, autojump_clock):
-    """A request that is never answered is cancelled, a connection half received is closed."""
-    model = door.engine.models["addsub"]
-    model.is_held = True
-    client = await door.connect()
-    await client.send(infer_bytes())
-    half = await door.connect()
-    await half.send(b"GET /")
-    await door.until(lambda: model.waiting and len(door.listener.connections) == 2)
-    await door.server.drain(trio.current_time() + 3)
-    assert 3 <= trio.current_time() < 5
-    assert len(model.cancelled) == 1
-    assert not door.listener.connections
-    assert await client.ended() == b""
-
-
-async def test_stop_accepting_serves_on(door):
-    """Open connections are served after the door is closed; twice is as good as once."""
-    client = await door.connect()
-    await client.ask(GET)
-    door.server.stop_accepting()
-    door.server.stop_accepting()
-    assert (await client.ask(GET)).status == 200
-    with pytest.raises(OSError, match="failed"):
-        await trio.open_tcp_stream("127.0.0.1", door.port)
 
 
 async def test_cancelling_the_server_cancels_its_requests(infer_bytes, open_door):
