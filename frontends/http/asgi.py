@@ -16,7 +16,7 @@ from ...schema.kserve_http_reply import encode_error
 from .breakdown import NoRoomForBody, answer_to, note
 from .head import path_of
 from .request import JSON, TEXT, Buffer, Field, HttpRequest
-from .status import UNFINISHED
+from .status import UNFINISHED, slow_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -116,6 +116,7 @@ class AsgiApplication:
         settings = self._settings
         parts: list[bytes] = []
         size = 0
+        began = trio.current_time()
         problem: tuple[int, str] | None = None
         while True:
             with trio.move_on_after(settings.body_stall_timeout) as stall:
@@ -133,6 +134,9 @@ class AsgiApplication:
                 return None, None
             part = message.get("body", b"")
             size += len(part)
+            counted_s = trio.current_time() - began - settings.body_stall_timeout
+            if size < settings.body_rate_min * counted_s and message.get("more_body"):
+                return b"", (408, slow_body(settings.body_rate_min))
             if size > settings.body_bytes_max:
                 problem = (400, f"request body exceeds the maximum of {settings.body_bytes_max} bytes")
                 parts.clear()

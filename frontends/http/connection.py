@@ -28,7 +28,7 @@ from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
 from .intake import Intake
 from .sender import ANSWER, BODY, CHUNKS, CLOSED, HEAD, LINGER, READ, WRITE, Sender
-from .status import UNFINISHED
+from .status import UNFINISHED, slow_body
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +44,8 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 RECEIVE_BYTES: Final = 64 * 1024
 _TURN_BYTES_MAX: Final = 4 * 1024 * 1024
 """Body bytes received of one connection before the others have their turn."""
+_SPARE_AFTER_S: Final = 1.0
+"""An idle connection, or the beginning of a request, so old is not needed by a full door."""
 _BETWEEN_REQUESTS_S: Final = 0.2
 """A client that had its answer so lately may be about to ask again: its write must not fail for the server's stop."""
 _LAST_WORDS_S: Final = 0.1
@@ -336,6 +338,30 @@ class Connection(Sender):
         """True between requests: nothing received, nothing owed."""
         return self.state == HEAD and not self._ahead() and not self._outlet.pending
 
+    def is_spare(self, now: float) -> bool:
+        """Whether a full door can do without this connection: nothing, or hardly anything, comes of it."""
+        if self.is_idle():
+            return now - self.since > _SPARE_AFTER_S
+        if self.state == HEAD:
+            return bool(self._ahead()) and not self._outlet.pending and now - self.since > _SPARE_AFTER_S
+        return self._is_dripping(now, _SPARE_AFTER_S)
+
+    def _is_dripping(self, now: float, grace: float) -> bool:
+        """Whether less of a body has come than `body_rate_min` allows, the first `grace` seconds not counted."""
+        if self.state == BODY:
+            got = self._got
+        elif self.state == CHUNKS and self._chunks is not None:
+            got = len(self._chunks.body)
+        else:
+            return False
+        return got < self._listener.settings.body_rate_min * (now - self._body_since - grace)
+
+    def make_room(self) -> None:
+        """Ends it for somebody who waits."""
+        if not self.is_idle():
+            self.refuse(408, "the server is full and this request arrives slowly")
+        self.close()
+
     def on_drain(self) -> None:
         """The server stops. Called now and then until the connection has ended: takes the request that may have come
         by now, ends an idle connection, and does not wait long for the rest of a request."""
@@ -387,6 +413,8 @@ class Connection(Sender):
         elif state in (BODY, CHUNKS):
             if waited > settings.body_stall_timeout:
                 self.refuse(408, f"no request body received for {settings.body_stall_timeout:g} seconds")
+            elif self._is_dripping(now, settings.body_stall_timeout):
+                self.refuse(408, slow_body(settings.body_rate_min))
         elif state == LINGER and waited > settings.linger_timeout:
             self.close()
 

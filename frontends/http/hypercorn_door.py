@@ -29,6 +29,8 @@ Stream: TypeAlias = trio.SocketStream | TlsStream
 _REQUESTS_MAX = 2**31
 _STREAMS_MAX = 256
 _LAST_FRAME_SECONDS = 0.05
+_SPARE_AFTER_SECONDS = 1.0
+"""A connection that has been idle for so long is ended where another needs its place."""
 _PIECE_BYTES = 64 * 1024
 """A client must take so much within the write stall."""
 
@@ -46,6 +48,8 @@ class HypercornDoor:
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._count = 0
+        self._served: dict[_Watched, Any] = {}
+        """hypercorn's object for each connection."""
         self._emptied = trio.Event()
         self._is_draining = False
         self._parts: tuple[Any, Any, Any, Any] | None = None
@@ -84,24 +88,40 @@ class HypercornDoor:
         self._nursery.start_soon(partial(self._serve_stream, stream, data=data))
 
     async def _serve_stream(self, stream: Stream, *, data: bytes, context: ssl.SSLContext | None = None) -> None:
-        if self._count >= self._settings.connection_count_max or self._is_draining:
+        if self._is_draining or (self._count >= self._settings.connection_count_max and not self._make_room()):
             await stream.aclose()
             return
         self._count += 1
+        watched = _Watched(stream, data, self._settings.write_stall_timeout)
         try:
             server, wrapper, config, worker = await self._prepare()
-            served: Any = _Watched(stream, data, self._settings.write_stall_timeout)
+            carrier: Any = watched
             if context is not None and isinstance(stream, trio.SocketStream):
-                served = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-            await server(wrapper, config, worker, {}, served)
+                carrier = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+            self._served[watched] = served = server(wrapper, config, worker, {}, carrier)
+            await served
         except Exception as problem:
             note("hypercorn failed to serve a connection", problem)
         finally:
+            self._served.pop(watched, None)
             self._count -= 1
             if not self._count:
                 self._emptied.set()
                 self._emptied = trio.Event()
             stream.socket.close()
+
+    def _make_room(self) -> bool:
+        """Ends the connection that has been idle for longest. False if all are at work."""
+        now = trio.current_time()
+        spare = [
+            watched
+            for watched, served in self._served.items()
+            if now - watched.active_at > _SPARE_AFTER_SECONDS and served.is_idle()
+        ]
+        if not spare:
+            return False
+        self._served.pop(min(spare, key=lambda watched: watched.active_at)).served.cancel()
+        return True
 
     async def _prepare(self) -> tuple[Any, Any, Any, Any]:
         """hypercorn's own objects, the same for every connection. Imported when first needed, off the trio thread."""
@@ -142,6 +162,12 @@ def _load_hypercorn(application: AsgiApplication, settings: HttpSettings) -> tup
     class Connection(TCPServer):
         """Ends with its client, and does without one that takes nothing. hypercorn alone would wait for its timer of
         idle connections, and for ever for a reply that nobody takes any more."""
+
+        def is_idle(self) -> bool:
+            """Whether no request is under way."""
+            protocol = getattr(getattr(self, "protocol", None), "protocol", None)
+            has_request = getattr(protocol, "streams", None) or getattr(protocol, "stream", None) is not None
+            return protocol is not None and not has_request
 
         async def run(self) -> None:
             with trio.CancelScope() as self.served:
@@ -191,6 +217,8 @@ class _Watched:
         self._budget = FrameBudget(trio.current_time())
         self.socket = stream.socket
         self.sent_bytes = 0
+        self.active_at = trio.current_time()
+        """When something was last received or sent."""
 
     async def receive_some(self, count: int) -> bytes:
         if self._data:
@@ -199,6 +227,7 @@ class _Watched:
             self._data = b""
         else:
             data = bytes(await self._stream.receive_some(count))
+        self.active_at = trio.current_time()
         if not self._budget.allows(data, trio.current_time()):
             raise trio.BrokenResourceError("too many frames that carry nothing")
         return data
@@ -214,6 +243,7 @@ class _Watched:
                     await self._stream.aclose()  # which ends whoever reads, too
                 raise trio.BrokenResourceError("the client takes nothing")
             self.sent_bytes += min(_PIECE_BYTES, len(view) - start)
+            self.active_at = trio.current_time()
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()

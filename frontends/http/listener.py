@@ -28,6 +28,7 @@ from ..tls import TlsDoor
 from .body import BufferPool
 from .breakdown import note
 from .connection import Connection
+from .room import ProbeConnection, Room
 from .sender import READ
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _PASSES_MAX: Final = 4
 """Looks at the sockets before everybody else in the program gets a turn."""
 _OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _DRAIN_LOOK_SECONDS: Final = 0.05
+_WARN_SECONDS: Final = 10.0
 _TRIM_SECONDS: Final = 30.0
 _BREATHER_SECONDS: Final = 0.05
 """After a pass that failed, which the next one may too: nothing is lost, for epoll tells again what is there."""
@@ -58,7 +60,8 @@ class Listener:
     `handle(request)` never raises and never blocks. `hand_over_http2(socket, bytes)` takes a connection that opened
     with the HTTP/2 preface; None means that there is nobody who could. `inline` is the engine's, which shares batches
     between the requests of a pass; `generation`, too, ends with what this door's connections remember. With a
-    `context`, clients must speak TLS.
+    `context`, clients must speak TLS. `is_probe(method, path)` says which requests are served even when no connection
+    is left.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Listener:
         inline: InlineRunner | None = None,
         context: ssl.SSLContext | None = None,
         generation: Generation | None = None,
+        is_probe: Callable[[bytes, bytes], bool] | None = None,
     ) -> None:
         self.handle = handle
+        self.is_probe = is_probe or (lambda method, path: False)
         self._generation = generation or Generation()
         self._inline = inline or InlineRunner()
         self.settings = settings
@@ -85,6 +90,11 @@ class Listener:
         self.takes_http2 = hand_over_http2 is not None
         self.buffers = BufferPool(settings.recycled_bytes_max)
         self.connections: dict[int, Connection] = {}
+        self._room = Room(self.connections)
+        self._probes: dict[int, ProbeConnection] = {}
+        """Of the connections those beyond the limit, oldest first."""
+        self._probe_count_max = settings.probe_count_max if is_probe is not None else 0
+        self._warned_at = -math.inf
         self._hand_over_http2 = hand_over_http2
         self._tls: TlsDoor | None = None
         if context is not None:
@@ -198,14 +208,19 @@ class Listener:
     def _accept(self, door: socket.socket, limit: int = _ACCEPTS_MAX) -> None:
         for _ in range(limit):
             if self._count() >= self.settings.connection_count_max:
-                self._pause_accepting(f"{self._count()} connections are open")
-                return
+                if not _is_knocked_at(door):
+                    return
+                if not self._make_room():
+                    self._pause_accepting(f"{self._count()} connections are open")
+                    return
             try:
                 sock, _ = door.accept()
             except BlockingIOError:
                 return
             except OSError as problem:
                 if problem.errno in _OUT_OF_ROOM:
+                    if _is_knocked_at(door) and self._room.make(self.now):
+                        continue
                     self._pause_accepting(str(problem))
                     return
                 continue  # that client left before it was let in
@@ -223,29 +238,55 @@ class Listener:
                 self._admit(sock)
 
     def _count(self) -> int:
-        return len(self.connections) + (self._tls.count if self._tls is not None else 0)
+        """Places taken, probes' left out."""
+        return len(self.connections) - len(self._probes) + (self._tls.count if self._tls is not None else 0)
+
+    def _make_room(self) -> bool:
+        """For one beyond the limit: another goes, or it may come in for health only. False if neither is possible."""
+        taken = self._count()
+        if self._room.make(self.now) or (self._tls is not None and self._tls.make_room(self.now)):
+            self._warn("%d connections are open: idle ones make room for new ones", taken)
+            return True
+        self._warn("%d connections are open, all at work: only health probes are let in", taken)
+        if taken + len(self._probes) < self.settings.connection_count_max + self._probe_count_max:
+            return True
+        probe = next((probe for probe in self._probes.values() if probe.may_go()), None)
+        if probe is not None:
+            probe.close()
+        return probe is not None
+
+    def _warn(self, text: str, *details: object) -> None:
+        """Into the log, but not again and again."""
+        if self.now - self._warned_at > _WARN_SECONDS:
+            self._warned_at = self.now
+            logger.warning("HTTP: " + text, *details)
 
     def _admit(self, sock: socket.socket) -> None:
         """From here on the client speaks HTTP. Never raises: whom it cannot take it sends away."""
         self.now = trio.current_time()
         try:
-            connection = Connection(self, sock)
+            if self._count() < self.settings.connection_count_max:
+                connection = Connection(self, sock)
+            else:
+                self._probes[sock.fileno()] = connection = ProbeConnection(self, sock)
             self._epoll.register(connection.fd, READ)
             self.connections[connection.fd] = connection
         except Exception as problem:
             note("a client cannot be let in", problem)
+            self._probes.pop(sock.fileno(), None)
             sock.close()
 
     def _pause_accepting(self, reason: str) -> None:
         """Leaves new clients in the backlog: a door that is readable and not accepted from would spin the loop."""
         if not self._is_paused:
             self._is_paused = True
-            logger.warning("HTTP: not accepting connections for now: %s", reason)
+            self._warn("not accepting connections for now: %s", reason)
             for fd in self._doors:
                 self._epoll.unregister(fd)
 
     def _resume_accepting(self) -> None:
-        if self._is_paused and self._count() < self.settings.connection_count_max:
+        """Somebody has left, or a little time has passed: who knocks may find room now."""
+        if self._is_paused:
             self._is_paused = False
             for fd in self._doors:
                 self._epoll.register(fd, READ)
@@ -294,9 +335,10 @@ class Listener:
     def forget(self, connection: Sender) -> None:
         """The connection's socket is about to close or to change hands."""
         del self.connections[connection.fd]
+        if self._probes:
+            self._probes.pop(connection.fd, None)
         self._epoll.unregister(connection.fd)
-        if self._is_paused:
-            self._resume_accepting()
+        self._resume_accepting()
         if self.draining and not self.connections:
             self._emptied.set()
 
@@ -309,3 +351,10 @@ class Listener:
     def hand_over(self, connection: Connection, data: bytes) -> None:
         assert self._hand_over_http2 is not None, "asked only where takes_http2"
         self._hand_over_http2(connection.release(), data)
+
+
+def _is_knocked_at(door: socket.socket) -> bool:
+    """Whether a client waits: `accept` cannot tell where there is no descriptor for one."""
+    poll = select.poll()
+    poll.register(door, select.POLLIN)
+    return bool(poll.poll(0))

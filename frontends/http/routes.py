@@ -126,6 +126,11 @@ class Router:
         else:
             request.reply(405, route.content_type, [encode_error("Method Not Allowed")])
 
+    def is_probe(self, method: bytes, path: bytes) -> bool:
+        """Whether a request asks for health, and nothing else."""
+        match = self._matches.get(path) or self._match(path)
+        return match is not None and match.route.category == "health" and method in match.route.handlers
+
     def _match(self, path: bytes) -> Match | None:
         for pattern, route in self._routes:
             found = pattern.match(path)

@@ -50,7 +50,14 @@ async def serve_http(
         else:
             await nursery.start(hypercorn.run, ())
             listener = Listener(
-                sockets, router.handle, settings, hypercorn.serve, engine.inline, context, engine.generation
+                sockets,
+                router.handle,
+                settings,
+                hypercorn.serve,
+                engine.inline,
+                context,
+                engine.generation,
+                router.is_probe,
             )
             nursery.start_soon(listener.run)
         server = HttpServer(listener, hypercorn)

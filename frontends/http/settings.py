@@ -38,11 +38,17 @@ class HttpSettings:
     """Large body buffers kept for later requests, all together."""
 
     connection_count_max: int = 4096
-    """Beyond it new connections wait in the listening socket's backlog."""
+    """Beyond it the connection that has been idle for longest makes room, or the slowest request; where all are at work
+    new connections may only ask for health."""
+    probe_count_max: int = 8
+    """Such connections. Beyond them new ones wait in the listening socket's backlog."""
     head_timeout: float = 10.0
     """From a request's first byte to the end of its headers."""
     body_stall_timeout: float = 30.0
     """Between two arrivals of body bytes."""
+    body_rate_min: int = 240
+    """Bytes of a body per second, on average, once it has taken `body_stall_timeout`, which does not count. Below it:
+    408. 0 for none."""
     idle_timeout: float = 75.0
     """A connection without a byte of a request, new or kept alive."""
     write_stall_timeout: float = 30.0

@@ -17,6 +17,11 @@ _beginnings: dict[tuple[int, bytes], bytes] = {}
 """Status line and content type, as often as handlers name different ones."""
 
 
+def slow_body(rate_min: int) -> str:
+    """The words of a 408."""
+    return f"the request body arrives at less than {rate_min} bytes per second"
+
+
 def head_of_stream(status: int, content_type: bytes, *, is_chunked: bool, closes: bool) -> bytes:
     """The same for a reply whose length is not known yet. Without chunks it ends with the connection."""
     return b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\n%b%b\r\n" % (
