@@ -12,8 +12,8 @@ Rules
    that closed the whole socket looks the same until something is sent to it. So when a stream ends while a request is
    in flight, an interim `100 Continue` goes out: HTTP/1.1 clients skip it; the host of a client that left answers it
    with a reset, which epoll reports at once and which cancels the request. HTTP/1.0 knows no interim answers: there
-   only the answer itself finds out. Once a reply has begun that comes bit by bit, its own filling,
-   which readers skip, is the probe.
+   only the answer itself finds out. A reply that comes bit by bit, once begun, ends where its client's stream ends, as
+   in the reference server.
 """
 
 from __future__ import annotations
@@ -191,13 +191,12 @@ class Connection(Sender):
 
     def _probe(self) -> None:
         """The client's stream ended, or ends behind what it sent ahead: has it left? See rule 3."""
+        if self._streamed is not None:
+            self.close()
+            return
         self._watch(self.events & WRITE)
         head = self._head
-        if self._outlet.pending or head is None:
-            return
-        if self._streamed is not None:
-            self.send_part(self._streamed.probe)
-        elif not head.is_http10:
+        if not self._outlet.pending and head is not None and not head.is_http10:
             self._send([_CONTINUE])
 
     def _watch_input(self) -> None:
@@ -223,9 +222,12 @@ class Connection(Sender):
     # From bytes to requests.
 
     def resume(self) -> None:
-        """Called by the listener after a reply, when more requests had been received ahead."""
+        """Called by the listener after a reply, when more requests had been received ahead, and after the beginning of
+        one that comes bit by bit, when the client's stream had ended."""
         if self.state == HEAD and self._ahead() and not self._is_behind():
             self._take_request()
+        elif self._streamed is not None and self._peer_ended:
+            self.close()
 
     def _take_request(self) -> None:
         listener = self._listener

@@ -40,8 +40,6 @@ NOT_ONE: Final = (
 )
 UNSENT_BYTES_MAX: Final = 256 * 1024
 """While more than this waits for the client, the model's answers are not consumed."""
-COMMENT: Final = b":\n\n"
-"""What event streams may hold between events; it finds out whether a client is still there."""
 
 
 class GenerateHandler:
@@ -123,11 +121,11 @@ class _Reply:
     def _take(self, answer: Answer) -> None:
         raise NotImplementedError
 
-    def _begin(self, failed: bool, content_type: bytes, probe: bytes = b"") -> None:
+    def _begin(self, failed: bool, content_type: bytes) -> None:
         """The status is that of the first answer."""
         if not self._has_begun:
             self._has_begun = True
-            streamed = StreamedReply(probe=probe, on_room=self.on_room)
+            streamed = StreamedReply(on_room=self.on_room)
             self._request.begin_reply(400 if failed else 200, content_type, streamed)
 
     def on_room(self) -> None:
@@ -155,7 +153,7 @@ class _EventsReply(_Reply):
 
     def _take(self, answer: Answer) -> None:
         content, failed = _content(answer)
-        self._begin(failed, EVENTS, COMMENT)
+        self._begin(failed, EVENTS)
         if content:
             self._request.write_part(b"data: %b\n\n" % content)
         if answer.final:

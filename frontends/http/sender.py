@@ -151,6 +151,8 @@ class Sender:
         streamed.keeps = head.keep_alive and streamed.is_chunked and not self._listener.draining
         self.since = self._listener.now
         self._send([head_of_stream(status, content_type, is_chunked=streamed.is_chunked, closes=not streamed.keeps)])
+        if self._peer_ended:
+            self._listener.resume_soon(self)  # the client has left, unless this reply is whole by then
 
     def send_part(self, data: bytes) -> None:
         """Sends more of such a reply."""
@@ -318,7 +320,7 @@ class Sender:
         raise NotImplementedError
 
     def resume(self) -> None:
-        """Takes the next request from what has been received."""
+        """Takes the next request from what has been received, or ends a reply under way whose client has left."""
         raise NotImplementedError
 
     def on_drain(self) -> None:

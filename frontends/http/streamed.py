@@ -11,11 +11,9 @@ if TYPE_CHECKING:
 class StreamedReply:
     """Made by the handler, for `HttpRequest.begin_reply`."""
 
-    __slots__ = ("is_chunked", "keeps", "on_room", "probe")
+    __slots__ = ("is_chunked", "keeps", "on_room")
 
-    def __init__(self, *, probe: bytes = b"", on_room: Callable[[], None] | None = None) -> None:
-        self.probe = probe
-        """Something that the body may hold anywhere and its readers skip, to find out about a silent client."""
+    def __init__(self, *, on_room: Callable[[], None] | None = None) -> None:
         self.on_room = on_room
         """Called when all that was written has left."""
         self.is_chunked = True
