@@ -148,6 +148,7 @@ _HTTP = [
     Option("http-body-bytes-max", positive, "http.body_bytes_max", "Ours: bytes of one request's body."),
     Option("http-head-timeout", number, "http.head_timeout", "Ours: seconds for the headers of a request to arrive."),
     Option("http-body-stall-timeout", number, "http.body_stall_timeout", "Ours: seconds between two pieces of a body."),
+    Option("http-recycled-idle", number, "http.recycled_idle", "Ours: seconds until unused memory of bodies is freed."),
     Option(
         "http-body-rate-min", integer, "http.body_rate_min", "Ours: bytes of a body a second; slower ones are refused."
     ),

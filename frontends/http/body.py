@@ -31,8 +31,8 @@ class BufferPool:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._kept: dict[int, list[np.ndarray]] = {}
-        """By size. Some may still be in use by somebody."""
+        self._shelves: dict[int, _Shelf] = {}
+        """By the size of the buffers."""
         self.kept_bytes = 0
         self._used = False
 
@@ -42,13 +42,15 @@ class BufferPool:
             return _fresh(size, size)
         self._used = True
         capacity = 1 << (size - 1).bit_length()
-        kept = self._kept.get(capacity)
-        if kept:
+        shelf = self._shelves.get(capacity)
+        if shelf is not None:
+            kept = shelf.kept
             for index in range(len(kept) - 1, max(-1, len(kept) - 1 - _LOOKS_MAX), -1):
                 array = kept[index]
                 if sys.getrefcount(array) == _UNSHARED:
                     del kept[index]
                     self.kept_bytes -= capacity
+                    shelf.least = min(shelf.least, len(kept))
                     return array
         return _fresh(capacity, size)
 
@@ -57,15 +59,32 @@ class BufferPool:
         capacity = array.nbytes
         if capacity < RECYCLED_FROM or self.kept_bytes + capacity > self._bytes_max:
             return
-        self._kept.setdefault(capacity, []).append(array)
+        shelf = self._shelves.get(capacity)
+        if shelf is None:
+            shelf = self._shelves[capacity] = _Shelf()
+        shelf.kept.append(array)
         self.kept_bytes += capacity
 
-    def trim(self) -> None:
-        """Called now and then: lets everything go if nothing was taken since the last call."""
-        if not self._used:
-            self._kept.clear()
-            self.kept_bytes = 0
-        self._used = False
+    def trim(self) -> bool:
+        """Called now and then: lets those go that were not needed since the last call. True if none was taken."""
+        for capacity, shelf in self._shelves.items():
+            del shelf.kept[: shelf.least]
+            self.kept_bytes -= shelf.least * capacity
+            shelf.least = len(shelf.kept)
+        was_used, self._used = self._used, False
+        return not was_used
+
+
+class _Shelf:
+    """Buffers of one size."""
+
+    __slots__ = ("kept", "least")
+
+    def __init__(self) -> None:
+        self.kept: list[np.ndarray] = []
+        """Oldest first. Some may still be in use by somebody."""
+        self.least = 0
+        """How many of them were there all the time since the last trim."""
 
 
 def _fresh(capacity: int, size: int) -> np.ndarray:

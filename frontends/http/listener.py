@@ -24,6 +24,7 @@ import trio
 
 from ...engine.execute.inline import InlineRunner
 from ...engine.observe.generation import Generation
+from ..heap import HEAP
 from ..tls import TlsDoor
 from .body import BufferPool
 from .breakdown import note
@@ -49,7 +50,6 @@ _PASSES_MAX: Final = 4
 _OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _DRAIN_LOOK_SECONDS: Final = 0.05
 _WARN_SECONDS: Final = 10.0
-_TRIM_SECONDS: Final = 30.0
 _BREATHER_SECONDS: Final = 0.05
 """After a pass that failed, which the next one may too: nothing is lost, for epoll tells again what is there."""
 
@@ -199,9 +199,10 @@ class Listener:
                 except Exception as problem:
                     connection.fail(problem)
             self._resume_accepting()
-            if now - self._trimmed_at > _TRIM_SECONDS:
+            if now - self._trimmed_at > settings.recycled_idle:
                 self._trimmed_at = now
-                self.buffers.trim()
+                if self.buffers.trim() and HEAP.is_swollen():
+                    await trio.to_thread.run_sync(HEAP.trim, abandon_on_cancel=True)
 
     # The doors.
 

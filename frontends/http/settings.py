@@ -36,6 +36,9 @@ class HttpSettings:
     longer read."""
     recycled_bytes_max: int = 256 * 1024 * 1024
     """Large body buffers kept for later requests, all together."""
+    recycled_idle: float = 10.0
+    """Of these, those that nobody needed for so long are freed; and when no large body has come for so long, what the
+    process had freed goes back to the system."""
 
     connection_count_max: int = 4096
     """Beyond it the connection that has been idle for longest makes room, or the slowest request; where all are at work
