@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.config_json import config_to_json
 from ...schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
-from ...schema.json_text import as_boolean, as_object, as_string, read_json
+from ...schema.json_text import as_boolean, as_object, as_string, read_first
 from . import answers
 from .generate import GenerateHandler
 from .infer import InferHandler
@@ -132,7 +132,7 @@ class _Handlers:
 
 def _object_of(request: HttpRequest) -> dict[str, Any]:
     """The body's JSON object; an empty body is an empty object. Raises MalformedRequest."""
-    return as_object(read_json(request.body)) if len(request.body) else {}
+    return as_object(read_first(request.body)) if len(request.body) else {}
 
 
 def _parameters_of(request: HttpRequest) -> dict[str, Any]:

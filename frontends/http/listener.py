@@ -18,6 +18,7 @@ import os
 import select
 import socket
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -120,7 +121,7 @@ class Listener:
         """Serves until cancelled; then every connection is closed and what it waited for is cancelled."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tick)
+                nursery.start_soon(self._tick, nursery)
                 if self._tls is not None:
                     await nursery.start(self._tls.run)
                 await self._serve()
@@ -181,7 +182,7 @@ class Listener:
                 await trio.sleep(_BREATHER_SECONDS)
             self._is_awake = False
 
-    async def _tick(self) -> None:
+    async def _tick(self, nursery: trio.Nursery) -> None:
         settings = self.settings
         shortest = min(
             settings.head_timeout,
@@ -202,7 +203,7 @@ class Listener:
             if now - self._trimmed_at > settings.recycled_idle:
                 self._trimmed_at = now
                 if self.buffers.trim() and HEAP.is_swollen():
-                    await trio.to_thread.run_sync(HEAP.trim, abandon_on_cancel=True)
+                    nursery.start_soon(partial(trio.to_thread.run_sync, HEAP.trim, abandon_on_cancel=True))
 
     # The doors.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from ...schema.fault import InvalidArgument, Unavailable
-from ...schema.json_text import as_boolean, as_object, as_string, as_unsigned, read_json
+from ...schema.json_text import as_boolean, as_object, as_string, as_unsigned, read_first
 from ..log_settings import NAMES, SWITCHES
 from .request import JSON, HttpRequest
 
@@ -27,7 +27,7 @@ class LogHandlers:
 
     def change(self, request: HttpRequest, match: Match) -> None:
         """Members that are null stay as they are; unknown ones are ignored. Answers with what holds now."""
-        wanted = as_object(read_json(request.body))
+        wanted = as_object(read_first(request.body))
         for name in NAMES:
             value = wanted.get(name)
             if value is None:

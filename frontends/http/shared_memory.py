@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ...schema.fault import InvalidArgument
-from ...schema.json_text import as_string, as_unsigned, member, read_json
+from ...schema.json_text import as_string, as_unsigned, member, read_first
 from .request import JSON, HttpRequest
 from .routes import Match, Route
 
@@ -51,7 +51,7 @@ class _Handlers:
         self._memory.check_allowed()
         if not match.region:
             raise InvalidArgument("'region name' is necessary to register system shared memory region")
-        wanted = read_json(request.body)
+        wanted = read_first(request.body)
         key = as_string(_field(wanted, "key"))
         offset = as_unsigned(wanted.get("offset", 0))
         byte_size = as_unsigned(_field(wanted, "byte_size"))
@@ -73,7 +73,7 @@ class _Handlers:
         self._memory.check_allowed()
         if not match.region:
             raise InvalidArgument("'region name' is necessary to register cuda shared memory region")
-        wanted = read_json(request.body)
+        wanted = read_first(request.body)
         handle_text = as_string(member(_field(wanted, "raw_handle"), "b64"))
         byte_size = as_unsigned(member(wanted, "byte_size"))
         device_id = as_unsigned(member(wanted, "device_id"))

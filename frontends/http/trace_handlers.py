@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from ...schema.fault import MalformedRequest
-from ...schema.json_text import as_string, read_json
+from ...schema.json_text import as_string, read_first
 from ..trace_changes import NUMBERS, levels_of, number_of, refuse_file
 from .request import JSON, HttpRequest
 from .routes import Match, Route
@@ -43,7 +43,7 @@ class _Handlers:
     def change(self, request: HttpRequest, match: Match) -> None:
         """Null takes a setting back to what it follows; unknown members are ignored. Answers with what holds now."""
         self._tracer.check_model(match.model)
-        document = read_json(request.body)
+        document = read_first(request.body)
         wanted = document if isinstance(document, dict) else {}
         if "trace_file" in wanted:
             raise refuse_file()
