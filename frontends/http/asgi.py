@@ -83,6 +83,7 @@ class AsgiApplication:
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             headers.setdefault(bytes(name), bytes(value))
+        has_two_framings = b"transfer-encoding" in headers and b"content-length" in headers  # see head.py
         path = path_of(scope.get("raw_path") or scope["path"].encode())
         try:
             body, problem = await self._read_body(receive)
@@ -102,9 +103,9 @@ class AsgiApplication:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch, receive, request)
                 await request.is_answered.wait()
-                await request.stream_through(send, closes=self._is_stopping and is_http1)
+                await request.stream_through(send, closes=is_http1 and (self._is_stopping or has_two_framings))
                 nursery.cancel_scope.cancel()
-            await request.send_through(send, closes=self._is_stopping and is_http1)
+            await request.send_through(send, closes=is_http1 and (self._is_stopping or has_two_framings))
         finally:
             request.abandon()  # if this was cancelled: the connection has ended
 

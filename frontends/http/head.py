@@ -1,8 +1,10 @@
 """The head of a request: request line and headers, read by llhttp and then held to stricter rules than llhttp's.
 
 Refused with 400: anything that two parsers could read in two ways (bare LF, folded headers, spaces before the colon,
-NUL, repeated or odd Content-Length, Content-Length beside Transfer-Encoding), HTTP versions other than 1.0 and 1.1.
-Transfer codings other than `chunked` are 400 too, not 501: what cannot be framed must not look like our failure.
+NUL, repeated or odd Content-Length), HTTP versions other than 1.0 and 1.1. Transfer codings other than `chunked` are
+400 too, not 501: what cannot be framed must not look like our failure. Content-Length beside `chunked`, which clients
+send that know both, is read as chunks; nothing that follows on the connection is, so that nobody can hide a request
+there.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class Head:
         self.notes = Notes()
         options = headers.get(b"connection", b"").lower()
         self.keep_alive = b"keep-alive" in options if is_http10 else b"close" not in options
-        if method == b"CONNECT":
+        if method == b"CONNECT" or (length == CHUNKED and b"content-length" in headers):
             self.keep_alive = False
         self.expects_continue = not is_http10 and headers.get(b"expect", b"").lower() == b"100-continue"
 
@@ -83,6 +85,7 @@ def parse_head(raw: bytes, *, header_count_max: int, body_bytes_max: int) -> Hea
         raise Refusal(400, "malformed request: a method in capitals is expected")
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
+    parser.set_dangerous_leniencies(lenient_chunked_length=True)  # what that means is decided below
     try:
         parser.feed_data(raw)
     except httptools.HttpParserUpgrade:
@@ -117,13 +120,12 @@ def _body_length(headers: Mapping[bytes, bytes], is_http10: bool, body_bytes_max
     coding = headers.get(b"transfer-encoding")
     text = headers.get(b"content-length")
     if coding is not None:
-        if is_http10 or text is not None:
-            raise Refusal(
-                400, "malformed request: Transfer-Encoding must not stand beside Content-Length or in HTTP/1.0"
-            )
+        if is_http10:
+            raise Refusal(400, "malformed request: Transfer-Encoding must not stand in HTTP/1.0")
         if coding.strip().lower() != b"chunked":
             raise Refusal(400, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
-        return CHUNKED
+        if text is None:
+            return CHUNKED
     if text is None:
         return 0
     if not _DIGITS.match(text):
@@ -137,7 +139,7 @@ def _body_length(headers: Mapping[bytes, bytes], is_http10: bool, body_bytes_max
         )
     if length > body_bytes_max:
         raise Refusal(400, f"request body of {length} bytes exceeds the maximum of {body_bytes_max} bytes")
-    return length
+    return length if coding is None else CHUNKED
 
 
 class _Collector:
