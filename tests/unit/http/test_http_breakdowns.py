@@ -194,7 +194,7 @@ async def test_a_cancellation_that_raises(door, monkeypatch, infer_bytes, caplog
     """The engine fails at being told that a client has left."""
     model = door.engine.models["addsub"]
     model.is_held = True
-    monkeypatch.setattr(model, "abandon", no_memory)
+    monkeypatch.setattr(model, "leave", no_memory)
     client = await door.connect()
     await client.send(infer_bytes())
     await door.until(lambda: model.waiting)
