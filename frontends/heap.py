@@ -8,27 +8,37 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 WORTH_BYTES: Final = 32 << 20
-"""Growth since the last time that makes it worth the while: it takes milliseconds, during which others who allocate
-wait."""
+"""So much makes it worth the while: it takes milliseconds, during which others who allocate wait."""
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 class Heap:
     """This process's. There is one: see `HEAP`."""
 
     def __init__(self) -> None:
-        self._trim = _malloc_trim()
-        self._floor = resident_bytes()
-        """What was in use when there was nothing to give back."""
+        self._trim = _glibc("malloc_trim", ctypes.c_int, ctypes.c_size_t)
+        self._info = _glibc("mallinfo2", _Mallinfo)
+        self._floor = self._idle_bytes()
+        """What was resident and idle when there was nothing to give back."""
 
     def is_swollen(self) -> bool:
-        """Whether so much was allocated since the last `trim` that another may be worth it. Cheap."""
-        now = resident_bytes()
+        """Whether so much has become idle since the last `trim` that another is worth it. Cheap."""
+        now = self._idle_bytes()
         self._floor = min(self._floor, now)
         return self._trim is not None and now - self._floor > WORTH_BYTES
 
@@ -36,7 +46,14 @@ class Heap:
         """Gives back what is free. Takes milliseconds: call it in a thread, when others have little to do."""
         if self._trim is not None:
             self._trim(0)
-        self._floor = resident_bytes()
+        self._floor = self._idle_bytes()
+
+    def _idle_bytes(self) -> int:
+        """Of what is resident that which nobody has from the allocator: free blocks, besides code and mapped files."""
+        if self._info is None:
+            return resident_bytes()
+        info = self._info()
+        return max(0, resident_bytes() - int(info.uordblks) - int(info.hblkhd))
 
 
 def resident_bytes() -> int:
@@ -48,15 +65,15 @@ def resident_bytes() -> int:
         return 0
 
 
-def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's; None with another C library."""
+def _glibc(name: str, result: type, *arguments: type) -> Callable[..., Any] | None:
+    """A function of that C library; None with another one."""
     try:
-        function = ctypes.CDLL(None).malloc_trim
+        function = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError):
         return None
-    function.argtypes = [ctypes.c_size_t]
-    function.restype = ctypes.c_int
-    return function
+    function.argtypes = arguments
+    function.restype = result
+    return function  # type: ignore[no-any-return]  # ctypes' functions are made at run time
 
 
 HEAP: Final = Heap()
