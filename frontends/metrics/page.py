@@ -9,7 +9,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from ...schema.kserve_http_reply import encode_error
-from ..http.listener import Listener
+from ..http.connection.listener import Listener
 from ..http.settings import HttpSettings
 from .collector import EngineCollector
 from .exposition import CONTENT_TYPE, text_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ...engine.model.version import ModelVersion
     from ...engine.observe.custom_metrics import CustomMetrics
-    from ..http.request import HttpRequest
+    from ..http.request.request import HttpRequest
     from .settings import MetricsSettings
 
 LIMITS: Final = HttpSettings(connection_count_max=64, body_bytes_max=64 * 1024, recycled_bytes_max=0)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
-from despina.frontends.http import body as body_module
-from despina.frontends.http import connection as connection_module
-from despina.frontends.http import generate, inflate, listener, outlet, routes
-from despina.frontends.http.asgi import AsgiApplication
-from despina.frontends.http.chunked import ChunkedBody
+from despina.frontends.http.connection import body as body_module
+from despina.frontends.http.connection import listener, outlet
+from despina.frontends.http.connection import receiver as receiver_module
+from despina.frontends.http.connection.asgi import AsgiApplication
+from despina.frontends.http.connection.chunked import ChunkedBody
+from despina.frontends.http.handler import generate, inflate, routes
 from despina.frontends.http.settings import HttpSettings
 from despina.frontends.tls import TlsDoor
 
@@ -57,7 +58,7 @@ def in_chunks(monkeypatch, size):
             super().__init__(**limits)
             self.body = Full()
 
-    monkeypatch.setattr(connection_module, "ChunkedBody", Planted)
+    monkeypatch.setattr(receiver_module, "ChunkedBody", Planted)
     return b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (size + 10) + b"x" * size
 
 
@@ -217,7 +218,7 @@ async def test_an_answer_that_cannot_be_sent(door, monkeypatch, infer_bytes, cap
 
 async def test_an_answer_that_cannot_be_encoded(door, monkeypatch, infer_bytes):
     """No memory for the JSON of an answer, or for that of an error: 503, or at the worst the end of the connection."""
-    monkeypatch.setattr("despina.frontends.http.infer.encode_infer", no_memory)
+    monkeypatch.setattr("despina.frontends.http.handler.infer.encode_infer", no_memory)
     assert (await door.ask(infer_bytes())).status == 503
     monkeypatch.setattr(routes, "encode_error", no_memory)
     client = await door.connect()

@@ -1,7 +1,7 @@
 """The listener: one task and one nested epoll for all connections of a server.
 
 A task per connection costs two switches per request, more than everything else that the door does, so connections are
-plain state machines (connection.py) and this loop feeds them. Each pass is bounded: so many events, accepts and
+plain state machines (receiver.py) and this loop feeds them. Each pass is bounded: so many events, accepts and
 requests received ahead, and then other tasks have their turn.
 
     task        what it does
@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ...engine.execute.inline import InlineRunner
-from ...engine.observe.generation import Generation
-from ..heap import HEAP
-from ..tls import TlsDoor
+from ....engine.execute.inline import InlineRunner
+from ....engine.observe.generation import Generation
+from ...heap import HEAP
+from ...tls import TlsDoor
+from ..request.breakdown import note
 from .body import BufferPool
-from .breakdown import note
 from .connection import Connection
 from .room import ProbeConnection, Room
 from .sender import READ
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from .request import HttpRequest
+    from ..request.request import HttpRequest
+    from ..settings import HttpSettings
     from .sender import Sender
-    from .settings import HttpSettings
 
 logger = logging.getLogger("despina.http")
 
@@ -350,7 +350,7 @@ class Listener:
             os.eventfd_write(self._bell, 1)
         self._resumes.append(connection)
 
-    def hand_over(self, connection: Connection, data: bytes) -> None:
+    def hand_over(self, connection: Sender, data: bytes) -> None:
         assert self._hand_over_http2 is not None, "asked only where takes_http2"
         self._hand_over_http2(connection.release(), data)
 

@@ -6,15 +6,15 @@ import binascii
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
-from ...schema.config_json import config_to_json
-from ...schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
-from ...schema.json_text import as_boolean, as_object, as_string, read_first
+from ....schema.config_json import config_to_json
+from ....schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
+from ....schema.json_text import as_boolean, as_object, as_string, read_first
+from ..request.request import JSON, TEXT, HttpRequest
 from . import answers
 from .generate import GenerateHandler
 from .infer import InferHandler
 from .log_handlers import LogHandlers
 from .openapi import description_routes
-from .request import JSON, TEXT, HttpRequest
 from .routes import Match, Route
 from .shared_memory import shared_memory_routes
 from .trace_handlers import trace_routes
@@ -24,20 +24,29 @@ if TYPE_CHECKING:
 
     import trio
 
-    from ...engine.engine import Engine
-    from ..log_settings import LogSettings
-    from .settings import HttpSettings
+    from ....engine.engine import Engine
+    from ...log_settings import LogSettings
+    from ..settings import HttpSettings
+    from .infer import ExpectAlike
 
 _MODEL = "/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = "/v2/repository(?:/(?P<repository>[^/]+))?"
 
 
-def routes_of(engine: Engine, settings: HttpSettings, logs: LogSettings, nursery: trio.Nursery) -> list[Route]:
-    """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread."""
+def routes_of(
+    engine: Engine,
+    settings: HttpSettings,
+    logs: LogSettings,
+    nursery: trio.Nursery,
+    expect_alike: ExpectAlike | None = None,
+) -> list[Route]:
+    """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread;
+    `expect_alike` is told of inferences that may come again."""
+    infer = InferHandler(engine, settings, nursery, expect_alike)
     doors = _Handlers(engine)
     logging = LogHandlers(logs)
     routes = [
-        Route(f"{_MODEL}/infer", "inference", _post(InferHandler(engine, settings, nursery)), content_type=TEXT),
+        Route(f"{_MODEL}/infer", "inference", _post(infer), content_type=TEXT),
         Route("/v2/health/live", "health", _get(doors.live), content_type=TEXT),
         Route("/v2/health/ready", "health", _get(doors.ready), content_type=TEXT),
         Route("/v2", "metadata", _get(doors.server_metadata)),

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ...schema.fault import InvalidArgument
-from ...schema.json_text import as_string, as_unsigned, member, read_first
-from .request import JSON, HttpRequest
+from ....schema.fault import InvalidArgument
+from ....schema.json_text import as_string, as_unsigned, member, read_first
+from ..request.request import JSON, HttpRequest
 from .routes import Match, Route
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
+    from ....engine.engine import Engine
 
 _CUDA_HANDLE_BYTES = 64
 _REGION = "(?:/region/(?P<region>[^/]+))?"

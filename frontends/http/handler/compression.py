@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .request import Buffer
+    from ..request.request import Buffer
 
 INLINE_BYTES_MAX: Final = 16 * 1024
 """Compressed at once, in half a millisecond; what is larger is compressed in a thread."""

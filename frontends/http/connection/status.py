@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .request import Field
+    from ..request.request import Field
 
 UNFINISHED: Final = (503, "the server is stopping: the rest of the request did not come in time")
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ...schema.wire.generated.inference import StatisticDuration
+from ....schema.wire.generated.inference import StatisticDuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...schema.wire.generated.inference import (
+    from ....schema.wire.generated.inference import (
         ModelMetadataResponse,
         ModelStatistics,
         RepositoryIndexResponseModelIndex,

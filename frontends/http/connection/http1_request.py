@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .request import TEXT, Buffer, Field, HttpRequest
+from ..request.request import TEXT, Buffer, Field, HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from .connection import Connection
+    from ..request.streamed import StreamedReply
     from .head import Head
-    from .streamed import StreamedReply
+    from .receiver import Receiver
 
 
 class Http1Request(HttpRequest):
-    """Takes its reply, once, to the Connection that it came from, while that is there."""
+    """Takes its reply, once, to the connection that it came from, while that is there."""
 
     __slots__ = ("connection", "head")
 
-    def __init__(self, connection: Connection, head: Head, body: Buffer) -> None:
+    def __init__(self, connection: Receiver, head: Head, body: Buffer) -> None:
         # As the base class, but for the notes, which come with the head.
         self.method = head.method
         self.path = head.path
@@ -28,7 +28,7 @@ class Http1Request(HttpRequest):
         self.body = body
         self.is_gone = False
         self.on_gone = None
-        self.connection: Connection | None = connection
+        self.connection: Receiver | None = connection
         """None once the reply is given, or nobody is there to take it."""
         self.head = head
 

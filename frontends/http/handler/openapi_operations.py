@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ..request.request import BINARY, JSON, TEXT
 from .generate import EVENTS
 from .openapi_schemas import STRING, Schema, ref
-from .request import BINARY, JSON, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

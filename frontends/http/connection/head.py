@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
-from .request import Notes
+from ..request.request import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

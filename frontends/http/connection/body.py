@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from ...schema.references import LOCAL_REFERENCES
-from .breakdown import NoRoomForBody
+from ....schema.references import LOCAL_REFERENCES
+from ..request.breakdown import NoRoomForBody
 
 RECYCLED_FROM: Final = 128 * 1024
 """Smaller buffers come from the allocator's heap, which recycles them itself."""

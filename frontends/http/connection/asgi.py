@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ...schema.kserve_http_reply import encode_error
-from .breakdown import NoRoomForBody, answer_to, note
+from ....schema.kserve_http_reply import encode_error
+from ..request.breakdown import NoRoomForBody, answer_to, note
+from ..request.request import JSON, TEXT, Buffer, Field, HttpRequest
 from .head import path_of
-from .request import JSON, TEXT, Buffer, Field, HttpRequest
 from .status import UNFINISHED, slow_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from .settings import HttpSettings
-    from .streamed import StreamedReply
+    from ..request.streamed import StreamedReply
+    from ..settings import HttpSettings
 
 Message = dict[str, Any]
 CLOSE: Final = (b"connection", b"close")

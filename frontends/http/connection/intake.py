@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from .head import Head, Refusal, parse_head
 
 if TYPE_CHECKING:
-    from .settings import HttpSettings
+    from ..settings import HttpSettings
 
 _MEMO_BYTES_MAX: Final = 2048
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ...schema.fault import Fault, Internal, Unsupported
-from ...schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
-from ...schema.kserve_http_reply import encode_error, encode_infer
-from ..forwarding import open_forwarder
-from ..refusals import log_refusal
+from ....schema.fault import Fault, Internal, Unsupported
+from ....schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
+from ....schema.kserve_http_reply import encode_error, encode_infer
+from ...forwarding import open_forwarder
+from ...refusals import log_refusal
+from ..request.request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .compression import INLINE_BYTES_MAX, coding_for, compress
-from .http1_request import Http1Request
 from .inflate import ENCODINGS, Inflation
-from .request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .routes import Match, reply_fault, reply_problem
 from .traced import traced_if_chosen
-from .usual import UsualInfer
 
 logger = logging.getLogger("despina.http")
 
@@ -28,14 +26,16 @@ _JSON_INLINE_BYTES_MAX = 512 * 1024
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.engine import Engine
-    from ...engine.model.version import ModelVersion
-    from ...engine.request.job import Job
-    from ...schema.infer_head import ReplyFormat
-    from ...schema.inference import InferenceRequest
-    from .settings import HttpSettings
+    from ....engine.engine import Engine
+    from ....engine.model.version import ModelVersion
+    from ....engine.request.job import Job
+    from ....schema.infer_head import ReplyFormat
+    from ....schema.inference import InferenceRequest
+    from ..settings import HttpSettings
 
     Answer = Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None]
+    ExpectAlike = Callable[[HttpRequest, ModelVersion, InferenceRequest, ReplyFormat, Answer], None]
+    """Told of a request as it came, just decoded: more like it may be taken by a shorter way."""
 
 
 class InferHandler:
@@ -45,8 +45,11 @@ class InferHandler:
     header length (text/plain so far), the JSON head with its tensors, the engine's own checks (application/json).
     """
 
-    def __init__(self, engine: Engine, settings: HttpSettings, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, engine: Engine, settings: HttpSettings, nursery: trio.Nursery, expect_alike: ExpectAlike | None = None
+    ) -> None:
         self._engine = engine
+        self._expect_alike = expect_alike
         self._tracer = engine.tracer
         self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
         self._nursery = nursery
@@ -132,10 +135,10 @@ class InferHandler:
             elif (
                 inference.template is not None
                 and body is request.body  # as it came, not inflated
-                and type(request) is Http1Request
+                and self._expect_alike is not None
                 and self._forwarder is None
             ):
-                self._expect_alike(request, model, inference, reply)
+                self._expect_alike(request, model, inference, reply, self._answer)
             pending = _Pending(request, model, reply, self._answer)
             job = model.submit(inference, pending.finish)
         except Fault as fault:
@@ -144,19 +147,6 @@ class InferHandler:
             return
         if not pending.is_finished:
             request.on_gone = job.cancel
-
-    def _expect_alike(
-        self, request: Http1Request, model: ModelVersion, inference: InferenceRequest, reply: ReplyFormat
-    ) -> None:
-        """Lets the connection take more of these by itself."""
-        head = request.head
-        connection = request.connection
-        if connection is None or not connection.usual_left:
-            return
-        body = memoryview(request.body)
-        text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
-        if UsualInfer.suits(connection, head, text, inference):
-            UsualInfer(connection, self._engine, model, head, text, inference, reply, self._answer).settle()
 
     def _inflate(self, request: HttpRequest, match: Match, model: ModelVersion, encoding: bytes) -> None:
         if encoding not in ENCODINGS:

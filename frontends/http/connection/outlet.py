@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from .request import Buffer
+    from ..request.request import Buffer
 
 JOIN_BYTES_MAX: Final = 16 * 1024
 """Up to here one copy and one `send` cost less than a `sendmsg` of the parts."""

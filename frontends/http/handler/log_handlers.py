@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ...schema.fault import InvalidArgument, Unavailable
-from ...schema.json_text import as_boolean, as_object, as_string, as_unsigned, read_first
-from ..log_settings import NAMES, SWITCHES
-from .request import JSON, HttpRequest
+from ....schema.fault import InvalidArgument, Unavailable
+from ....schema.json_text import as_boolean, as_object, as_string, as_unsigned, read_first
+from ...log_settings import NAMES, SWITCHES
+from ..request.request import JSON, HttpRequest
 
 if TYPE_CHECKING:
-    from ..log_settings import LogSettings
+    from ...log_settings import LogSettings
     from .routes import Match
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from ...schema.fault import InvalidArgument
-from .breakdown import NoRoomForBody
+from ....schema.fault import InvalidArgument
+from ..request.breakdown import NoRoomForBody
 
 if TYPE_CHECKING:
-    from .request import Buffer
+    from ..request.request import Buffer
 
 ENCODINGS: Final = (b"gzip", b"deflate")
 

@@ -1,11 +1,12 @@
-"""One HTTP/1.1 connection: a state machine driven by the listener's epoll, without a task of its own.
+"""The receiving half of one HTTP/1.1 connection, a state machine driven by the listener's epoll without a task of its
+own: from bytes to requests.
 
     HEAD ──empty line──▶ BODY or CHUNKED ──last byte──▶ ANSWER ──reply──▶ HEAD     (small bodies skip BODY)
       any ──refusal, `Connection: close`──▶ LINGER (read and throw away) ──▶ CLOSED
 
 Rules
-1. Everything that changes the state of a connection lives in its two halves, the receiving one here and the sending one
-   in sender.py; how bytes leave is `Outlet`'s business.
+1. What a client's bytes do to the state of its connection is here, what answers do to it in sender.py, what time does
+   to it in connection.py; how bytes leave is `Outlet`'s business.
 2. One request at a time is with the handlers; what the client sends ahead waits in `_intake`, up to a bound, and then
    in the kernel. So answers leave in the order of the requests.
 3. The end of the client's stream is not its leaving. A client may close its sending side and wait for the answer; one
@@ -21,21 +22,19 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING, Final
 
-from ..tls import TlsSocket
-from .breakdown import answer_to, note
+from ...tls import TlsSocket
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
 from .intake import Intake
 from .sender import ANSWER, BODY, CHUNKS, CLOSED, HEAD, LINGER, READ, WRITE, Sender
-from .status import UNFINISHED, slow_body
 
 if TYPE_CHECKING:
     import socket
 
+    from ..request.request import Buffer
+    from ..request.short_way import ShortWay
     from .listener import Listener
-    from .request import Buffer
-    from .usual import UsualInfer
 
 PEER_END: Final = select.EPOLLRDHUP
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
@@ -44,17 +43,11 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 RECEIVE_BYTES: Final = 64 * 1024
 _TURN_BYTES_MAX: Final = 4 * 1024 * 1024
 """Body bytes received of one connection before the others have their turn."""
-_SPARE_AFTER_S: Final = 1.0
-"""An idle connection, or the beginning of a request, so old is not needed by a full door."""
-_BETWEEN_REQUESTS_S: Final = 0.2
-"""A client that had its answer so lately may be about to ask again: its write must not fail for the server's stop."""
-_LAST_WORDS_S: Final = 0.1
-"""How long a stopping server lingers after a refusal."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Connection(Sender):
-    """Created by the listener for an accepted, non-blocking socket."""
+class Receiver(Sender):
+    """What Connection builds on."""
 
     __slots__ = ("_body", "_body_since", "_chunks", "_got", "_head")
 
@@ -319,7 +312,7 @@ class Connection(Sender):
         self._request = request = Http1Request(self, head, body)
         self._listener.handle(request)
 
-    def begin(self, request: UsualInfer, head: Head) -> None:
+    def begin(self, request: ShortWay, head: Head) -> None:
         """`request`, whole, is in flight from here on."""
         self.since = self._listener.now
         self.state = ANSWER
@@ -333,92 +326,6 @@ class Connection(Sender):
         head = self._head
         in_pieces = self._buffer is not None or (head is not None and head.length == CHUNKED)
         return self._body_since if in_pieces else self.since
-
-    # The end.
-
-    def is_idle(self) -> bool:
-        """True between requests: nothing received, nothing owed."""
-        return self.state == HEAD and not self._ahead() and not self._outlet.pending
-
-    def is_spare(self, now: float) -> bool:
-        """Whether a full door can do without this connection: nothing, or hardly anything, comes of it."""
-        if self.is_idle():
-            return now - self.since > _SPARE_AFTER_S
-        if self.state == HEAD:
-            return bool(self._ahead()) and not self._outlet.pending and now - self.since > _SPARE_AFTER_S
-        return self._is_dripping(now, _SPARE_AFTER_S)
-
-    def _is_dripping(self, now: float, grace: float) -> bool:
-        """Whether less of a body has come than `body_rate_min` allows, the first `grace` seconds not counted."""
-        if self.state == BODY:
-            got = self._got
-        elif self.state == CHUNKS and self._chunks is not None:
-            got = len(self._chunks.body)
-        else:
-            return False
-        return got < self._listener.settings.body_rate_min * (now - self._body_since - grace)
-
-    def make_room(self) -> None:
-        """Ends it for somebody who waits."""
-        if not self.is_idle():
-            self.refuse(408, "the server is full and this request arrives slowly")
-        self.close()
-
-    def on_drain(self) -> None:
-        """The server stops. Called now and then until the connection has ended: takes the request that may have come
-        by now, ends an idle connection, and does not wait long for the rest of a request."""
-        listener = self._listener
-        waited = listener.now - self.since
-        if self.state == LINGER:
-            if waited > _LAST_WORDS_S and not self._outlet.pending:
-                self.close()
-        elif self.is_idle():
-            self._receive()
-            if waited > _BETWEEN_REQUESTS_S and self.is_idle():
-                self.close()
-        elif (
-            self.state in (HEAD, BODY, CHUNKS)
-            and not self._outlet.pending
-            and listener.now - listener.draining_since > listener.settings.stop_grace
-        ):
-            self.refuse(*UNFINISHED)
-
-    def fail(self, problem: Exception) -> None:
-        """Something of ours broke while this connection was served: what its client asked is answered with that, or
-        where an answer has begun cut off, and it ends here. Never raises."""
-        note("serving a connection failed", problem)
-        if self.state == LINGER or self._outlet.pending or self._streamed is not None:
-            self.abort()
-        elif self.state != CLOSED:
-            try:
-                self._abandon()
-                self.refuse(*answer_to(problem))
-            except Exception as second:
-                self.cut(second)
-
-    def on_tick(self, now: float) -> None:
-        """Ends waits that took too long."""
-        settings = self._listener.settings
-        waited = now - self.since
-        state = self.state
-        if self._outlet.pending:
-            if waited > settings.write_stall_timeout:
-                self.abort()
-        elif state == HEAD:
-            if self._ahead():
-                if waited > settings.head_timeout:
-                    self.refuse(408, f"request head not received within {settings.head_timeout:g} seconds")
-            elif waited > settings.idle_timeout:
-                self.close()
-            elif self.usual is not None and waited > 1.0:
-                self.usual.rest()
-        elif state in (BODY, CHUNKS):
-            if waited > settings.body_stall_timeout:
-                self.refuse(408, f"no request body received for {settings.body_stall_timeout:g} seconds")
-            elif self._is_dripping(now, settings.body_stall_timeout):
-                self.refuse(408, slow_body(settings.body_rate_min))
-        elif state == LINGER and waited > settings.linger_timeout:
-            self.close()
 
     def _drop_input(self) -> None:
         self._intake.clear()

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .request import TEXT, HttpRequest
+from ..request.request import TEXT, HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ...engine.observe.tracing import Trace, Tracer
-    from ...schema.inference import InferenceRequest
-    from .request import Buffer, Field
-    from .streamed import StreamedReply
+    from ....engine.observe.tracing import Trace, Tracer
+    from ....schema.inference import InferenceRequest
+    from ..request.request import Buffer, Field
+    from ..request.streamed import StreamedReply
 
 
 def traced_if_chosen(

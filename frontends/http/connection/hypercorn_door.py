@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
-from ..tls import TlsSocket, TlsStream
-from .breakdown import note
+from ...tls import TlsSocket, TlsStream
+from ..request.breakdown import note
 from .frame_budget import FrameBudget
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
+    from ..settings import HttpSettings
     from .asgi import AsgiApplication
-    from .settings import HttpSettings
 
 Stream: TypeAlias = trio.SocketStream | TlsStream
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .breakdown import NoRoomForBody
+from ..request.breakdown import NoRoomForBody
 from .head import Refusal
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)

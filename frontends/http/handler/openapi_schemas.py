@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ...schema.datatype import BY_NAME
-from ...schema.message_type import enum_names, fields_of
-from ...schema.scalar import FLOATS
-from ...schema.wire.generated.inference import ModelConfig
+from ....schema.datatype import BY_NAME
+from ....schema.message_type import enum_names, fields_of
+from ....schema.scalar import FLOATS
+from ....schema.wire.generated.inference import ModelConfig
 from .answers import BATCH_STATS, INFERENCE_STATS, RESPONSE_STATS
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ...schema.fault import MalformedRequest
-from ...schema.json_text import as_string, read_first
-from ..trace_changes import NUMBERS, levels_of, number_of, refuse_file
-from .request import JSON, HttpRequest
+from ....schema.fault import MalformedRequest
+from ....schema.json_text import as_string, read_first
+from ...trace_changes import NUMBERS, levels_of, number_of, refuse_file
+from ..request.request import JSON, HttpRequest
 from .routes import Match, Route
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
-    from ...engine.observe.trace_settings import Changes
+    from ....engine.engine import Engine
+    from ....engine.observe.trace_settings import Changes
 
 
 def trace_routes(engine: Engine) -> list[Route]:

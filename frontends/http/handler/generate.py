@@ -14,22 +14,22 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from ...engine.request.stream import Answer
-from ...schema.fault import Fault, Internal, InvalidArgument
-from ...schema.generate import read_generate, write_generate
-from ...schema.kserve_http_reply import encode_error
-from ..forwarding import open_forwarder
-from ..refusals import log_refusal
-from .request import JSON, HttpRequest
-from .streamed import StreamedReply
+from ....engine.request.stream import Answer
+from ....schema.fault import Fault, Internal, InvalidArgument
+from ....schema.generate import read_generate, write_generate
+from ....schema.kserve_http_reply import encode_error
+from ...forwarding import open_forwarder
+from ...refusals import log_refusal
+from ..request.request import JSON, HttpRequest
+from ..request.streamed import StreamedReply
 from .traced import traced_if_chosen
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
-    from ...engine.request.job import Job
-    from ...engine.request.stream import StreamJob
+    from ....engine.engine import Engine
+    from ....engine.request.job import Job
+    from ....engine.request.stream import StreamJob
+    from ..settings import HttpSettings
     from .routes import Match
-    from .settings import HttpSettings
 
 logger = logging.getLogger("despina.http")
 

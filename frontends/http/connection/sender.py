@@ -1,6 +1,6 @@
 """The sending half of one HTTP/1.1 connection: replies, whole or bit by bit, the lingering after the last, the end.
 
-See connection.py for the states and rules.
+See receiver.py for the states and rules.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import select
 import socket
 from typing import TYPE_CHECKING, Final
 
-from ...schema.kserve_http_reply import encode_error
-from ..usual import MADE_MAX
-from .breakdown import note
+from ....schema.kserve_http_reply import encode_error
+from ...usual import MADE_MAX
+from ..request.breakdown import note
+from ..request.request import JSON, Buffer, Field
 from .outlet import Outlet
-from .request import JSON, Buffer, Field
 from .status import head_of_reply, head_of_stream
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ..request.short_way import ShortWay
+    from ..request.streamed import StreamedReply
     from .head import Head
     from .http1_request import Http1Request
     from .intake import Intake
     from .listener import Listener
-    from .streamed import StreamedReply
-    from .usual import UsualInfer
 
 HEAD, BODY, CHUNKS, ANSWER, LINGER, CLOSED = range(6)
 
@@ -36,7 +36,7 @@ WRITE: Final = select.EPOLLOUT
 
 
 class Sender:
-    """What Connection builds on. The receiving half overrides the last six methods."""
+    """What the receiving half builds on. It and Connection override the last six methods."""
 
     __slots__ = (
         "_buffer",
@@ -66,9 +66,9 @@ class Sender:
         """What epoll was told to watch."""
         self.since = listener.now
         """When the wait began that the present state's timeout limits."""
-        self._request: Http1Request | UsualInfer | None = None
+        self._request: Http1Request | ShortWay | None = None
         """In flight."""
-        self.usual: UsualInfer | None = None
+        self.usual: ShortWay | None = None
         """Takes requests like one before by itself."""
         self.usual_left = MADE_MAX
         self._buffer: np.ndarray | None = None
@@ -313,7 +313,7 @@ class Sender:
             self.events = events
             self._listener.watch(self.fd, events)
 
-    # The receiving half's.
+    # The others'.
 
     def fail(self, problem: Exception) -> None:
         """Answers, if it can, that something of ours broke, and ends the connection."""

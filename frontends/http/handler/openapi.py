@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from ..request.request import JSON, HttpRequest
 from .openapi_operations import ERROR_TYPES, OPERATIONS, Operation, contents
 from .openapi_schemas import schemas
-from .request import JSON, HttpRequest
 from .routes import Match, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.engine import Engine
+    from ....engine.engine import Engine
 
 HTML: Final = b"text/html; charset=utf-8"
 _PAGE: Final = Path(__file__).resolve().parent / "openapi_page.html"

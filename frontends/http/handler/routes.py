@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ...schema.fault import Fault, InvalidArgument, NotFound, Restricted
-from ...schema.inference import LATEST
-from ...schema.kserve_http_reply import encode_error
-from .breakdown import answer_to
-from .request import JSON, TEXT, HttpRequest
+from ....schema.fault import Fault, InvalidArgument, NotFound, Restricted
+from ....schema.inference import LATEST
+from ....schema.kserve_http_reply import encode_error
+from ..request.breakdown import answer_to
+from ..request.request import JSON, TEXT, HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import trio
 
-    from ..restricted import Category
-    from .settings import HttpSettings
+    from ...restricted import Category
+    from ..settings import HttpSettings
 
 logger = logging.getLogger("despina.http")
 
