@@ -120,21 +120,24 @@ class UsualInfer(Usual):
         self._job = None
         response = job.response
         connection = self._connection
-        if (
-            response is None
-            or response.template is None
-            or job.fault is not None
-            or response.parameters
-            or self._generation.number != self._number  # for one, the door closes: the answer must say so
-        ):
-            self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
-            return
-        if response.template is not self._template:
-            self._learn(response, response.template)
-        if not self._start:
-            self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
-            return
-        connection.answer_whole(b"".join((self._start, *response.wires)))
+        try:
+            if (
+                response is None
+                or response.template is None
+                or job.fault is not None
+                or response.parameters
+                or self._generation.number != self._number  # for one, the door closes: the answer must say so
+            ):
+                self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
+                return
+            if response.template is not self._template:
+                self._learn(response, response.template)
+            if not self._start:
+                self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
+                return
+            connection.answer_whole(b"".join((self._start, *response.wires)))
+        except Exception as problem:
+            connection.fail(problem)
 
     def _learn(self, response: InferenceResponse, template: ResponseTemplate) -> None:
         """Makes the start of all answers like this one, where their outputs follow as bytes and are not large."""

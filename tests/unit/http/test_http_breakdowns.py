@@ -228,6 +228,20 @@ async def test_an_answer_that_cannot_be_encoded(door, monkeypatch, infer_bytes):
     assert (await door.ask(GET)).status == 200
 
 
+async def test_an_answer_by_the_short_way_that_cannot_be_made(door, infer_bytes, taken):
+    """The same where a client repeats itself."""
+    client = await door.connect()
+    for _ in range(3):
+        assert (await client.ask(infer_bytes())).status == 200
+    (connection,) = door.listener.connections.values()
+    connection.usual._answer = no_memory
+    reply = await client.ask(infer_bytes())
+    assert taken[-1]
+    assert (reply.status, reply.headers["connection"]) == (503, "close")
+    assert await client.ended() == b""
+    assert (await door.ask(GET)).status == 200
+
+
 @pytest.mark.parametrize("kind", ["generate", "generate_stream"])
 async def test_a_generated_answer_that_cannot_be_written(door, monkeypatch, kind):
     """The first one: a clear answer, and the job is cancelled."""
