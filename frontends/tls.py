@@ -32,6 +32,7 @@ _RECORD_BYTES: Final = 16_384
 """The most that one record holds."""
 _TURN_BYTES: Final = 262_144
 """Encrypted in one call before others have their turn."""
+_MOMENT_S: Final = 1.0
 _WANTS: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -196,7 +197,8 @@ class TlsDoor:
         self._timeout_s = timeout_s
         self._count_max = count_max
         self._nursery: trio.Nursery | None = None
-        self._scopes: set[trio.CancelScope] = set()
+        self._scopes: dict[trio.CancelScope, float] = {}
+        """Of the handshakes under way, and when they began, the oldest first."""
         self._rested = trio.Event()
         self._rested.set()
 
@@ -219,6 +221,15 @@ class TlsDoor:
             return
         self._nursery.start_soon(self._shake_hands, sock)
 
+    def make_room(self, now: float) -> bool:
+        """Gives up the handshake that has taken longest. False if none has taken more than a moment."""
+        scope, began = next(iter(self._scopes.items()), (None, now))
+        if scope is None or now - began < _MOMENT_S:
+            return False
+        del self._scopes[scope]
+        scope.cancel()
+        return True
+
     def close(self) -> None:
         """Gives up the handshakes under way."""
         for scope in list(self._scopes):
@@ -226,8 +237,8 @@ class TlsDoor:
 
     async def _shake_hands(self, sock: socket.socket) -> None:
         with trio.move_on_after(self._timeout_s) as scope, contextlib.ExitStack() as undo:
-            self._scopes.add(scope)
-            undo.callback(self._scopes.discard, scope)
+            self._scopes[scope] = trio.current_time()
+            undo.callback(self._scopes.pop, scope, None)
             undo.callback(sock.close)
             try:
                 secured = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
@@ -236,8 +247,11 @@ class TlsDoor:
             except OSError as problem:
                 logger.debug("TLS: a handshake failed: %s", problem)
                 return
+            except Exception:
+                logger.exception("TLS: a handshake failed")
+                return
             undo.pop_all()
-            self._scopes.discard(scope)
+            self._scopes.pop(scope, None)
             self._admit(secured)
 
 

@@ -24,8 +24,8 @@ from pathlib import Path
 import trio
 import trio.testing
 from despina.frontends.http import HttpSettings, Listener, serve_http
-from despina.frontends.http.connection import Connection
-from despina.frontends.http.request import HttpRequest
+from despina.frontends.http.connection.connection import Connection
+from despina.frontends.http.request.request import HttpRequest
 from despina.frontends.http.server import HttpServer
 from despina.frontends.http.usual import UsualInfer
 

@@ -15,13 +15,13 @@ from .datatype import BY_NUMBER
 from .fault import Fault, InvalidArgument, MalformedRequest
 from .inference import InferenceRequest
 from .json_tensor import encode_json_data
-from .json_text import as_string, members, read_json
+from .json_text import Pairs, as_string, members, read_json, read_pairs
 from .kserve_http_reply import encode_data, quote, write_parameter
 from .tensor import Tensor
 from .text import encodable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .inference import InferenceResponse, Parameter
     from .tensor import Buffer
@@ -36,30 +36,40 @@ def read_generate(
 ) -> InferenceRequest:
     """The request that `body` means for a model of that configuration. Raises MalformedRequest, InvalidArgument.
 
-    Members are read in their order; the first fault is the one told. Where a member is repeated, the last one counts.
+    Members are read in their order; the first fault is the one told. Of a member that is repeated the first counts, if
+    it is no input: those must not be.
     """
     if len(body) > json_byte_size_max:
         raise InvalidArgument(
             f"request JSON size of {len(body)} bytes exceeds the maximum allowed input size of "
             f"{json_byte_size_max} bytes. Use --http-max-input-size to increase the limit."
         )
-    document = members(read_json(body))
+    value = read_json(body)
+    document = members(value)
+    items: Iterable[tuple[str, Any]] = document.items()
+    pairs = read_pairs(body, value)
+    if pairs is not None:
+        document, items = pairs.first(), pairs.as_first()
     request = InferenceRequest(model_name, {}, model_version=model_version)
     if "id" in document:
         request.id = as_string(document["id"], "Unable to parse 'id': ")
     reader = _Reader(request, config, json_byte_size_max)
-    for name, value in document.items():
+    for name, value in items:
         if name != _NESTED:
             reader.read(name, value)
             continue
         if name in reader.inputs:
             raise InvalidArgument(f"Keyword '{_NESTED}' for nested schema also given as input tensor name")
-        if type(value) is not dict:
+        if type(value) is Pairs:
+            nested = value.as_first()
+        elif type(value) is dict:
+            nested = list(value.items())
+        else:
             raise MalformedRequest(
                 f"Expected JSON object for keyword: '{_NESTED}': attempt to access JSON non-object as object"
             )
         try:
-            for nested_name, nested_value in value.items():
+            for nested_name, nested_value in nested:
                 reader.read(nested_name, nested_value)
         except Fault as fault:
             raise type(fault)(f"Converting keyword: '{_NESTED}': {fault.message}") from fault

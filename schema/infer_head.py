@@ -68,6 +68,7 @@ class InferHead:
         "has_data",
         "id",
         "inputs",
+        "member_count",
         "outputs",
         "parameters",
         "priority",
@@ -91,6 +92,8 @@ class InferHead:
         """Where outputs go that are wanted in shared memory, as listed."""
         self.has_data = False
         """Whether any input has its elements in the head."""
+        self.member_count = 0
+        """Of the objects that were read. There are more names in the text if one is repeated, or not known."""
         self.outputs: tuple[str, ...] = ()
         self.reply = ReplyFormat()
         self.parameters: dict[str, Parameter] | None = None
@@ -111,6 +114,7 @@ def read_head(
     """
     head = InferHead()
     root = document if type(document) is dict else {}
+    head.member_count = len(root)
     if "id" in root:
         head.id = as_string(root["id"], "Unable to parse 'id': ")
     binary_default = "parameters" in root and _read_parameters(head, root["parameters"])
@@ -145,6 +149,11 @@ def input_too_short(name: str, missing: int, model_name: str) -> Fault:
     )
 
 
+def exists_already(request_id: str, what: str, name: str) -> Fault:
+    """The refusal of an input or output that is listed twice."""
+    return InvalidArgument(f"[request id: {request_id or '<id_unknown>'}] {what} '{name}' already exists in request")
+
+
 def surplus_bytes(model_name: str) -> Fault:
     return InvalidArgument(f"unexpected additional input data for model '{model_name}'")
 
@@ -153,7 +162,9 @@ def _read_parameters(head: InferHead, value: Any) -> bool:
     """Fills `head` from the request's parameters. Returns `binary_data_output`."""
     binary_default = False
     custom: dict[str, Parameter] = {}
-    for key, item in members(value, "failed to get request params.: ").items():
+    given = members(value, "failed to get request params.: ")
+    head.member_count += len(given)
+    for key, item in given.items():
         match key:
             case "sequence_id":
                 if type(item) is int and item >= 0:
@@ -195,6 +206,7 @@ def _read_input(
     parameters = fields.get("parameters")
     if type(parameters) is not dict:
         parameters = _NO_MEMBERS
+    head.member_count += len(fields) + len(parameters)
     if ("data" in fields) + ("binary_data_size" in parameters) + ("shared_memory_region" in parameters) != 1:
         sources = [f"'{source}'" for source in ("data",) if source in fields]
         sources += [f"'{source}'" for source in ("binary_data_size", "shared_memory_region") if source in parameters]
@@ -214,7 +226,7 @@ def _read_input(
             f"exceed maximum size of {_INT64_MAX}"
         )
     if name in earlier:
-        raise InvalidArgument(f"[request id: {head.id or '<id_unknown>'}] input '{name}' already exists in request")
+        raise exists_already(head.id, "input", name)
     known_datatype = datatype if datatype in BY_NAME else _INVALID_DATATYPE
     if "binary_data_size" in parameters:
         byte_size = as_unsigned(parameters["binary_data_size"], "Unable to parse 'binary_data_size': ")
@@ -228,20 +240,22 @@ def _read_input(
 
 
 def _read_outputs(head: InferHead, value: Any, binary_default: bool, shared: SharedUse) -> None:
-    """Fills the requested outputs and their forms. Of two entries with one name the first counts."""
+    """Fills the requested outputs and their forms."""
     binary: dict[str, bool] = {}
     classification: dict[str, int] = {}
     for entry in as_array(value, "Unable to parse 'outputs': "):
         name = _string_member(entry, "name")
+        if name in binary:
+            raise exists_already(head.id, "output", name)
         parameters = entry.get("parameters")
+        head.member_count += len(entry) + (len(parameters) if type(parameters) is dict else 0)
         is_binary, class_count, place = _read_form(parameters) if type(parameters) is dict else (False, 0, None)
         if place is not None:
             head.shared_outputs.append((name, place))
             shared.output(name, place)
-        if name not in binary:
-            binary[name] = is_binary
-            if class_count:
-                classification[name] = class_count
+        binary[name] = is_binary
+        if class_count:
+            classification[name] = class_count
     head.outputs = tuple(binary)
     head.reply = ReplyFormat(binary_default, binary, classification, frozenset(shared.outputs))
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .fault import InvalidArgument
+from .fault import Fault, InvalidArgument
 from .infer_head import InferHead, ReplyFormat, input_too_short, read_head, surplus_bytes
 from .inference import InferenceRequest
 from .json_tensor import too_large
-from .json_text import read_json
+from .json_text import first_of, read_json
 from .shared_memory import SharedUse
 from .tensor import Tensor
 
@@ -95,8 +95,8 @@ def decode_infer(
             f"{limits.json_byte_size_max} bytes. Use --http-max-input-size to increase the limit."
         )
     if header_length > _REMEMBERED_HEAD_BYTES_MAX:
-        head, inputs, shared = read_head(
-            read_json(view[:header_length]), view[header_length:], model_name, limits.json_byte_size_max, regions
+        head, inputs, shared = _read(
+            view[:header_length].tobytes(), view[header_length:], model_name, limits.json_byte_size_max, regions
         )
         return _request(head, head.id, inputs, model_name, model_version, shared), head.reply
 
@@ -106,9 +106,7 @@ def decode_infer(
         key = text[leading_id.end() :]
     remembered = _remembered.get(key)
     if remembered is None:
-        head, inputs, shared = read_head(
-            read_json(text), view[header_length:], model_name, limits.json_byte_size_max, regions
-        )
+        head, inputs, shared = _read(text, view[header_length:], model_name, limits.json_byte_size_max, regions)
         # Where another member may be an id too, spelt with an escape maybe, the leading one is not all there is to it.
         if not head.has_data and (leading_id is None or (text.count(b'"id"') == 1 and b"\\" not in text)):
             _remember(key, head)
@@ -138,6 +136,26 @@ def decode_infer(
     if shared is None:
         request.template = remembered.template
     return request, remembered.reply
+
+
+def _read(
+    text: bytes, tail: memoryview, model_name: str, json_byte_size_max: int, regions: Regions | None
+) -> tuple[InferHead, dict[str, Tensor], SharedUse | None]:
+    """As `read_head` reads the document that `text` spells, with the first of repeated members."""
+    document = read_json(text)
+    try:
+        found = read_head(document, tail, model_name, json_byte_size_max, regions)
+        if found[0].member_count == text.count(b":"):
+            return found
+    except Fault:
+        first = first_of(text, document)
+        if first is document:
+            raise
+    else:
+        first = first_of(text, document)
+        if first is document:
+            return found
+    return read_head(first, tail, model_name, json_byte_size_max, regions)
 
 
 def _remember(key: bytes, head: InferHead) -> None:

@@ -142,11 +142,19 @@ _HTTP = [
         repeat=True,
     ),
     Option("http-connection-count-max", positive, "http.connection_count_max", "Ours: connections at one time."),
+    Option(
+        "http-probe-count-max", integer, "http.probe_count_max", "Ours: more of them, for questions for health only."
+    ),
     Option("http-body-bytes-max", positive, "http.body_bytes_max", "Ours: bytes of one request's body."),
     Option("http-head-timeout", number, "http.head_timeout", "Ours: seconds for the headers of a request to arrive."),
     Option("http-body-stall-timeout", number, "http.body_stall_timeout", "Ours: seconds between two pieces of a body."),
+    Option("http-recycled-idle", number, "http.recycled_idle", "Ours: seconds until unused memory of bodies is freed."),
+    Option(
+        "http-body-rate-min", integer, "http.body_rate_min", "Ours: bytes of a body a second; slower ones are refused."
+    ),
     Option("http-idle-timeout", number, "http.idle_timeout", "Ours: seconds until an idle connection is closed."),
     Option("http-write-stall-timeout", number, "http.write_stall_timeout", "Ours: seconds a client may not read."),
+    Option("http-stop-grace", number, "http.stop_grace", "Ours: seconds that half a request has left at the end."),
     Option(
         "http-header-forward-pattern",
         regular_expression,

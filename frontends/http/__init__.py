@@ -1,8 +1,8 @@
 """The HTTP door: the protocol's routes over HTTP/1.1 by our own listener, and over HTTP/2 by hypercorn."""
 
-from .asgi import AsgiApplication
-from .listener import Listener
-from .request import HttpRequest
+from .connection.asgi import AsgiApplication
+from .connection.listener import Listener
+from .request.request import HttpRequest
 from .server import HttpServer, serve_http
 from .settings import HttpSettings
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ..log_settings import LogSettings
-from .asgi import AsgiApplication
-from .handlers import routes_of
-from .hypercorn_door import HypercornDoor
-from .listener import Listener
-from .routes import Router
+from .connection.asgi import AsgiApplication
+from .connection.hypercorn_door import HypercornDoor
+from .connection.listener import Listener
+from .handler.handlers import routes_of
+from .handler.routes import Router
+from .usual import expect_alike
 
 if TYPE_CHECKING:
     import socket
@@ -42,7 +44,8 @@ async def serve_http(
     logs = logs or LogSettings()
     context = None if settings.tls is None else settings.tls.open_context(PROTOCOLS)
     async with trio.open_nursery() as nursery:
-        router = Router(routes_of(engine, settings, logs, nursery), settings, nursery)
+        routes = routes_of(engine, settings, logs, nursery, partial(expect_alike, engine))
+        router = Router(routes, settings, nursery)
         hypercorn = HypercornDoor(AsgiApplication(router.handle, settings), settings, context)
         if settings.server == "hypercorn":
             await nursery.start(hypercorn.run, sockets)
@@ -50,7 +53,14 @@ async def serve_http(
         else:
             await nursery.start(hypercorn.run, ())
             listener = Listener(
-                sockets, router.handle, settings, hypercorn.serve, engine.inline, context, engine.generation
+                sockets,
+                router.handle,
+                settings,
+                hypercorn.serve,
+                engine.inline,
+                context,
+                engine.generation,
+                router.is_probe,
             )
             nursery.start_soon(listener.run)
         server = HttpServer(listener, hypercorn)

@@ -36,19 +36,30 @@ class HttpSettings:
     longer read."""
     recycled_bytes_max: int = 256 * 1024 * 1024
     """Large body buffers kept for later requests, all together."""
+    recycled_idle: float = 10.0
+    """Of these, those that nobody needed for so long are freed; and when no large body has come for so long, what the
+    process had freed goes back to the system."""
 
     connection_count_max: int = 4096
-    """Beyond it new connections wait in the listening socket's backlog."""
+    """Beyond it the connection that has been idle for longest makes room, or the slowest request; where all are at work
+    new connections may only ask for health."""
+    probe_count_max: int = 8
+    """Such connections. Beyond them new ones wait in the listening socket's backlog."""
     head_timeout: float = 10.0
     """From a request's first byte to the end of its headers."""
     body_stall_timeout: float = 30.0
     """Between two arrivals of body bytes."""
+    body_rate_min: int = 240
+    """Bytes of a body per second, on average, once it has taken `body_stall_timeout`, which does not count. Below it:
+    408. 0 for none."""
     idle_timeout: float = 75.0
     """A connection without a byte of a request, new or kept alive."""
     write_stall_timeout: float = 30.0
     """A reply of which the client takes nothing."""
     linger_timeout: float = 2.0
     """After a refusal: how long what the client still sends is thrown away, so that it sees the reply."""
+    stop_grace: float = 1.0
+    """Once the server stops: for the rest of a request of which a part has arrived. Then 503."""
     keepalive_probe_after: int = 60
     """TCP keepalive: finds hosts that vanished without a word."""
 

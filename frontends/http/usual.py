@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_infer
 from ..usual import PREFIX_BYTES_MAX, Usual
-from .http1_request import Http1Request
-from .outlet import JOIN_BYTES_MAX
-from .request import BINARY, JSON
-from .routes import reply_problem
-from .status import head_of_reply
+from .connection.http1_request import Http1Request
+from .connection.outlet import JOIN_BYTES_MAX
+from .connection.status import head_of_reply
+from .handler.routes import reply_problem
+from .request.request import BINARY, JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ...engine.request.job import Job
     from ...schema.infer_head import ReplyFormat
     from ...schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
-    from .connection import Connection
-    from .head import Head
-    from .request import HttpRequest
+    from .connection.head import Head
+    from .connection.receiver import Receiver
+    from .request.request import HttpRequest
 
 _logger = logging.getLogger("despina.http")
 
@@ -53,11 +53,11 @@ class UsualInfer(Usual):
         "_template",
     )
 
-    _connection: Connection
+    _connection: Receiver
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Receiver,
         engine: Engine,
         model: ModelVersion,
         head: Head,
@@ -85,7 +85,7 @@ class UsualInfer(Usual):
         """The long way to reply."""
 
     @staticmethod
-    def suits(connection: Connection, head: Head, text: bytes, request: InferenceRequest) -> bool:
+    def suits(connection: Receiver, head: Head, text: bytes, request: InferenceRequest) -> bool:
         """Whether the next requests on the connection may be taken like this one, just decoded and allowed, whose JSON
         head is `text`: none are while requests are logged, or the door closes."""
         return not (
@@ -120,21 +120,24 @@ class UsualInfer(Usual):
         self._job = None
         response = job.response
         connection = self._connection
-        if (
-            response is None
-            or response.template is None
-            or job.fault is not None
-            or response.parameters
-            or self._generation.number != self._number  # for one, the door closes: the answer must say so
-        ):
-            self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
-            return
-        if response.template is not self._template:
-            self._learn(response, response.template)
-        if not self._start:
-            self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
-            return
-        connection.answer_whole(b"".join((self._start, *response.wires)))
+        try:
+            if (
+                response is None
+                or response.template is None
+                or job.fault is not None
+                or response.parameters
+                or self._generation.number != self._number  # for one, the door closes: the answer must say so
+            ):
+                self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
+                return
+            if response.template is not self._template:
+                self._learn(response, response.template)
+            if not self._start:
+                self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
+                return
+            connection.answer_whole(b"".join((self._start, *response.wires)))
+        except Exception as problem:
+            connection.fail(problem)
 
     def _learn(self, response: InferenceResponse, template: ResponseTemplate) -> None:
         """Makes the start of all answers like this one, where their outputs follow as bytes and are not large."""
@@ -156,3 +159,24 @@ class UsualInfer(Usual):
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
+
+
+def expect_alike(
+    engine: Engine,
+    request: HttpRequest,
+    model: ModelVersion,
+    inference: InferenceRequest,
+    reply: ReplyFormat,
+    answer: Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None],
+) -> None:
+    """Lets the connection of `request`, just decoded and allowed, take more of these by itself."""
+    if type(request) is not Http1Request:
+        return
+    head = request.head
+    connection = request.connection
+    if connection is None or not connection.usual_left:
+        return
+    body = memoryview(request.body)
+    text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
+    if UsualInfer.suits(connection, head, text, inference):
+        UsualInfer(connection, engine, model, head, text, inference, reply, answer).settle()

@@ -9,7 +9,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from ...schema.kserve_http_reply import encode_error
-from ..http.listener import Listener
+from ..http.connection.listener import Listener
 from ..http.settings import HttpSettings
 from .collector import EngineCollector
 from .exposition import CONTENT_TYPE, text_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ...engine.model.version import ModelVersion
     from ...engine.observe.custom_metrics import CustomMetrics
-    from ..http.request import HttpRequest
+    from ..http.request.request import HttpRequest
     from .settings import MetricsSettings
 
 LIMITS: Final = HttpSettings(connection_count_max=64, body_bytes_max=64 * 1024, recycled_bytes_max=0)
@@ -68,9 +68,12 @@ class MetricsPage:
                 self._nursery.start_soon(self._answer_by_thread, request)
 
     async def _answer_by_thread(self, request: HttpRequest) -> None:
-        async with self._writing:
-            text = await trio.to_thread.run_sync(self._text)
-        request.reply(200, CONTENT_TYPE, [text])
+        try:
+            async with self._writing:
+                text = await trio.to_thread.run_sync(self._text)
+            request.reply(200, CONTENT_TYPE, [text])
+        except Exception as problem:
+            request.break_off(problem)
 
     def _text(self) -> bytes:
         return text_of(self.registry.collect())

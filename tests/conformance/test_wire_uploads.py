@@ -8,7 +8,7 @@ import struct
 import time
 
 import pytest
-from despina.frontends.http.chunked import ChunkedBody
+from despina.frontends.http.connection.chunked import ChunkedBody
 
 from tests.conformance.servers import running_despina
 from tests.conformance.wire import (

@@ -10,9 +10,10 @@ import hpack
 import pytest
 from despina.frontends.grpc.request.head import HeadReader
 from despina.frontends.grpc.wire import reply
-from despina.frontends.http import HttpSettings, compression
-from despina.frontends.http.handlers import routes_of
-from despina.frontends.http.routes import Router
+from despina.frontends.http import HttpSettings
+from despina.frontends.http.handler import compression
+from despina.frontends.http.handler.handlers import routes_of
+from despina.frontends.http.handler.routes import Router
 from despina.frontends.log_settings import LogSettings
 from despina.schema import kserve_grpc, kserve_grpc_familiar, kserve_http, kserve_http_reply
 from despina.schema.infer_head import ReplyFormat

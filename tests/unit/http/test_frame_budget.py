@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from despina.frontends.http.frame_budget import BURST, PER_S, PREFACE, FrameBudget
+from despina.frontends.http.connection.frame_budget import BURST, PER_S, PREFACE, FrameBudget
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 import trio
-from despina.frontends.http.compression import INLINE_BYTES_MAX, coding_for
+from despina.frontends.http.handler.compression import INLINE_BYTES_MAX, coding_for
 
 
 @pytest.mark.parametrize(

@@ -218,8 +218,10 @@ async def test_an_upgrade_that_is_asked_for_is_ignored(door):
 POST = b"POST /v2/repository/index HTTP/1.1\r\nHost: h\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 REFUSED = {
-    "length and chunks": (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-    "chunks and length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400),
+    "odd length and chunks": (POST + b"Content-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "chunks and two lengths": (CHUNKED[:-2] + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400),
+    "length and chunks in HTTP/1.0": (CHUNKED[:-2].replace(b"1.1", b"1.0") + b"Content-Length: 0\r\n\r\n", 400),
+    "length and an unknown coding": (POST + b"Content-Length: 3\r\nTransfer-Encoding: gzip\r\n\r\nabc", 400),
     "two lengths": (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
     "a list of lengths": (POST + b"Content-Length: 3, 3\r\n\r\nabc", 400),
     "signed length": (POST + b"Content-Length: +3\r\n\r\nabc", 400),
@@ -275,6 +277,21 @@ async def test_refusals(door, name):
         assert reply.headers["connection"] == "close"
         assert await client.ended() == b""
     assert (await door.ask(GET)).status == 200
+
+
+@pytest.mark.parametrize("server", ["native", "hypercorn"])
+@pytest.mark.parametrize("length", [b"2", b"14", b"0"])
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_length_beside_chunks(open_door, server, length, order):
+    """The chunks are the body, and what follows is never read as a request, whatever the length says."""
+    door = await open_door(server=server)
+    client = await door.connect()
+    fields = [b"Transfer-Encoding: chunked\r\n", b"Content-Length: %b\r\n" % length][::order]
+    await client.send(POST + b"".join(fields) + b'\r\nf\r\n{"ready":false}\r\n0\r\n\r\n' + GET)
+    reply = await client.reply()
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    assert b"never" in reply.body
+    assert await client.ended() == b""
 
 
 async def test_a_refused_upload_still_reads_its_reply(door):

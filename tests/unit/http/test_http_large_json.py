@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import trio
-from despina.frontends.http import infer as infer_module
+from despina.frontends.http.handler import infer as infer_module
 
 ROWS = 20_000
 """With 16 integers each, more than a MiB of JSON."""

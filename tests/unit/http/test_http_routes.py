@@ -8,7 +8,7 @@ from base64 import b64encode
 import orjson
 import pytest
 import trio
-from despina.frontends.http.body import BufferPool
+from despina.frontends.http.connection.body import BufferPool
 from despina.schema.fault import InvalidArgument, ModelFailure, QueueFull
 
 
@@ -363,7 +363,23 @@ def test_buffer_pool():
     assert pool.kept_bytes == 0
     assert len(pool.take(1000)) == 1000
     pool.give(again)
-    pool.trim()
+    assert not pool.trim()
     assert pool.kept_bytes == 262_144
-    pool.trim()
+    assert pool.trim()
     assert pool.kept_bytes == 0
+
+
+def test_buffer_pool_keeps_what_is_needed():
+    """Of four buffers given back after a rush the two that a steady trickle takes stay, the others go."""
+    pool = BufferPool(bytes_max=1 << 20)
+    for array in [pool.take(200_000) for _ in range(4)]:
+        pool.give(array)
+    del array
+    pool.trim()
+    for _ in range(3):
+        for array in [pool.take(200_000) for _ in range(2)]:
+            pool.give(array)
+    del array
+    assert pool.kept_bytes == 4 * 262_144
+    assert not pool.trim()
+    assert pool.kept_bytes == 2 * 262_144

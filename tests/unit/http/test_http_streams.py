@@ -286,7 +286,7 @@ async def test_a_client_that_leaves_tells_the_model(opened, server):
 
 
 async def test_a_client_that_closes_while_nothing_comes_is_found_out(opened):
-    """An orderly close looks like a half-closed client; a comment in the event stream tells the difference."""
+    """An orderly close, which looks like that of one side, ends the job."""
     async with opened() as (port, script, _):
         script.hold = trio.Event()
         stream = await trio.open_tcp_stream("127.0.0.1", port)
@@ -297,20 +297,39 @@ async def test_a_client_that_closes_while_nothing_comes_is_found_out(opened):
         script.hold.set()
 
 
-async def test_a_half_closed_client_gets_its_stream(opened):
-    """One that closed its sending side only still gets everything."""
+@pytest.mark.parametrize("when", ["at once", "later"])
+async def test_a_half_closed_client_has_left_its_stream(opened, when):
+    """The end of its sending side ends an event stream after what was there by then, and the job with it."""
     async with opened() as (port, script, _), await trio.open_tcp_stream("127.0.0.1", port) as stream:
         script.hold = trio.Event()
         await stream.send_all(asked("s/generate_stream", {"IN": [1]}))
-        got = await stream.receive_some()
-        await stream.send_eof()
-        await trio.sleep(0.05)
+        if when == "at once":
+            await stream.send_eof()
+        got = b""
+        with trio.fail_after(5):
+            while b'"OUT":1' not in got:
+                got += await stream.receive_some()
+            if when == "later":
+                await stream.send_eof()
+            while data := await stream.receive_some():
+                got += data
+            await until(lambda: script.jobs[0].is_cancelled())
+        assert got.count(b"data: ") == 1
+        assert not got.endswith(b"0\r\n\r\n")
         script.hold.set()
+
+
+async def test_a_half_closed_client_gets_an_answer_that_is_whole(opened):
+    """Of a model that answers once there is nothing to leave: its event arrives, and the end."""
+    async with opened() as (port, _, _), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(asked("plain/generate_stream", {"IN": [1]}))
+        await stream.send_eof()
+        got = b""
         with trio.fail_after(5):
             while data := await stream.receive_some():
                 got += data
+        assert got.count(b"data: ") == 1
         assert got.endswith(b"0\r\n\r\n")
-        assert not script.jobs[0].is_cancelled()
 
 
 async def test_a_client_that_never_reads_is_cut_off(opened):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
-from despina.frontends.http.request import HttpRequest
-from despina.frontends.http.traced import TracedRequest, traced_if_chosen
+from despina.frontends.http.handler.traced import TracedRequest, traced_if_chosen
+from despina.frontends.http.request.request import HttpRequest
 from despina.schema.inference import InferenceRequest
 
 

@@ -7,10 +7,10 @@ import re
 import orjson
 import pytest
 import trio
-from despina.frontends.http import openapi
-from despina.frontends.http.openapi import openapi_document, templates_of
-from despina.frontends.http.openapi_operations import OPERATIONS
-from despina.frontends.http.routes import Route
+from despina.frontends.http.handler import openapi
+from despina.frontends.http.handler.openapi import openapi_document, templates_of
+from despina.frontends.http.handler.openapi_operations import OPERATIONS
+from despina.frontends.http.handler.routes import Route
 from despina.frontends.restricted import CATEGORIES
 from despina.schema.wire.generated.inference import ModelConfig
 

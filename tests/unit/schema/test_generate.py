@@ -123,6 +123,37 @@ def test_refusals(body, status, text):
     assert caught.value.message.startswith(text)
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b'{"F":1,"F":2}', 400, "[request id: <id_unknown>] input 'F' already exists in request"),
+        (b'{"F":1,"x":1,"F":"a","id":"q"}', 400, "[request id: q] input 'F' already exists in request"),
+        (b'{"F":"a","F":1}', 500, "Unable to parse 'data': attempt to access JSON non-number as double"),
+        (b'{"F":1,"F":2,"x":null}', 400, "[request id: <id_unknown>] input 'F' already exists in request"),
+        (b'{"x":null,"F":1,"F":2}', 400, "parameter 'x' has invalid type."),
+        (
+            b'{"parameters":{"F":NaN,"F":2}}',
+            400,
+            "Converting keyword: 'parameters': [request id: <id_unknown>] input 'F' already exists in request",
+        ),
+    ],
+)
+def test_an_input_that_is_repeated(body, status, text):
+    """The first fault in the order of the members is told; each member has the value that its name has first."""
+    with pytest.raises(Fault) as caught:
+        read(body)
+    assert caught.value.http_status == status
+    assert caught.value.message.startswith(text)
+
+
+def test_other_members_that_are_repeated():
+    """Of parameters, the id and the keyword for nested ones the first counts."""
+    request = read(b'{"id":"a","x":1,"T":"q:\\":","x":[],"id":5,"parameters":{"y":1,"y":2},"parameters":7}')
+    assert request.id == "a"
+    assert request.parameters == {"id": "a", "x": 1, "y": 1}
+    assert request.inputs["T"].memory() == b'\4\0\0\0q:":'
+
+
 def test_an_input_named_like_the_keyword():
     """Such a model cannot be told what is meant."""
     with pytest.raises(Fault, match="Keyword 'parameters' for nested schema also given as input tensor name"):

@@ -6,7 +6,7 @@ import math
 import pytest
 from despina.schema import json_text
 from despina.schema.fault import InvalidArgument, MalformedRequest
-from despina.schema.json_text import read_json
+from despina.schema.json_text import read_first, read_json, read_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,10 +68,59 @@ def test_tensor_strings_keep_bytes_that_are_not_utf8():
     assert strings[1][0].encode("utf-8", "surrogateescape") == b"\xff\xc3"
 
 
-def test_last_duplicate_counts_on_both_paths():
-    """The two parsers agree about repeated members."""
-    assert read_json(b'{"a":1,"a":2}') == {"a": 2}
-    assert read_json(b'{"a":1,"a":NaN,"a":2}') == {"a": 2}
+def test_repeated_members():
+    """The two parsers agree: the last counts for who only reads, the first for who asks for it."""
+    for text in (b'{"a":1,"a":2}', b'{"a":1,"a":NaN,"a":2}', b'\xef\xbb\xbf{"a":1,"a":2}'):
+        assert read_json(text) == {"a": 2}
+        assert read_first(text) == {"a": 1}
+    deep = b'{"x":[[{"a" : 1, "b":":", "a":2}, {"c":3}]], "data":["\xff"], "d":18446744073709551616}'
+    value = read_first(deep)
+    assert value["x"] == [[{"a": 1, "b": ":"}, {"c": 3}]]
+    assert value["data"] == ["\udcff"]
+    assert type(value["d"]) is float
+
+
+def test_what_looks_repeated():
+    """Colons in strings, names in strings and objects behind numbers make nobody believe in repetition."""
+    for text in (b'{"a":"b:c","d":"\\":"}', b'{"a":"\\"a\\": 1"}', b'[1,{"a":1}]', b'{"a":[]}', b"[]", b'"a:"'):
+        value = read_json(text)
+        assert read_first(text) == value
+        pairs = read_pairs(text, value)
+        assert pairs is None or pairs.first() == value
+
+
+def test_pairs():
+    """Members as they come, with repetition, for the object and those in it."""
+    text = b'{"a":1,"b":{"c":2,"c":3},"a":4}'
+    pairs = read_pairs(text, read_json(text))
+    assert pairs == [("a", 1), ("b", [("c", 2), ("c", 3)]), ("a", 4)]
+    assert pairs.first() == {"a": 1, "b": [("c", 2), ("c", 3)]}
+    assert [name for name, _ in pairs.as_first()] == ["a", "b", "a"]
+    assert pairs.as_first()[2] == ("a", 1)
+
+
+def test_counting_members_of_a_deep_document_costs_no_stack():
+    """As deep as the fast parser goes."""
+    text = b'{"a":' * 1000 + b'":"' + b"}" * 1000
+    with pytest.raises(InvalidArgument, match="nesting depth"):
+        read_first(text)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.integers(0, 3))
+def test_doubles_are_read_exactly_beside_nan(values, extra):
+    """Every double comes back as it was written, in its shortest form or with more digits, with or without a `NaN`."""
+    texts = [f"{value:.{17 + extra}g}" if extra else repr(value) for value in values]
+    text = f"[{','.join(texts)},NaN]".encode()
+    assert read_json(text)[:-1] == values
+    assert read_json(text.replace(b",NaN", b"")) == values
+    assert read_json(text.replace(b"NaN", b"-Infinity")) == [*values, -math.inf]
+
+
+def test_doubles_too_large_are_refused_beside_nan():
+    """Not taken for infinity."""
+    for number in (b"1e309", b"1.7976931348623159e308", b"1" * 400):
+        with pytest.raises(MalformedRequest, match="Number too big to be stored in double"):
+            read_json(b"[NaN,%b]" % number)
 
 
 def test_integers_beyond_64_bits_are_no_integers_on_both_paths():

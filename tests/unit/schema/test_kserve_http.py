@@ -367,15 +367,60 @@ def test_bad_output_parameters(parameters, message):
 
 
 def test_output_forms():
-    """Parameters that are no object are ignored, 0 classes means none, and the first of two entries counts."""
+    """Parameters that are no object are ignored, and 0 classes means none."""
     request, reply = decode(
         '{"inputs":[],"outputs":[{"name":"A","parameters":null},{"name":"B","parameters":{"classification":0}},'
-        '{"name":"C","parameters":{"binary_data":true}},{"name":"C","parameters":{"classification":3}},'
-        '{"name":"A","parameters":{"binary_data":true}}]}'
+        '{"name":"C","parameters":{"binary_data":true}}]}'
     )
     assert request.outputs == ("A", "B", "C")
     assert reply.binary == {"A": False, "B": False, "C": True}
     assert reply.classification == {}
+
+
+def test_duplicate_output():
+    """Refused in the words of the newest release, before the second entry's parameters are looked at."""
+    twice = '"inputs":[],"outputs":[{"name":"C"},{"name":"C","parameters":{"classification":"x"}}]'
+    fault = refused("{%s}" % twice)
+    assert isinstance(fault, InvalidArgument)
+    assert fault.message == "[request id: <id_unknown>] output 'C' already exists in request"
+    assert refused('{"id":"q",%s}' % twice).message == "[request id: q] output 'C' already exists in request"
+
+
+@pytest.mark.parametrize("pad", [0, 4000])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('"id":"a"', '"id":"b"'),
+        ('"id":"a"', '"id" : 5'),
+        ('"outputs":[{"name":"A"}]', '"outputs":[]'),
+        ('"parameters":{"x":1}', '"parameters":{"x":2}'),
+        ('"parameters":{"x":1,"y":"a:b","x":[]}', '"z":{"x":1}'),
+        ('"parameters":{"priority":3,"priority":"no"}', '"z":0'),
+        ('"outputs":[{"name":"A","name":"B"}]', '"z":0'),
+        ('"outputs":[{"name":"A","parameters":{"binary_data":true,"binary_data":false}}]', '"z":0'),
+    ],
+)
+def test_the_first_of_repeated_members_counts(first, second, pad):
+    """As in the reference server, whether the last would be a fault or not, in small heads and large ones, and when
+    the same text comes again."""
+    text = '{%s,"inputs":[%s],%s%s}'  # blanks make the head large
+    input_ = '{"name":"X","datatype":"INT32","shape":[1],"shape":[2],"data":[7],"data":[8,9]}'
+    alone = '{"name":"X","datatype":"INT32","shape":[1],"data":[7]}'
+    first_alone = first.replace(',"x":[]', "").replace(',"priority":"no"', "")
+    first_alone = first_alone.replace(',"name":"B"', "").replace(',"binary_data":false', "")
+    expected, expected_reply = decode(text % (first_alone, alone, '"z":0', " " * pad))
+    for _ in range(2):
+        request, reply = decode(text % (first, input_, second, " " * pad))
+        assert bytes(request.inputs["X"].memory()) == b"\7\0\0\0"
+        for name in ("id", "outputs", "parameters", "priority"):
+            assert getattr(request, name) == getattr(expected, name)
+        assert reply.binary == expected_reply.binary
+
+
+def test_a_fault_of_the_first_member_is_told():
+    """Though the last one would be right."""
+    fault = refused('{"inputs":[],"id":5,"id":"a"}')
+    assert fault.message == "Unable to parse 'id': attempt to access JSON non-string as string"
 
 
 @pytest.mark.parametrize(

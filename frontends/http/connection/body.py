@@ -1,0 +1,94 @@
+"""Buffers for large bodies: where they come from, and when one may be used again.
+
+A fresh buffer of megabytes costs a page fault for every 4 KiB, more than the copy itself, so buffers are kept. A buffer
+is handed out again only when nothing else refers to it: every view of it (memoryview, numpy array, a tensor made of
+either) keeps a reference to the array that owns the memory, so the count of references tells, at any depth. Nobody has
+to say when he is done, and a view that somebody keeps for ever costs one buffer, never a corrupted tensor.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import numpy as np
+
+from ....schema.references import LOCAL_REFERENCES
+from ..request.breakdown import NoRoomForBody
+
+RECYCLED_FROM: Final = 128 * 1024
+"""Smaller buffers come from the allocator's heap, which recycles them itself."""
+
+_UNSHARED: Final = LOCAL_REFERENCES + 1
+"""References to an array that only the pool knows: its list's, and a local name's."""
+
+_LOOKS_MAX: Final = 8
+"""How many buffers of a size are looked at before a fresh one is made."""
+
+
+class BufferPool:
+    """Keeps up to `bytes_max` bytes of buffers, in powers of two. Not thread-safe."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._shelves: dict[int, _Shelf] = {}
+        """By the size of the buffers."""
+        self.kept_bytes = 0
+        self._used = False
+
+    def take(self, size: int) -> np.ndarray:
+        """An array of at least `size` uint8 elements with any content. Raises NoRoomForBody."""
+        if size < RECYCLED_FROM:
+            return _fresh(size, size)
+        self._used = True
+        capacity = 1 << (size - 1).bit_length()
+        shelf = self._shelves.get(capacity)
+        if shelf is not None:
+            kept = shelf.kept
+            for index in range(len(kept) - 1, max(-1, len(kept) - 1 - _LOOKS_MAX), -1):
+                array = kept[index]
+                if sys.getrefcount(array) == _UNSHARED:
+                    del kept[index]
+                    self.kept_bytes -= capacity
+                    shelf.least = min(shelf.least, len(kept))
+                    return array
+        return _fresh(capacity, size)
+
+    def give(self, array: np.ndarray) -> None:
+        """Takes back what `take` gave. Views of it may still be alive."""
+        capacity = array.nbytes
+        if capacity < RECYCLED_FROM or self.kept_bytes + capacity > self._bytes_max:
+            return
+        shelf = self._shelves.get(capacity)
+        if shelf is None:
+            shelf = self._shelves[capacity] = _Shelf()
+        shelf.kept.append(array)
+        self.kept_bytes += capacity
+
+    def trim(self) -> bool:
+        """Called now and then: lets those go that were not needed since the last call. True if none was taken."""
+        for capacity, shelf in self._shelves.items():
+            del shelf.kept[: shelf.least]
+            self.kept_bytes -= shelf.least * capacity
+            shelf.least = len(shelf.kept)
+        was_used, self._used = self._used, False
+        return not was_used
+
+
+class _Shelf:
+    """Buffers of one size."""
+
+    __slots__ = ("kept", "least")
+
+    def __init__(self) -> None:
+        self.kept: list[np.ndarray] = []
+        """Oldest first. Some may still be in use by somebody."""
+        self.least = 0
+        """How many of them were there all the time since the last trim."""
+
+
+def _fresh(capacity: int, size: int) -> np.ndarray:
+    try:
+        return np.empty(capacity, np.uint8)
+    except MemoryError as problem:
+        raise NoRoomForBody(size) from problem

@@ -1,0 +1,96 @@
+"""What a client has sent and nobody has consumed yet, and the heads of requests in it.
+
+No sockets here. The search for the end of a head goes on where it stopped, so a head that arrives byte by byte costs
+time linear in its length; what can become no head is refused at once, not when the timeout comes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .head import Head, Refusal, parse_head
+
+if TYPE_CHECKING:
+    from ..settings import HttpSettings
+
+_MEMO_BYTES_MAX: Final = 2048
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
+_CARRIAGE_RETURN: Final = 13
+
+
+class Intake:
+    """The bytes of one connection from `at` on in `data`. Whoever consumes some moves `at`."""
+
+    __slots__ = ("_scanned", "_settings", "at", "data", "memo")
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
+        self.data = b""
+        self.at = 0
+        self._scanned = 0
+        """Where the search for the end of the head goes on."""
+        self.memo: Head | None = None
+        """The last head, for the next request that has the same one."""
+
+    def append(self, data: bytes) -> None:
+        at = self.at
+        if at < len(self.data):
+            self.data = self.data[at:] + data
+            self._scanned = max(0, self._scanned - at)
+        else:
+            self.data = data
+            self._scanned = 0
+        self.at = 0
+
+    def clear(self) -> None:
+        self.data = b""
+        self.at = self._scanned = 0
+
+    def is_http2(self) -> bool:
+        """Whether a connection opens with the preface of HTTP/2."""
+        return self.data.startswith(_PREFACE, self.at)
+
+    def next_head(self) -> Head | None:
+        """Consumes the next head, up to where the body begins; None while it is not whole. Raises Refusal."""
+        data = self.data
+        at = self.at
+        memo = self.memo
+        if memo is not None and data.startswith(memo.raw, at):
+            self.at = at + len(memo.raw)
+            return memo
+        while data.startswith(b"\r\n", at):  # HTTP asks servers to skip empty lines before a request
+            at += 2
+        self.at = at
+        settings = self._settings
+        end = data.find(b"\r\n\r\n", max(at, self._scanned - 3))
+        if end < 0:
+            self._check_unfinished()
+            self._scanned = len(data)
+            return None
+        end += 4
+        if end - at > settings.head_bytes_max:
+            raise Refusal(431, f"request head exceeds {settings.head_bytes_max} bytes")
+        head = parse_head(
+            data[at:end], header_count_max=settings.header_count_max, body_bytes_max=settings.body_bytes_max
+        )
+        if end - at <= _MEMO_BYTES_MAX:
+            self.memo = head
+        self.at = end
+        self._scanned = 0
+        return head
+
+    def _check_unfinished(self) -> None:
+        data = self.data
+        at = self.at
+        limit = self._settings.head_bytes_max
+        if len(data) - at > limit:
+            raise Refusal(431, f"request head exceeds {limit} bytes")
+        if at < len(data) and not (65 <= data[at] <= 90 or (data[at] == _CARRIAGE_RETURN and at + 1 == len(data))):
+            raise Refusal(400, "malformed request: a method in capitals is expected")
+        start = max(at, self._scanned)
+        if data.find(b"\0", start) >= 0:
+            raise Refusal(400, "malformed request: NUL in the head")
+        while (line_end := data.find(b"\n", start)) >= 0:
+            if line_end == at or data[line_end - 1] != _CARRIAGE_RETURN:
+                raise Refusal(400, "malformed request: line does not end with CRLF")
+            start = line_end + 1

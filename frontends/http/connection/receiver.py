@@ -1,0 +1,335 @@
+"""The receiving half of one HTTP/1.1 connection, a state machine driven by the listener's epoll without a task of its
+own: from bytes to requests.
+
+    HEAD ──empty line──▶ BODY or CHUNKED ──last byte──▶ ANSWER ──reply──▶ HEAD     (small bodies skip BODY)
+      any ──refusal, `Connection: close`──▶ LINGER (read and throw away) ──▶ CLOSED
+
+Rules
+1. What a client's bytes do to the state of its connection is here, what answers do to it in sender.py, what time does
+   to it in connection.py; how bytes leave is `Outlet`'s business.
+2. One request at a time is with the handlers; what the client sends ahead waits in `_intake`, up to a bound, and then
+   in the kernel. So answers leave in the order of the requests.
+3. The end of the client's stream is not its leaving. A client may close its sending side and wait for the answer; one
+   that closed the whole socket looks the same until something is sent to it. So when a stream ends while a request is
+   in flight, an interim `100 Continue` goes out: HTTP/1.1 clients skip it; the host of a client that left answers it
+   with a reset, which epoll reports at once and which cancels the request. HTTP/1.0 knows no interim answers: there
+   only the answer itself finds out. A reply that comes bit by bit, once begun, ends where its client's stream ends, as
+   in the reference server.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Final
+
+from ...tls import TlsSocket
+from .chunked import ChunkedBody
+from .head import CHUNKED, Head, Refusal
+from .http1_request import Http1Request
+from .intake import Intake
+from .sender import ANSWER, BODY, CHUNKS, CLOSED, HEAD, LINGER, READ, WRITE, Sender
+
+if TYPE_CHECKING:
+    import socket
+
+    from ..request.request import Buffer
+    from ..request.short_way import ShortWay
+    from .listener import Listener
+
+PEER_END: Final = select.EPOLLRDHUP
+BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
+"""Always reported: a reset, or both directions closed."""
+
+RECEIVE_BYTES: Final = 64 * 1024
+_TURN_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Body bytes received of one connection before the others have their turn."""
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Receiver(Sender):
+    """What Connection builds on."""
+
+    __slots__ = ("_body", "_body_since", "_chunks", "_got", "_head")
+
+    def __init__(self, listener: Listener, sock: socket.socket) -> None:
+        super().__init__(listener, sock, Intake(listener.settings))
+        self._head: Head | None = None
+        self._body: memoryview | None = None
+        """Where the body being received goes."""
+        self._body_since = 0.0
+        """When the request in flight began, if its body came in pieces."""
+        self._got = 0
+        self._chunks: ChunkedBody | None = None
+
+    # What epoll says.
+
+    def on_event(self, events: int) -> None:
+        if events == READ:
+            if self.state == BODY:
+                self._receive_body()
+            else:
+                self._receive()
+            return
+        if events & BROKEN:
+            if self.state == LINGER:
+                self.close()  # both directions are at their end; the kernel may still be sending the reply
+            else:
+                self.abort()
+            return
+        if events & WRITE:
+            try:
+                self._flush()
+            except Exception as problem:
+                self.cut(problem)
+        if events & READ and self.state != CLOSED:
+            if self.state == BODY:
+                self._receive_body()
+            else:
+                self._receive()
+        elif events & PEER_END and self.state == ANSWER:
+            self._probe()
+
+    def _receive(self) -> None:
+        try:
+            data = self.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            return
+        state = self.state
+        if not data:
+            self._on_peer_end()
+        elif state == HEAD:
+            usual = self.usual
+            if usual is not None and not self._intake.data and usual.submit(data):
+                if self.state == ANSWER and self.events != READ:
+                    self._watch_input()
+                return
+            if self._took_familiar(data):
+                return
+            if not self._ahead():
+                self.since = self._listener.now
+            self._intake.append(data)
+            self._take_request()
+            if self.state == ANSWER:
+                self._watch_input()
+        elif state == CHUNKS:
+            self.since = self._listener.now
+            self._feed_chunks(data, 0)
+        elif state == ANSWER:
+            self._intake.append(data)
+            self._watch_input()
+        # LINGER: thrown away
+
+    def _took_familiar(self, data: bytes) -> bool:
+        """Hands over a request that is whole, alone, and has the same head as the last one. False for any other."""
+        intake = self._intake
+        head = intake.memo
+        if head is None or intake.data or not data.startswith(head.raw):
+            return False
+        start = len(head.raw)
+        if len(data) != start + head.length:
+            return False
+        self.since = self._listener.now
+        self._head = head
+        self.state = ANSWER
+        self._request = request = Http1Request(self, head, memoryview(data)[start:])
+        self._listener.handle(request)
+        if self.state == ANSWER and self.events != READ:
+            self._watch_input()
+        return True
+
+    def _receive_body(self) -> None:
+        """Large body: the kernel copies straight into its place."""
+        body = self._body
+        assert body is not None, "a body being received has a buffer"
+        size = len(body)
+        turn = 0
+        while self._got < size:
+            try:
+                count = self.sock.recv_into(body[self._got :])
+            except BlockingIOError:
+                break
+            except OSError:
+                self.abort()
+                return
+            if not count:
+                self._on_peer_end()
+                return
+            self._got += count
+            turn += count
+            if turn > _TURN_BYTES_MAX:
+                break
+        self.since = self._listener.now
+        if self._got == size:
+            self._body = None
+            if isinstance(self.sock, TlsSocket):
+                self._intake.append(self.sock.surplus())
+            self._hand_over(body)
+
+    def _on_peer_end(self) -> None:
+        if self.state == ANSWER:
+            self._peer_ended = True
+            self._probe()
+        elif self.state == HEAD and self._ahead():
+            self._peer_ended = True  # what it sent before is answered first
+            self._watch(self.events & WRITE)
+            self._listener.resume_soon(self)
+        elif self._outlet.pending and self.state in (HEAD, LINGER):
+            self._peer_ended = True
+            self._finish(unread=False)  # it may still read the reply
+        else:
+            self.close()  # nothing is owed: idle, or a request cut short
+
+    def _probe(self) -> None:
+        """The client's stream ended, or ends behind what it sent ahead: has it left? See rule 3."""
+        if self._streamed is not None:
+            self.close()
+            return
+        self._watch(self.events & WRITE)
+        head = self._head
+        if not self._outlet.pending and head is not None and not head.is_http10:
+            self._send([_CONTINUE])
+
+    def _watch_input(self) -> None:
+        """Reads on, unless the client is too far ahead of its answers, too far behind with taking them, or its stream
+        has ended."""
+        if self.state in (HEAD, ANSWER):
+            if self._peer_ended or (self.state == HEAD and self._is_behind()):
+                wanted = 0
+            elif self._ahead() > self._listener.settings.pipelined_bytes_max:
+                wanted = PEER_END
+            else:
+                wanted = READ
+            self._watch((self.events & WRITE) | wanted)
+
+    def _ahead(self) -> int:
+        """Bytes received and not consumed."""
+        return len(self._intake.data) - self._intake.at
+
+    def _is_behind(self) -> bool:
+        """Whether so much of earlier answers waits for the client that it gets no more of them."""
+        return bool(self._outlet.pending) and self.unsent_bytes > self._listener.settings.pipelined_bytes_max
+
+    # From bytes to requests.
+
+    def resume(self) -> None:
+        """Called by the listener after a reply, when more requests had been received ahead, and after the beginning of
+        one that comes bit by bit, when the client's stream had ended."""
+        if self.state == HEAD and self._ahead() and not self._is_behind():
+            self._take_request()
+        elif self._streamed is not None and self._peer_ended:
+            self.close()
+
+    def _take_request(self) -> None:
+        listener = self._listener
+        intake = self._intake
+        try:
+            if self._head is None and listener.takes_http2 and intake.is_http2():
+                listener.hand_over(self, intake.data[intake.at :])
+                return
+            head = intake.next_head()
+            if head is None:
+                if self._peer_ended:
+                    self._finish(unread=False)
+                elif self.state == HEAD:
+                    self._watch((self.events & WRITE) | READ)
+                return
+            self._head = head
+            if head.length == CHUNKED:
+                self._start_chunks(head)
+            else:
+                self._start_body(head)
+        except Refusal as refusal:
+            self.refuse(refusal.status, refusal.message)
+        if self._peer_ended and self.state in (BODY, CHUNKS):
+            self._drop_input()  # cut short, and nothing more comes
+            self._finish(unread=False)
+
+    def _start_body(self, head: Head) -> None:
+        intake = self._intake
+        data = intake.data
+        at = intake.at
+        size = head.length
+        have = len(data) - at
+        if have >= size:
+            if have == size:
+                body = memoryview(data)[at:] if size else b""
+                intake.clear()
+            else:
+                body = memoryview(data)[at : at + size]
+                intake.at = at + size
+            self._hand_over(body)
+            return
+        self._buffer = array = self._listener.buffers.take(size)
+        self._body = body = array.data[:size]
+        body[:have] = memoryview(data)[at:]
+        self._got = have
+        intake.clear()
+        self._body_since = self.since
+        self.since = self._listener.now
+        self.state = BODY
+        if head.expects_continue:
+            self._send([_CONTINUE])
+
+    def _start_chunks(self, head: Head) -> None:
+        settings = self._listener.settings
+        self._chunks = ChunkedBody(
+            bytes_max=settings.body_bytes_max,
+            count_max=settings.chunk_count_max,
+            overhead_max=settings.head_bytes_max,
+        )
+        data = self._intake.data
+        at = self._intake.at
+        self._intake.clear()
+        self._body_since = self.since
+        self.since = self._listener.now
+        self.state = CHUNKS
+        if head.expects_continue and at == len(data):
+            self._send([_CONTINUE])
+        if self.state == CHUNKS:
+            self._feed_chunks(data, at)
+
+    def _feed_chunks(self, data: bytes, at: int) -> None:
+        chunks = self._chunks
+        assert chunks is not None, "chunks being received have a decoder"
+        try:
+            end = chunks.feed(data, at)
+        except Refusal as refusal:
+            self.refuse(refusal.status, refusal.message)
+            return
+        if end >= 0:
+            self._chunks = None
+            if end < len(data):
+                self._intake.append(data[end:])
+            self._hand_over(memoryview(chunks.body))
+
+    def _hand_over(self, body: Buffer) -> None:
+        head = self._head
+        assert head is not None, "a request has a head"
+        self.state = ANSWER
+        self._request = request = Http1Request(self, head, body)
+        self._listener.handle(request)
+
+    def begin(self, request: ShortWay, head: Head) -> None:
+        """`request`, whole, is in flight from here on."""
+        self.since = self._listener.now
+        self.state = ANSWER
+        self._head = head
+        self._request = request
+
+    # For traces.
+
+    def began_at(self) -> float:
+        """When the request in flight began to arrive, in seconds of trio's clock."""
+        head = self._head
+        in_pieces = self._buffer is not None or (head is not None and head.length == CHUNKED)
+        return self._body_since if in_pieces else self.since
+
+    def _drop_input(self) -> None:
+        self._intake.clear()
+        self._chunks = None
+        self._body = None
+        if self._buffer is not None:
+            self._give_buffer()

@@ -1,0 +1,1 @@
+"""What answers requests: one handler for each route. Knows no carrier."""

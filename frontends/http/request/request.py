@@ -1,0 +1,115 @@
+"""What a route handler sees of one HTTP request, whatever carries it: our own listener or an ASGI server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .streamed import StreamedReply
+
+Buffer = bytes | bytearray | memoryview
+Field = tuple[bytes, bytes]
+"""A header: name and value."""
+
+JSON: Final = b"application/json"
+TEXT: Final = b"text/plain"
+BINARY: Final = b"application/octet-stream"
+
+
+class Notes:
+    """What handling a request has found out from its head alone. Requests with the same head share their notes."""
+
+    __slots__ = ("body_size", "coding", "handler", "header_length", "match")
+
+    def __init__(self) -> None:
+        self.handler: Any = None
+        """The handler that its method and path lead to, once it may pass; with `match`."""
+        self.match: Any = None
+        self.body_size = -1
+        """For inference: the size of the body that `header_length` was found right for; -1 for not looked at yet."""
+        self.header_length: int | None = None
+        self.coding: bytes | None = None
+        """For inference: how the client wants its reply compressed."""
+
+
+class HttpRequest:
+    """One request, whole: its body has arrived. A handler calls `reply` exactly once, now or later, on the trio thread.
+
+    `method` and `path` are as received: upper case, not percent-decoded, without the query. Header names are lower
+    case; of repeated headers the first counts. `body` may be a view of a buffer that is recycled once no view of it is
+    left, so keep views, not addresses.
+    """
+
+    __slots__ = ("body", "headers", "is_gone", "method", "notes", "on_gone", "path")
+
+    def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
+        self.notes = Notes()
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.is_gone = False
+        """True once the client has left without its reply."""
+        self.on_gone: Callable[[], None] | None = None
+        """Set by a handler that can stop early; called at most once, when the client has left before the reply."""
+
+    def fields(self) -> Iterable[Field]:
+        """Every header, in the order and with the names as received, as far as the transport keeps them."""
+        return self.headers.items()
+
+    def text_fields(self) -> list[tuple[str, str]]:
+        """The same as text; bytes that are not UTF-8 are replaced."""
+        return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in self.fields()]
+
+    def reply(
+        self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
+    ) -> None:
+        """Sends the answer: `buffers` one after the other are the body, flat and not to be written to afterwards.
+
+        Never blocks and never raises for a client that left; then it does nothing.
+        """
+        raise NotImplementedError
+
+    # Instead of `reply`, for a body that is made bit by bit. `on_gone` stays in force until the end.
+
+    def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
+        """Sends the head of an answer of unknown length; `write_part` any number of times and `end_reply` follow."""
+        raise NotImplementedError
+
+    def write_part(self, data: bytes) -> None:
+        """Sends more of the body. Never blocks: what cannot leave waits, see `unsent_bytes`."""
+        raise NotImplementedError
+
+    def end_reply(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of the reply, waiting for the client to read."""
+        raise NotImplementedError
+
+    def break_off(self, problem: Exception) -> None:
+        """Ends a request that something of ours keeps from being answered: the log has `problem`, the handler is told
+        as if the client had left, and the client gets what breakdown.py says, or where its answer has begun the end of
+        its connection. Never raises."""
+        raise NotImplementedError
+
+    # For traces.
+
+    def began_at(self) -> float | None:
+        """When the request began to arrive, in seconds of trio's clock; None where the transport does not know."""
+        return None
+
+    def reply_and_tell(
+        self,
+        on_sent: Callable[[], None],
+        status: int,
+        content_type: bytes = TEXT,
+        buffers: Sequence[Buffer] = (),
+        fields: Sequence[Field] = (),
+    ) -> None:
+        """As `reply`; then calls `on_sent` once the answer has left, or cannot any more: maybe now."""
+        self.reply(status, content_type, buffers, fields)
+        on_sent()
