@@ -15,8 +15,8 @@ from ..schema.tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..engine.engine import Engine
-    from ..engine.model.version import ModelVersion
+    from ..engine.port.caller import Caller
+    from ..engine.port.served import Served
     from ..schema.inference import InferenceRequest
 
 MADE_MAX: Final = 8
@@ -49,8 +49,8 @@ class Usual:
     def __init__(
         self,
         connection: Remembering,
-        engine: Engine,
-        model: ModelVersion,
+        engine: Caller,
+        model: Served,
         request: InferenceRequest,
         parts: Sequence[tuple[str, str, Sequence[int], slice]],
     ) -> None:

@@ -5,19 +5,15 @@ command line ◀── global ◀── one model        a field that is not pin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...schema.fault import InvalidArgument
-from ..port.settings import TraceField
 
 if TYPE_CHECKING:
-    from ..port.settings import TraceLevel, TraceMode
+    from ..port.settings import TraceChanges, TraceField, TraceLevel, TraceMode
 
 FIELDS: tuple[TraceField, ...] = ("level", "rate", "count", "log_frequency")
 """What may change while the server runs."""
-
-Changes = dict[TraceField, Any]
-"""New values by field; None takes the field back to what it follows."""
 
 
 class Setting:
@@ -39,7 +35,7 @@ class Setting:
         "seen",
     )
 
-    def __init__(self, mode: TraceMode, values: Changes, pinned: frozenset[TraceField] = frozenset()) -> None:
+    def __init__(self, mode: TraceMode, values: TraceChanges, pinned: frozenset[TraceField] = frozenset()) -> None:
         self.mode = mode
         self.level: tuple[TraceLevel, ...] = values["level"]
         self.rate: int = values["rate"]
@@ -55,7 +51,7 @@ class Setting:
         """and those that are complete."""
         self.is_replaced = False
 
-    def values(self) -> Changes:
+    def values(self) -> TraceChanges:
         return {field: getattr(self, field) for field in FIELDS}
 
     def problem(self, file: str) -> str | None:
@@ -81,7 +77,7 @@ class Setting:
         return True
 
 
-def changed(current: Setting, fallback: Changes, changes: Changes, file: str) -> Setting:
+def changed(current: Setting, fallback: TraceChanges, changes: TraceChanges, file: str) -> Setting:
     """The setting that follows `current` by `changes`; what is not pinned has `fallback`'s values.
 
     Raises InvalidArgument for a setting with a level by which nothing could be traced.
@@ -89,7 +85,7 @@ def changed(current: Setting, fallback: Changes, changes: Changes, file: str) ->
     pinned = (current.pinned | {field for field, value in changes.items() if value is not None}) - {
         field for field, value in changes.items() if value is None
     }
-    values: Changes = {
+    values: TraceChanges = {
         field: changes[field]
         if changes.get(field) is not None
         else getattr(current, field)

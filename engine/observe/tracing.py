@@ -19,7 +19,7 @@ from ...schema.text import encodable
 from ..port.sink import CapturedTensor, FinishedTrace
 from .generation import Generation
 from .trace_context import parse_traceparent
-from .trace_settings import FIELDS, Changes, Setting, changed
+from .trace_settings import FIELDS, Setting, changed
 from .trace_worker import TraceWorker
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ...schema.inference import InferenceResponse
     from ...schema.tensor import Tensor
-    from ..port.settings import TraceSettings
+    from ..port.settings import TraceChanges, TraceSettings
     from ..port.sink import Note, TraceParent, TraceSink
     from ..port.work import BackendJob, Batch
 
@@ -135,7 +135,7 @@ class Tracer:
         self._generation = generation or Generation()
         self._worker: TraceWorker | None = None
         self._ids = itertools.count(1)
-        self._start: Changes = {field: getattr(settings, field) for field in FIELDS}
+        self._start: TraceChanges = {field: getattr(settings, field) for field in FIELDS}
         self._global = Setting(settings.mode, self._start)
         self._models: dict[str, Setting] = {}
         self._refresh()
@@ -180,8 +180,8 @@ class Tracer:
         shown["trace_mode"] = (setting.mode,)
         return shown | {name: (value,) for name, value in self.settings.options.items()}
 
-    def change(self, changes: Changes, model_name: str = "") -> None:
-        """Changes the settings of one model, or of all that have none of their own; what is running is traced on.
+    def change(self, changes: TraceChanges, model_name: str = "") -> None:
+        """TraceChanges the settings of one model, or of all that have none of their own; what is running is traced on.
 
         Raises InvalidArgument for no model and for settings by which nothing could be traced; nothing is changed then.
         """

@@ -6,7 +6,7 @@ Everything is for the trio thread that runs the door.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ...schema.inference import LATEST
 from ...schema.shared_memory import Regions
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ServerMetadataResponse,
     )
     from .served import Served
-    from .settings import TraceField
+    from .settings import TraceChanges
 
 
 class Keeper(Protocol):
@@ -91,7 +91,7 @@ class Tracing(Protocol):
         """The settings in force, by the protocol's names. Raises InvalidArgument for no model."""
         ...
 
-    def change(self, changes: dict[TraceField, Any], model_name: str = "") -> None:
+    def change(self, changes: TraceChanges, model_name: str = "") -> None:
         """Changes the settings of one model, or of all that have none of their own; None takes a field back.
 
         Raises InvalidArgument for no model and for settings by which nothing could be traced.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig
 
 
-class Call(Protocol):
+class Inference(Protocol):
     """A request that was accepted. For the trio thread."""
 
     request: InferenceRequest
@@ -20,12 +20,17 @@ class Call(Protocol):
     fault: Fault | None
     """Once it is over, one of the two is set."""
 
+    @property
+    def on_done(self) -> object:
+        """None once its caller was told, or has left."""
+        ...
+
     def cancel(self) -> None:
         """The caller leaves: it will not be told. Idempotent, never blocks."""
         ...
 
 
-class StreamCall(Call, Protocol):
+class InferenceStream(Inference, Protocol):
     """The same of a decoupled model."""
 
     def consumed(self, count: int = 1) -> None:
@@ -53,7 +58,9 @@ class Served(Protocol):
     """Output name -> label per index, for outputs that have labels."""
     decoupled: bool
 
-    def submit(self, request: InferenceRequest, on_done: Callable[[Call], None], deadline: float = 0.0) -> Call:
+    def submit(
+        self, request: InferenceRequest, on_done: Callable[[Inference], None], deadline: float = 0.0
+    ) -> Inference:
         """Admits and queues a request. Never blocks. `on_done(call)` follows exactly once, on the trio thread, unless
         the call is cancelled; maybe before this returns.
 
@@ -63,8 +70,8 @@ class Served(Protocol):
         ...
 
     def submit_stream(
-        self, request: InferenceRequest, on_answer: Callable[[StreamCall, Answer], None], deadline: float = 0.0
-    ) -> StreamCall:
-        """As `submit`, for decoupled models: `on_answer(call, answer)` follows any number of times, the last time with
+        self, request: InferenceRequest, on_answer: Callable[[InferenceStream, Answer], None], deadline: float = 0.0
+    ) -> InferenceStream:
+        """As `submit`, for decoupled models: `on_answer(stream, answer)` follows any number of times, at last with
         `final`."""
         ...

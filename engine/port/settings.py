@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -13,6 +13,8 @@ TraceMode = Literal["triton", "opentelemetry"]
 TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
 TraceField = Literal["level", "rate", "count", "log_frequency"]
 """What of it may change while the server runs."""
+TraceChanges = dict[TraceField, Any]
+"""New values by field; None takes the field back to what it follows."""
 LEVELS: tuple[TraceLevel, ...] = ("TIMESTAMPS", "TENSORS")
 ModelControlMode = Literal["none", "poll", "explicit"]
 QueueWhileDown = Literal["keep", "refuse"]

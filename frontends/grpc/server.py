@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ...engine.execute.inline import InlineRunner
-from ...engine.observe.generation import Generation
+from ..alone import Alone
 from ..restricted import by_path
 from ..tls import TlsDoor
 from .connection.connection import Connection, State
@@ -30,6 +29,7 @@ from .request.breakdown import note
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from ...engine.port.caller import Generation, Passes
     from .request.port import Method
     from .settings import GrpcSettings
 
@@ -64,13 +64,14 @@ class GrpcServer:
         self,
         methods: Mapping[str, Method],
         settings: GrpcSettings,
-        inline: InlineRunner | None = None,
+        inline: Passes | None = None,
         generation: Generation | None = None,
     ) -> None:
         """`inline` and `generation` are the engine's."""
         self.methods = methods
-        self._generation = generation or Generation()
-        self._inline = inline or InlineRunner()
+        alone = Alone()
+        self._generation: Generation = generation or alone
+        self._inline: Passes = inline or alone
         self.settings = settings
         self.restricted = by_path(settings.restricted)
         self.now = 0.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from ...engine.engine import Engine
+    from ...engine.port.caller import Caller
     from .settings import HttpSettings
 
 
@@ -28,7 +28,7 @@ PROTOCOLS: Final = ("h2", "http/1.1")
 
 
 async def serve_http(
-    engine: Engine,
+    engine: Caller,
     settings: HttpSettings,
     *,
     sockets: Sequence[socket.socket],

@@ -24,9 +24,8 @@ from .request.request import BINARY, JSON
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...engine.engine import Engine
-    from ...engine.model.version import ModelVersion
-    from ...engine.request.job import Job
+    from ...engine.port.caller import Caller
+    from ...engine.port.served import Inference, Served
     from ...schema.infer_head import ReplyFormat
     from ...schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
     from .connection.head import Head
@@ -58,13 +57,13 @@ class UsualInfer(Usual):
     def __init__(
         self,
         connection: Receiver,
-        engine: Engine,
-        model: ModelVersion,
+        engine: Caller,
+        model: Served,
         head: Head,
         text: bytes,
         request: InferenceRequest,
         reply: ReplyFormat,
-        answer: Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None],
+        answer: Callable[[HttpRequest, Served, ReplyFormat, Inference], None],
     ) -> None:
         self._head = head
         self._prefix = head.raw + text
@@ -77,7 +76,7 @@ class UsualInfer(Usual):
         super().__init__(connection, engine, model, request, parts)
         self._size = at
         self._reply = reply
-        self._job: Job | None = None
+        self._job: Inference | None = None
         self._template: ResponseTemplate | None = None
         """Of the answers that begin with `_start`."""
         self._start = b""
@@ -115,7 +114,7 @@ class UsualInfer(Usual):
             self._job = job
         return True
 
-    def finish(self, job: Job) -> None:
+    def finish(self, job: Inference) -> None:
         """The engine's `on_done`: on the trio thread, once, must not raise."""
         self._job = None
         response = job.response
@@ -162,12 +161,12 @@ class UsualInfer(Usual):
 
 
 def expect_alike(
-    engine: Engine,
+    engine: Caller,
     request: HttpRequest,
-    model: ModelVersion,
+    model: Served,
     inference: InferenceRequest,
     reply: ReplyFormat,
-    answer: Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None],
+    answer: Callable[[HttpRequest, Served, ReplyFormat, Inference], None],
 ) -> None:
     """Lets the connection of `request`, just decoded and allowed, take more of these by itself."""
     if type(request) is not Http1Request:

@@ -40,8 +40,7 @@ from .traced import submit_stream_traced, submit_traced
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ....engine.request.job import Job
-    from ....engine.request.stream import Answer, StreamJob
+    from ....engine.port.served import Answer, Inference, InferenceStream
     from ....schema.inference import InferenceResponse
     from ....schema.tensor import Buffer
     from ...forwarding import HeaderForwarder
@@ -90,7 +89,7 @@ class _Slot:
         self.answer: tuple[list[Buffer], int] | None = None
         self.finish: Callable[[InferenceResponse], InferenceResponse] | None = None
         """What is still to be done to the response, e.g. ranking classes."""
-        self.job: Job | None = None
+        self.job: Inference | None = None
         self.request_id = self.model_name = self.version_text = ""
         self.wants_empty_final = False
         """A final answer without outputs is told, too."""
@@ -106,9 +105,9 @@ class _Session:
         self._forwarder = forwarder
         self._call = call
         self._slots: deque[_Slot] = deque()
-        self._streams: set[StreamJob] = set()
+        self._streams: set[InferenceStream] = set()
         """Of decoupled models, not yet ended."""
-        self._unread: list[StreamJob] = []
+        self._unread: list[InferenceStream] = []
         """For each answer that waits for the client: the stream that may go on when it has left."""
         self._waiter: trio.Event | None = None
         self._ends_on_error = call.head.field("triton_grpc_error") == "true"
@@ -200,7 +199,7 @@ class _Session:
         self._send_ready()
         return self._call.done
 
-    def _submit(self, slot: _Slot, data: Buffer) -> Job | None:
+    def _submit(self, slot: _Slot, data: Buffer) -> Inference | None:
         """The job that will answer in `slot`; None for a decoupled model's, which needs no place in the order."""
         request = read_plain_request(data) if type(data) is bytes else None
         if request is not None:
@@ -238,10 +237,10 @@ class _Session:
         answered = partial(self._answered, slot)
         if self._tracer.active:
             return submit_traced(self._tracer, self._call, model, request, answered)
-        job: Job = model.submit(request, answered, self._call.deadline)
+        job: Inference = model.submit(request, answered, self._call.deadline)
         return job
 
-    def _answered(self, slot: _Slot, job: Job) -> None:
+    def _answered(self, slot: _Slot, job: Inference) -> None:
         """The engine is done with the request of `slot`. Never raises: nobody else would end the call."""
         if self._call.done or (slot.job is None and slot not in self._slots):
             return
@@ -253,7 +252,7 @@ class _Session:
         except Exception as problem:
             self._call.break_off("a response cannot be sent", problem)
 
-    def _on_answer(self, slot: _Slot, job: StreamJob, answer: Answer) -> None:
+    def _on_answer(self, slot: _Slot, job: InferenceStream, answer: Answer) -> None:
         """A decoupled model has answered once more. Never raises."""
         call = self._call
         try:

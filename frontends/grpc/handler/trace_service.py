@@ -9,7 +9,7 @@ from ....schema.wire.generated import inference as pb
 from ...trace_changes import NUMBERS, levels_of, number_of, refuse_file
 
 if TYPE_CHECKING:
-    from ....engine.observe.trace_settings import Changes
+    from ....engine.port.settings import TraceChanges
 
 
 class TraceService(pb.GrpcInferenceServiceBase):
@@ -21,7 +21,7 @@ class TraceService(pb.GrpcInferenceServiceBase):
         """A setting without values goes back to what it follows; unknown ones are ignored."""
         self._engine.tracer.check_model(message.model_name)
         wanted = message.settings
-        changes: Changes = {}
+        changes: TraceChanges = {}
         if "trace_file" in wanted:
             raise refuse_file()
         if "trace_level" in wanted:

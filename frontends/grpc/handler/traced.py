@@ -11,21 +11,20 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ....engine.observe.tracing import Trace, Tracer
-    from ....engine.request.job import Job
-    from ....engine.request.stream import Answer, StreamJob
+    from ....engine.port.caller import RequestTrace, Tracing
+    from ....engine.port.served import Answer, Inference, InferenceStream
     from ....schema.inference import InferenceRequest
     from ..request.call import Call
 
 
 def submit_traced(
-    tracer: Tracer, call: Call, model: Any, request: InferenceRequest, answer: Callable[[Job], None]
-) -> Job:
+    tracer: Tracing, call: Call, model: Any, request: InferenceRequest, answer: Callable[[Inference], None]
+) -> Inference:
     """Counts a decoded request and submits it; if it is its turn, its moments are noted. Raises what the model does,
     and then the trace ends with the refusal."""
     trace = _sample(tracer, call, request)
     if trace is None:
-        job: Job = model.submit(request, answer, call.deadline)
+        job: Inference = model.submit(request, answer, call.deadline)
         return job
     try:
         job = model.submit(request, partial(_answer, call, trace, answer), call.deadline)
@@ -36,12 +35,16 @@ def submit_traced(
 
 
 def submit_stream_traced(
-    tracer: Tracer, call: Call, model: Any, request: InferenceRequest, answer: Callable[[StreamJob, Answer], None]
-) -> StreamJob:
+    tracer: Tracing,
+    call: Call,
+    model: Any,
+    request: InferenceRequest,
+    answer: Callable[[InferenceStream, Answer], None],
+) -> InferenceStream:
     """The same for decoupled models, whose traces the engine finishes once they are accepted."""
     trace = _sample(tracer, call, request)
     if trace is None:
-        job: StreamJob = model.submit_stream(request, answer, call.deadline)
+        job: InferenceStream = model.submit_stream(request, answer, call.deadline)
         return job
     try:
         job = model.submit_stream(request, partial(_answer_stream, call, trace, answer), call.deadline)
@@ -51,7 +54,7 @@ def submit_stream_traced(
     return job
 
 
-def _sample(tracer: Tracer, call: Call, request: InferenceRequest) -> Trace | None:
+def _sample(tracer: Tracing, call: Call, request: InferenceRequest) -> RequestTrace | None:
     head = call.head
     trace = tracer.sample(request.model_name, head.field("traceparent") or None, head.field("tracestate"))
     if trace is not None:
@@ -62,7 +65,7 @@ def _sample(tracer: Tracer, call: Call, request: InferenceRequest) -> Trace | No
     return trace
 
 
-def _answer(call: Call, trace: Trace, answer: Callable[[Job], None], job: Job) -> None:
+def _answer(call: Call, trace: RequestTrace, answer: Callable[[Inference], None], job: Inference) -> None:
     """Never raises: nobody else would end the call."""
     try:
         trace.stamp("GRPC_SEND_START")
@@ -74,7 +77,11 @@ def _answer(call: Call, trace: Trace, answer: Callable[[Job], None], job: Job) -
 
 
 def _answer_stream(
-    call: Call, trace: Trace, answer: Callable[[StreamJob, Answer], None], job: StreamJob, message: Answer
+    call: Call,
+    trace: RequestTrace,
+    answer: Callable[[InferenceStream, Answer], None],
+    job: InferenceStream,
+    message: Answer,
 ) -> None:
     if message.response is None and message.fault is None:
         answer(job, message)  # the end of the stream, which mostly is no message

@@ -21,8 +21,7 @@ from ..request.usual import UsualCalls
 from .traced import submit_traced
 
 if TYPE_CHECKING:
-    from ....engine.model.version import ModelVersion
-    from ....engine.request.job import Job
+    from ....engine.port.served import Inference, Served
     from ....schema.inference import InferenceRequest, InferenceResponse
     from ....schema.tensor import Buffer
     from ..request.call import Call
@@ -87,7 +86,7 @@ class UnaryInfer:
                 call.on_abandoned = job.cancel
 
     def _expect_alike(
-        self, model: ModelVersion, request: InferenceRequest, message: bytes, call: Call, frames: bytes
+        self, model: Served, request: InferenceRequest, message: bytes, call: Call, frames: bytes
     ) -> None:
         """Lets the connection take more calls like this one by itself."""
         connection, head = call.connection, call.head
@@ -100,7 +99,7 @@ def _id_in(data: Buffer) -> str:
     return codec.decode(ModelInferRequest, data).id
 
 
-def _answer(call: Call, job: Job) -> None:
+def _answer(call: Call, job: Inference) -> None:
     """The engine is done with the job. Never raises: nobody else would end the call."""
     try:
         call.on_abandoned = None
@@ -115,7 +114,7 @@ def _answer(call: Call, job: Job) -> None:
         call.break_off("a response cannot be sent", problem)
 
 
-def _answer_ranked(call: Call, model: Any, class_counts: dict[str, int], job: Job) -> None:
+def _answer_ranked(call: Call, model: Any, class_counts: dict[str, int], job: Inference) -> None:
     """The same for a request that wants classes of outputs."""
     response = job.response
     if response is None:

@@ -23,8 +23,7 @@ from ..wire.constants import DATA, END_HEADERS, END_STREAM, HEADERS, JOIN_BYTES_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ....engine.model.version import ModelVersion
-    from ....engine.request.job import Job
+    from ....engine.port.served import Inference, Served
     from ....schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
     from ....schema.kserve_grpc_familiar import Familiar
     from ....schema.tensor import Buffer
@@ -49,12 +48,12 @@ class UsualCalls(Usual):
         self,
         connection: Transport,
         engine: Any,
-        model: ModelVersion,
+        model: Served,
         request: InferenceRequest,
         familiar: Familiar,
         head: Head,
         frames: bytes,
-        answer: Callable[[Call, Job], None],
+        answer: Callable[[Call, Inference], None],
     ) -> None:
         """`frames` are those of a call for `request` with `head`; see `fits`."""
         self._answer_long = answer
@@ -139,7 +138,7 @@ class UsualCalls(Usual):
                 call.on_abandoned = job.cancel
         return True
 
-    def _answer(self, call: Call, job: Job) -> None:
+    def _answer(self, call: Call, job: Inference) -> None:
         """The engine's `on_done`. Never raises: nobody else would end the call."""
         try:
             response = job.response

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ....engine.execute.inline import InlineRunner
-from ....engine.observe.generation import Generation
+from ...alone import Alone
 from ...heap import HEAP
 from ...tls import TlsDoor
 from ..request.breakdown import note
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
+    from ....engine.port.caller import Generation, Passes
     from ..request.request import HttpRequest
     from ..settings import HttpSettings
     from .sender import Sender
@@ -71,15 +71,16 @@ class Listener:
         handle: Callable[[HttpRequest], None],
         settings: HttpSettings,
         hand_over_http2: Callable[[socket.socket, bytes], None] | None = None,
-        inline: InlineRunner | None = None,
+        inline: Passes | None = None,
         context: ssl.SSLContext | None = None,
         generation: Generation | None = None,
         is_probe: Callable[[bytes, bytes], bool] | None = None,
     ) -> None:
         self.handle = handle
         self.is_probe = is_probe or (lambda method, path: False)
-        self._generation = generation or Generation()
-        self._inline = inline or InlineRunner()
+        alone = Alone()
+        self._generation: Generation = generation or alone
+        self._inline: Passes = inline or alone
         self.settings = settings
         self.now = trio.current_time()
         """Seconds on trio's clock at the start of this pass."""

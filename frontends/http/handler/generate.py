@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from ....engine.request.stream import Answer
 from ....schema.fault import Fault, Internal, InvalidArgument
 from ....schema.generate import read_generate, write_generate
 from ....schema.kserve_http_reply import encode_error
@@ -25,9 +24,9 @@ from ..request.streamed import StreamedReply
 from .traced import traced_if_chosen
 
 if TYPE_CHECKING:
-    from ....engine.engine import Engine
-    from ....engine.request.job import Job
-    from ....engine.request.stream import StreamJob
+    from ....engine.port.caller import Caller
+    from ....engine.port.served import Answer, Inference, InferenceStream
+    from ....schema.inference import InferenceResponse
     from ..settings import HttpSettings
     from .routes import Match
 
@@ -45,7 +44,7 @@ UNSENT_BYTES_MAX: Final = 256 * 1024
 class GenerateHandler:
     """The handler of both routes. The model is looked up before anything else is checked."""
 
-    def __init__(self, engine: Engine, settings: HttpSettings, *, streaming: bool) -> None:
+    def __init__(self, engine: Caller, settings: HttpSettings, *, streaming: bool) -> None:
         self._engine = engine
         self._json_bytes_max = settings.json_bytes_max
         self._forwarder = open_forwarder(settings.forward_pattern)
@@ -70,7 +69,7 @@ class GenerateHandler:
         if tracer.active:
             request = traced_if_chosen(tracer, request, inference, is_stream=model.decoupled)
         reply: _EventsReply | _SingleReply = _EventsReply(request) if self._streaming else _SingleReply(request)
-        job: Job
+        job: Inference
         if model.decoupled:
             job = model.submit_stream(inference, reply.on_answer)
         else:
@@ -91,20 +90,20 @@ class _Reply:
         self.is_broken = False
         """No more answers are wanted: one could not be written."""
 
-    def on_done(self, job: Job) -> None:
+    def on_done(self, job: Inference) -> None:
         """An ordinary model has answered."""
         try:
             fault = job.fault
             if fault is None and job.response is None:
                 fault = Internal("expected a single response, got 0")
-            self._take(Answer(job.response, fault, True))
+            self._take(job.response, fault, final=True)
         except Exception as problem:
             self._break_off(problem)
 
-    def on_answer(self, job: StreamJob, answer: Answer) -> None:
+    def on_answer(self, job: InferenceStream, answer: Answer) -> None:
         """A decoupled model has answered once more."""
         try:
-            self._take(answer)
+            self._take(answer.response, answer.fault, final=answer.final)
             if not answer.final:
                 self._allow_more(job)
         except Exception as problem:
@@ -114,11 +113,11 @@ class _Reply:
         self.is_broken = True
         self._request.break_off(problem)
 
-    def _allow_more(self, job: StreamJob) -> None:
+    def _allow_more(self, job: InferenceStream) -> None:
         """Lets the model go on, now or when the client has taken enough."""
         job.consumed()
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, response: InferenceResponse | None, fault: Fault | None, *, final: bool) -> None:
         raise NotImplementedError
 
     def _begin(self, failed: bool, content_type: bytes) -> None:
@@ -137,10 +136,10 @@ class _EventsReply(_Reply):
 
     def __init__(self, request: HttpRequest) -> None:
         super().__init__(request)
-        self._unread: list[StreamJob] = []
+        self._unread: list[InferenceStream] = []
         """For each answer that waits for the client: the stream that may go on when it has left."""
 
-    def _allow_more(self, job: StreamJob) -> None:
+    def _allow_more(self, job: InferenceStream) -> None:
         if self._request.unsent_bytes <= UNSENT_BYTES_MAX:
             job.consumed()
         else:
@@ -151,12 +150,12 @@ class _EventsReply(_Reply):
         for job in unread:
             job.consumed()
 
-    def _take(self, answer: Answer) -> None:
-        content, failed = _content(answer)
+    def _take(self, response: InferenceResponse | None, fault: Fault | None, *, final: bool) -> None:
+        content, failed = _content(response, fault)
         self._begin(failed, EVENTS)
         if content:
             self._request.write_part(b"data: %b\n\n" % content)
-        if answer.final:
+        if final:
             self.is_finished = True
             self._request.end_reply()
 
@@ -170,26 +169,25 @@ class _SingleReply(_Reply):
         self._first_failed = False
         self._count = 0
 
-    def _take(self, answer: Answer) -> None:
-        if answer.response is not None or answer.fault is not None:
+    def _take(self, response: InferenceResponse | None, fault: Fault | None, *, final: bool) -> None:
+        if response is not None or fault is not None:
             self._count += 1
             if self._count == 1:
-                self._first, self._first_failed = _content(answer)
-        if answer.final:
+                self._first, self._first_failed = _content(response, fault)
+        if final:
             self.is_finished = True
             self._begin(self._first_failed, JSON)
             self._request.write_part(self._first if self._count == 1 else encode_error(NOT_ONE))
             self._request.end_reply()
 
 
-def _content(answer: Answer) -> tuple[bytes, bool]:
+def _content(response: InferenceResponse | None, fault: Fault | None) -> tuple[bytes, bool]:
     """The JSON of an answer, empty for none, and whether it is an error."""
-    fault = answer.fault
     if fault is None:
-        if answer.response is None:
+        if response is None:
             return b"", False
         try:
-            return write_generate(answer.response), False
+            return write_generate(response), False
         except Fault as problem:
             fault = problem
         except Exception as problem:

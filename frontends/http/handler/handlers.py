@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from ....engine.engine import Engine
+    from ....engine.port.caller import Caller
     from ...log_settings import LogSettings
     from ..settings import HttpSettings
     from .infer import ExpectAlike
@@ -34,7 +34,7 @@ _REPOSITORY = "/v2/repository(?:/(?P<repository>[^/]+))?"
 
 
 def routes_of(
-    engine: Engine,
+    engine: Caller,
     settings: HttpSettings,
     logs: LogSettings,
     nursery: trio.Nursery,
@@ -80,7 +80,7 @@ def _post(handler: Callable[[HttpRequest, Match], None]) -> dict[bytes, Callable
 class _Handlers:
     """Each method answers one route, in the protocol's words; what it raises, the router answers."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Caller) -> None:
         self._engine = engine
 
     def live(self, request: HttpRequest, match: Match) -> None:

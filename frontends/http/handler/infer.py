@@ -26,15 +26,14 @@ _JSON_INLINE_BYTES_MAX = 512 * 1024
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ....engine.engine import Engine
-    from ....engine.model.version import ModelVersion
-    from ....engine.request.job import Job
+    from ....engine.port.caller import Caller
+    from ....engine.port.served import Inference, Served
     from ....schema.infer_head import ReplyFormat
     from ....schema.inference import InferenceRequest
     from ..settings import HttpSettings
 
-    Answer = Callable[[HttpRequest, ModelVersion, ReplyFormat, Job], None]
-    ExpectAlike = Callable[[HttpRequest, ModelVersion, InferenceRequest, ReplyFormat, Answer], None]
+    Answer = Callable[[HttpRequest, Served, ReplyFormat, Inference], None]
+    ExpectAlike = Callable[[HttpRequest, Served, InferenceRequest, ReplyFormat, Answer], None]
     """Told of a request as it came, just decoded: more like it may be taken by a shorter way."""
 
 
@@ -46,7 +45,7 @@ class InferHandler:
     """
 
     def __init__(
-        self, engine: Engine, settings: HttpSettings, nursery: trio.Nursery, expect_alike: ExpectAlike | None = None
+        self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery, expect_alike: ExpectAlike | None = None
     ) -> None:
         self._engine = engine
         self._expect_alike = expect_alike
@@ -81,7 +80,7 @@ class InferHandler:
         accepted = headers.get(b"accept-encoding")
         request.notes.coding = None if accepted is None else coding_for(accepted)
 
-    def _submit(self, request: HttpRequest, match: Match, model: ModelVersion, body: Buffer) -> None:
+    def _submit(self, request: HttpRequest, match: Match, model: Served, body: Buffer) -> None:
         length = request.notes.header_length
         if (len(body) if length is None else length) > _JSON_INLINE_BYTES_MAX:
             self._nursery.start_soon(self._decode_aside, request, match, body)
@@ -122,7 +121,7 @@ class InferHandler:
         self,
         request: HttpRequest,
         match: Match,
-        model: ModelVersion,
+        model: Served,
         body: Buffer,
         inference: InferenceRequest,
         reply: ReplyFormat,
@@ -148,7 +147,7 @@ class InferHandler:
         if not pending.is_finished:
             request.on_gone = job.cancel
 
-    def _inflate(self, request: HttpRequest, match: Match, model: ModelVersion, encoding: bytes) -> None:
+    def _inflate(self, request: HttpRequest, match: Match, model: Served, encoding: bytes) -> None:
         if encoding not in ENCODINGS:
             fields = ((b"Accept-Encoding", b"gzip, deflate"),)
             request.reply(501, TEXT, [encode_error("Unsupported compression type")], fields)
@@ -171,7 +170,7 @@ class InferHandler:
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 
-    def _answer(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, job: Job) -> None:
+    def _answer(self, request: HttpRequest, model: Served, reply: ReplyFormat, job: Inference) -> None:
         """Replies with what has become of a job. Never raises."""
         try:
             response = job.response
@@ -202,14 +201,14 @@ class _Pending:
 
     __slots__ = ("_answer", "_model", "_reply", "_request", "is_finished")
 
-    def __init__(self, request: HttpRequest, model: ModelVersion, reply: ReplyFormat, answer: Answer) -> None:
+    def __init__(self, request: HttpRequest, model: Served, reply: ReplyFormat, answer: Answer) -> None:
         self._request = request
         self._answer = answer
         self._model = model
         self._reply = reply
         self.is_finished = False
 
-    def finish(self, job: Job) -> None:
+    def finish(self, job: Inference) -> None:
         """The engine's `on_done`: on the trio thread, once, must not raise."""
         self.is_finished = True
         self._answer(self._request, self._model, self._reply, job)

@@ -21,7 +21,7 @@ from .routes import Match, Route
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ....engine.engine import Engine
+    from ....engine.port.caller import Caller
 
 HTML: Final = b"text/html; charset=utf-8"
 _PAGE: Final = Path(__file__).resolve().parent / "openapi_page.html"
@@ -52,7 +52,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
 }
 
 
-def description_routes(engine: Engine, described: Sequence[Route]) -> list[Route]:
+def description_routes(engine: Caller, described: Sequence[Route]) -> list[Route]:
     """The document about `described` and about itself, and its page."""
     doors = _Handlers(engine)
     own = [
@@ -66,7 +66,7 @@ def description_routes(engine: Engine, described: Sequence[Route]) -> list[Route
 class _Handlers:
     """Both answers are made when they are first asked for, and kept."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Caller) -> None:
         self._engine = engine
         self._document = b""
         self._page = b""

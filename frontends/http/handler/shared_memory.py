@@ -14,13 +14,13 @@ from ..request.request import JSON, HttpRequest
 from .routes import Match, Route
 
 if TYPE_CHECKING:
-    from ....engine.engine import Engine
+    from ....engine.port.caller import Caller
 
 _CUDA_HANDLE_BYTES = 64
 _REGION = "(?:/region/(?P<region>[^/]+))?"
 
 
-def shared_memory_routes(engine: Engine) -> list[Route]:
+def shared_memory_routes(engine: Caller) -> list[Route]:
     """Without a region's name, status and unregister speak of all regions of their kind."""
     doors = _Handlers(engine)
     system, cuda = f"/v2/systemsharedmemory{_REGION}", f"/v2/cudasharedmemory{_REGION}"
@@ -37,7 +37,7 @@ def shared_memory_routes(engine: Engine) -> list[Route]:
 class _Handlers:
     """Each method answers one route, in the protocol's words; what it raises, the router answers."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Caller) -> None:
         self._memory = engine.shared_memory
 
     def system_status(self, request: HttpRequest, match: Match) -> None:

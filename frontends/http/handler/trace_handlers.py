@@ -13,11 +13,11 @@ from ..request.request import JSON, HttpRequest
 from .routes import Match, Route
 
 if TYPE_CHECKING:
-    from ....engine.engine import Engine
-    from ....engine.observe.trace_settings import Changes
+    from ....engine.port.caller import Caller
+    from ....engine.port.settings import TraceChanges
 
 
-def trace_routes(engine: Engine) -> list[Route]:
+def trace_routes(engine: Caller) -> list[Route]:
     doors = _Handlers(engine)
     return [
         Route(
@@ -31,7 +31,7 @@ def trace_routes(engine: Engine) -> list[Route]:
 class _Handlers:
     """What they raise, the router answers."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Caller) -> None:
         self._tracer = engine.tracer
 
     def show(self, request: HttpRequest, match: Match) -> None:
@@ -47,7 +47,7 @@ class _Handlers:
         wanted = document if isinstance(document, dict) else {}
         if "trace_file" in wanted:
             raise refuse_file()
-        changes: Changes = {}
+        changes: TraceChanges = {}
         if "trace_level" in wanted:
             names = wanted["trace_level"]
             if names is not None and not isinstance(names, list):

@@ -12,14 +12,14 @@ from ..request.request import TEXT, HttpRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ....engine.observe.tracing import Trace, Tracer
+    from ....engine.port.caller import RequestTrace, Tracing
     from ....schema.inference import InferenceRequest
     from ..request.request import Buffer, Field
     from ..request.streamed import StreamedReply
 
 
 def traced_if_chosen(
-    tracer: Tracer, request: HttpRequest, inference: InferenceRequest, *, is_stream: bool = False
+    tracer: Tracing, request: HttpRequest, inference: InferenceRequest, *, is_stream: bool = False
 ) -> HttpRequest:
     """Counts a decoded request. What stands for `request` from here on: itself, or one that notes its reply.
 
@@ -47,7 +47,7 @@ class TracedRequest(HttpRequest):
 
     __slots__ = ("_is_stream", "_request", "_trace")
 
-    def __init__(self, request: HttpRequest, trace: Trace, is_stream: bool) -> None:
+    def __init__(self, request: HttpRequest, trace: RequestTrace, is_stream: bool) -> None:
         self._request = request
         self._trace = trace
         self._is_stream = is_stream
