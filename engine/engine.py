@@ -89,7 +89,7 @@ class Engine:
     ) -> None:
         """`open_traces` is asked for a place to keep traces when there is a first one."""
         self.settings = settings
-        self.backends = Backends(backends)
+        self.backends = Backends(backends, settings.backend_config)
         self.generation = Generation()
         """What doors compare before they use what they remember of earlier requests."""
         self.registry = Registry(self.generation)
