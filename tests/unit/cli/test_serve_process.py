@@ -35,6 +35,13 @@ output [ { name: "TWICE" data_type: TYPE_FP32 dims: [ 1 ] } ]
 dynamic_batching { }
 """
 COMMAND = [sys.executable, "-c", "from despina.frontends.cli import main; main()"]
+PASSED_SOCKET = [
+    sys.executable,
+    "-c",
+    "import os, sys; os.dup2(int(sys.argv.pop(1)), 3); os.environ.update(LISTEN_FDS='1')\n"
+    "from despina.frontends.cli import main; main()",
+]
+"""The command with a listening socket passed on: clients wait in its backlog, so that no line has to be read first."""
 WAIT_S = 30
 
 
@@ -185,17 +192,69 @@ def wait_until_executing(port):
     connection.close()
 
 
-def test_second_signal_ends_at_once(repository):
-    """Goal: whoever presses twice means it. Method: one request that sleeps for long."""
+def test_repeated_signals_drop_nothing(repository):
+    """Goal: a terminal and a parent that both pass a signal on, or a hang-up on top, take no answer away. Method: one
+    request in flight, four signals in a row."""
     with Serving(f"--model-repository={repository}", "--allow-grpc=false", "--allow-metrics=false") as server:
         port = server.port("HTTPService")
-        connection = send(port, 60)
+        connection = send(port, 0.5)
         wait_until_executing(port)
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_for("Waiting for in-flight")
-        server.process.send_signal(signal.SIGTERM)
-        assert server.end()[0] == 1
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            server.process.send_signal(number)
+            server.wait_for(rf"Signal \({number.value}\) received")
+        assert connection.getresponse().status == 200
         connection.close()
+        code, output = server.end()
+    assert code == 0, output
+
+
+def test_hang_up_reopens_the_log_file(repository, tmp_path):
+    """Goal: with a log file SIGHUP means that it was moved away: the next line goes to a new one, and nothing ends."""
+    path = tmp_path / "server.log"
+    options = [f"--log-file={path}", "--allow-grpc=false", "--allow-metrics=false"]
+    with Serving(f"--model-repository={repository}", *options) as server:
+        wait_for_text(path, "Started HTTPService")
+        path.rename(tmp_path / "old.log")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for_text(path, "anew")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+    assert "Waiting for in-flight" in path.read_text()
+    assert "Waiting for in-flight" not in (tmp_path / "old.log").read_text()
+
+
+def wait_for_text(path, text):
+    deadline = time.monotonic() + WAIT_S
+    while not path.exists() or text not in path.read_text():
+        assert time.monotonic() < deadline, f"{text!r} is not in {path}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("full", ["log file", "stdout"])
+def test_full_disk(repository, full):
+    """Goal: a log that cannot be written costs lines, never requests or the exit code, and no traceback."""
+    options = ["--http-port=0", "--http-address=127.0.0.1", "--allow-grpc=false", "--allow-metrics=false"]
+    if full == "log file":
+        options.append("--log-file=/dev/full")
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, open("/dev/full", "wb") as full_disk:
+        port = listening.getsockname()[1]
+        process = subprocess.Popen(
+            [*PASSED_SOCKET, str(listening.fileno()), "serve", f"--model-repository={repository}", *options],
+            stdout=full_disk if full == "stdout" else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[listening.fileno()],
+        )
+        try:
+            assert send(port, 0).getresponse().status == 200
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    expected = "error: /dev/full: No space left on device; lines of the log are lost\n" if full == "log file" else ""
+    assert said == expected
 
 
 def test_exit_timeout_is_kept(repository):
