@@ -151,8 +151,6 @@ def _folded(settings: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str
 
 def _load_complaints(engine: dict[str, Any]) -> list[str]:
     load = engine.get("load_model", [])
-    if load and engine.get("model_control_mode") != "explicit":
-        return ["Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well."]
     if "*" in load and len(load) > 1:
         return ["Error: --load-model=* loads every model; it cannot stand beside another --load-model."]
     return []
