@@ -11,6 +11,7 @@ config_to_json ◄── normalise_instance_groups ─ validate_instance_groups 
 from __future__ import annotations
 
 from .config.backend_names import ModelListing, check_directory_name, complete_names
+from .config.file_names import validate_file_names
 from .config.instance_groups import normalise_instance_groups, validate_instance_groups
 from .config.normal_form import accept_completion, normalise, scheduling_choice, shape_text
 from .config.tensors import validate_io
@@ -34,6 +35,7 @@ __all__ = [
     "scheduling_choice",
     "shape_text",
     "validate",
+    "validate_file_names",
     "validate_instance_groups",
     "validate_io",
 ]

@@ -37,14 +37,14 @@ import despina
 
 async def run() -> None:
     async with despina.open_engine("models", model_control_mod="explicit") as engine:
-        engine.stream("a", {}, timout=1.5)
+        engine.stream("a", {}, time_out=1.5)
     despina.open_engine("models", exit_timeout_secs="1")
     despina.open_engine("models", model_control_mode="sometimes")
 
 def block(engine: despina.blocking.BlockingEngine) -> None:
     despina.blocking.open_engine("models", load_models=["a"])
     engine.infer("a", {}, priority="1")
-    engine.stream("a", {}, timout=1)
+    engine.stream("a", {}, time_out=1)
 """
 
 
