@@ -16,7 +16,8 @@ from .config.instance_groups import normalise_instance_groups, validate_instance
 from .config.normal_form import accept_completion, normalise, scheduling_choice, shape_text
 from .config.tensors import validate_io
 from .config.validation import config_warnings, validate
-from .config_json import config_from_json, config_to_json
+from .config_json import config_to_json
+from .config_json_reader import config_from_json
 from .pbtxt import Complaint, ConfigFault, parse_config
 
 __all__ = [
