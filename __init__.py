@@ -6,14 +6,13 @@ async with despina.open_engine("models/") as engine:
 
 from .engine import blocking
 from .engine.engine import Engine, open_engine
-from .engine.observe.latencies import LatencySettings
-from .engine.observe.trace_settings import TraceSettings
-from .engine.port.settings import EngineSettings
+from .engine.port.settings import EngineSettings, LatencySettings, Restart, Stop, TraceSettings
 from .engine.request.call import Result
 from .schema.fault import (
     AlreadyExists,
     Cancelled,
     DeadlineExceeded,
+    ExecutorDied,
     Fault,
     Internal,
     InvalidArgument,
@@ -37,6 +36,7 @@ __all__ = [
     "DeadlineExceeded",
     "Engine",
     "EngineSettings",
+    "ExecutorDied",
     "Fault",
     "Internal",
     "InvalidArgument",
@@ -47,9 +47,11 @@ __all__ = [
     "NotReady",
     "QueueFull",
     "QueueTimeout",
+    "Restart",
     "Restricted",
     "Result",
     "ShuttingDown",
+    "Stop",
     "Tensor",
     "TraceSettings",
     "Unavailable",

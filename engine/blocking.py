@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     )
     from .engine import Engine
     from .model.version import ModelVersion
-    from .observe.trace_settings import TraceSettings
-    from .observe.trace_worker import TraceSink
-    from .options import EngineOptions
     from .port.backend import Backend
+    from .port.options import EngineOptions
+    from .port.settings import TraceSettings
+    from .port.sink import TraceSink
     from .request.call import InferOptions, Result
 
 _T = TypeVar("_T")

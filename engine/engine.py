@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from .model.version import ModelVersion
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
-    from .options import EngineOptions
     from .port.backend import Backend
+    from .port.options import EngineOptions
     from .port.settings import TraceSettings
     from .port.sink import TraceSink
     from .request.job import Job

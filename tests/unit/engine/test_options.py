@@ -9,7 +9,7 @@ import sys
 import attrs
 import despina
 import pytest
-from despina.engine.options import EngineOptions
+from despina.engine.port.options import EngineOptions
 from despina.engine.request.call import InferOptions, request_of
 from despina.schema import fault as fault_module
 

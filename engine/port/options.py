@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .observe.latencies import LatencySettings
-    from .observe.trace_settings import TraceSettings
-    from .port.settings import ModelControlMode
+    from .settings import LatencySettings, ModelControlMode, QueueWhileDown, Strategy, TraceSettings
 
 
 class EngineOptions(TypedDict, total=False):
@@ -33,5 +31,7 @@ class EngineOptions(TypedDict, total=False):
     shared_memory_input_bytes_max: int
     queue_size_max: int
     stream_responses_max: int
+    restart: Strategy
+    queue_while_down: QueueWhileDown
     trace: TraceSettings
     latencies: LatencySettings
