@@ -83,7 +83,12 @@ def _validate_shape(tensor: ModelInput | ModelOutput, config: ModelConfig, prefi
 
 
 def _fixed_product(dims: Sequence[int]) -> int:
-    return prod(dim for dim in dims if dim != WILDCARD)
+    """Exact up to _ELEMENTS_MAX; some larger number where there are more."""
+    product = 1
+    for dim in dims:
+        if dim != WILDCARD and product <= _ELEMENTS_MAX:
+            product *= dim
+    return product
 
 
 def _sizes_between_wildcards(dims: Sequence[int]) -> list[int]:
