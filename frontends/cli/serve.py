@@ -24,6 +24,7 @@ from .activation import inherited_doors
 from .banner import backends_table, models_table, options_table
 from .command_line import read_command_line
 from .console import flush_console
+from .forking import keep_from_children
 from .help import USAGE, serve_help
 from .listening import BadAddress, Door, PortTaken, bind_door
 from .log_format import TABLE, configure_logging
@@ -166,10 +167,12 @@ def _bind_doors(settings: DoorSettings, ports: contextlib.ExitStack) -> dict[str
     doors = inherited_doors([service for service, _, _ in wanted], os.environ)
     for door in doors.values():
         ports.callback(door.close)
+        keep_from_children(door.sockets)
     for service, address, port in wanted:
         if service not in doors:
             doors[service] = bind_door(service, address, port, reuse_port=reuse.get(service, False))
             ports.callback(doors[service].close)
+            keep_from_children(doors[service].sockets)
     return doors
 
 
