@@ -23,6 +23,7 @@ class EngineOptions(TypedDict, total=False):
     model_config_name: str
     model_load_thread_count: int
     model_load_retry_count: int
+    model_load_timeout_secs: float
     exit_timeout_secs: float
     backend_config: Mapping[str, Mapping[str, str]]
     min_supported_compute_capability: float

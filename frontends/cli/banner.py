@@ -28,9 +28,12 @@ def backends_table(engine: Engine) -> str:
 
 
 def models_table(engine: Engine) -> str:
-    """Every version that the engine has tried to load, with the reason where it does not serve."""
+    """Every version that the engine has tried to load, with the reason where it does not serve; and models of which
+    there is none, because their directory or configuration could not be read."""
     rows = []
     for name, entry in sorted(engine.registry.models.items()):
+        if not entry.versions:
+            rows.append((name, "-", f"Not loaded: {entry.why_not_loaded()}"))
         for number, version in sorted(entry.versions.items()):
             status = f"{version.state.value}: {version.reason}" if version.reason else version.state.value
             rows.append((name, str(number), status))

@@ -51,9 +51,13 @@ async def test_models_and_backends(tmp_path):
     backend = FakeBackend()
     write_model(tmp_path, "good")
     write_model(tmp_path, "bad", more='parameters { key: "DESPINA_EXECUTOR" value { string_value: "no such" } }')
+    write_model(tmp_path, "unread", config="no configuration")
+    write_model(tmp_path, "without", versions=())
     async with despina.open_engine(tmp_path, backends={"fake": backend}, exit_on_error=False) as engine:
         models, backends = models_table(engine), backends_table(engine)
-    assert "| good  | 1       | READY" in models
-    assert "| bad   | 1       | UNAVAILABLE: Unavailable: model 'bad', parameter" in models
+    assert "| good    | 1       | READY" in models
+    assert "| bad     | 1       | UNAVAILABLE: Unavailable: model 'bad', parameter" in models
+    assert "| unread  | -       | Not loaded: " in models
+    assert "| without | -       | Not loaded: No model version was found" in models
     assert "no such" in models
     assert "| fake" in backends
