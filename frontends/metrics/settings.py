@@ -75,7 +75,7 @@ def read_quantiles(text: str) -> tuple[tuple[float, ...], list[str]]:
     for part in text.split(","):
         quantile, _, error = part.partition(":")
         value = _number(quantile)
-        if not 0 <= value <= 1:
+        if not (text and 0 <= value <= 1):
             raise ValueError(
                 f"--metrics-config: summary_quantiles is <quantile>:<error>,... with numbers from 0 to 1, got '{part}'"
             )
