@@ -6,11 +6,59 @@ async with despina.open_engine("models/") as engine:
 
 from .engine import blocking
 from .engine.engine import Engine, open_engine
-from .engine.port.settings import EngineSettings
+from .engine.port.settings import EngineSettings, LatencySettings, Restart, Stop, TraceSettings
 from .engine.request.call import Result
-from .schema.fault import Fault
+from .schema.fault import (
+    AlreadyExists,
+    Cancelled,
+    DeadlineExceeded,
+    ExecutorDied,
+    Fault,
+    Internal,
+    InvalidArgument,
+    MalformedRequest,
+    ModelFailure,
+    NotFound,
+    NotReady,
+    QueueFull,
+    QueueTimeout,
+    Restricted,
+    ShuttingDown,
+    Unavailable,
+    Unknown,
+    Unsupported,
+)
 from .schema.tensor import Tensor
 
-__all__ = ["Engine", "EngineSettings", "Fault", "Result", "Tensor", "blocking", "open_engine"]
+__all__ = [
+    "AlreadyExists",
+    "Cancelled",
+    "DeadlineExceeded",
+    "Engine",
+    "EngineSettings",
+    "ExecutorDied",
+    "Fault",
+    "Internal",
+    "InvalidArgument",
+    "LatencySettings",
+    "MalformedRequest",
+    "ModelFailure",
+    "NotFound",
+    "NotReady",
+    "QueueFull",
+    "QueueTimeout",
+    "Restart",
+    "Restricted",
+    "Result",
+    "ShuttingDown",
+    "Stop",
+    "Tensor",
+    "TraceSettings",
+    "Unavailable",
+    "Unknown",
+    "Unsupported",
+    "blocking",
+    "open_engine",
+]
 
 __version__ = "0.1.0"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import queue
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import trio
 
 from .engine import open_engine as open_async_engine
+from .observe.trace_file import open_trace_file
 from .port.groups import single
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .model.version import ModelVersion
     from .port.backend import Backend
-    from .request.call import Result
+    from .port.options import EngineOptions
+    from .port.settings import TraceSettings
+    from .port.sink import TraceSink
+    from .request.call import InferOptions, Result
 
 _T = TypeVar("_T")
 
@@ -44,11 +48,13 @@ class BlockingEngine:
         self._engine = engine
         self._token = token
 
-    def infer(self, model_name: str, inputs: Mapping[str, object], **options: Any) -> Result:
+    def infer(self, model_name: str, inputs: Mapping[str, object], **options: Unpack[InferOptions]) -> Result:
         """See Engine.infer."""
         return self._await(lambda: self._engine.infer(model_name, inputs, **options))
 
-    def stream(self, model_name: str, inputs: Mapping[str, object], **options: Any) -> Iterator[Result]:
+    def stream(
+        self, model_name: str, inputs: Mapping[str, object], **options: Unpack[InferOptions]
+    ) -> Iterator[Result]:
         """See Engine.stream: the answers one by one."""
         answers = self._engine.stream(model_name, inputs, **options)
         try:
@@ -102,7 +108,8 @@ def open_engine(
     model_repository: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     backends: Mapping[str, Backend] | None = None,
-    **options: Any,
+    open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
+    **options: Unpack[EngineOptions],
 ) -> Iterator[BlockingEngine]:
     """As `despina.open_engine`, for a `with` block. The engine runs on a thread of its own until the block ends."""
     opened: queue.SimpleQueue[BlockingEngine | BaseException] = queue.SimpleQueue()
@@ -112,7 +119,7 @@ def open_engine(
     async def main() -> None:
         close = trio.Event()
         closing.append(close.set)
-        async with open_async_engine(model_repository, backends=backends, **options) as engine:
+        async with open_async_engine(model_repository, backends=backends, open_traces=open_traces, **options) as engine:
             opened.put(BlockingEngine(engine, trio.lowlevel.current_trio_token()))
             await close.wait()
 

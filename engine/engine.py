@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import aclosing, asynccontextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 from trio.lowlevel import Abort
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
     from .port.backend import Backend
+    from .port.options import EngineOptions
     from .port.settings import TraceSettings
     from .port.sink import TraceSink
     from .request.job import Job
@@ -89,7 +90,7 @@ class Engine:
     ) -> None:
         """`open_traces` is asked for a place to keep traces when there is a first one."""
         self.settings = settings
-        self.backends = Backends(backends)
+        self.backends = Backends(backends, settings.backend_config)
         self.generation = Generation()
         """What doors compare before they use what they remember of earlier requests."""
         self.registry = Registry(self.generation)
@@ -289,15 +290,37 @@ class Engine:
         return Result(await self.infer_request(request, deadline=deadline))
 
     async def stream(
-        self, model_name: str, inputs: Mapping[str, object], **options: Any
+        self,
+        model_name: str,
+        inputs: Mapping[str, object],
+        *,
+        outputs: Sequence[str] = (),
+        model_version: int = LATEST,
+        request_id: str = "",
+        priority: int = 0,
+        parameters: Mapping[str, Parameter] | None = None,
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109  # as for `infer`
     ) -> AsyncGenerator[Result, None]:
         """All answers of one request, as they come; options as for `infer`. One answer for ordinary models.
 
         A model that makes answers faster than they are taken here waits. Closing the generator, or cancelling, tells
         the model that nobody listens any more. An error among the answers is raised and ends the stream.
         """
-        timeout = options.pop("timeout", None)
-        request = request_of(model_name, inputs, **options)
+        request = request_of(
+            model_name,
+            inputs,
+            model_version=model_version,
+            outputs=outputs,
+            request_id=request_id,
+            priority=priority,
+            parameters=parameters,
+            sequence_id=sequence_id,
+            sequence_start=sequence_start,
+            sequence_end=sequence_end,
+        )
         deadline = 0.0 if timeout is None else trio.current_time() + timeout
         async with aclosing(self.stream_request(request, deadline=deadline)) as responses:
             async for response in responses:
@@ -407,14 +430,14 @@ async def open_engine(
     *,
     backends: Mapping[str, Backend] | None = None,
     open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
-    **options: Any,
+    **options: Unpack[EngineOptions],
 ) -> AsyncIterator[Engine]:
     """An engine over one model repository, or several, for the length of an `async with` block.
 
     Options are the command line's, with underscores (see EngineSettings). `open_traces` is for traces that do not go
     to files (see TraceSettings). Entering waits until the start-up models are
     loaded; leaving refuses new work and finishes what is in flight. Raises Internal when a start-up model does not
-    load, TypeError or ValueError for options that cannot be.
+    load, TypeError or ValueError for options that cannot be, alone or together.
     """
     paths = [model_repository] if isinstance(model_repository, str | PathLike) else model_repository
     settings = EngineSettings(model_repository=[str(path) for path in paths], **options)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from ..schema.fault import InvalidArgument
+from .patterns import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,11 +18,11 @@ _RESERVED: Final = frozenset(
 
 
 class HeaderForwarder:
-    """Adds headers to requests. `pattern` may match any part of a name, in any case."""
+    """Adds headers to requests. `pattern` may match any part of a name, in any case unless it says `(?-i)`."""
 
     def __init__(self, pattern: str) -> None:
-        """Raises re.error for what is no regular expression."""
-        self._pattern = re.compile(pattern, re.IGNORECASE)
+        """Raises ValueError for what is no regular expression."""
+        self._pattern = compiled(pattern)
 
     def forward(self, fields: Iterable[tuple[str, str]], request: InferenceRequest) -> None:
         """Puts each matching header into the request's parameters, its name as received. Of repeated headers the first

@@ -53,7 +53,8 @@ Moment = tuple[str, int]
 def open_exporter(settings: TraceSettings) -> SpanExport:
     """For `Engine(open_traces=...)`, in OpenTelemetry mode. Opens no connection before there is a span."""
     options = settings.options
-    exporter = OTLPSpanExporter(endpoint=options.get("url"))
+    url = options.get("url")
+    exporter = OTLPSpanExporter(endpoint=f"http://{url}" if url and "://" not in url else url)
 
     def number(option: str) -> int | None:
         """None lets the SDK read its environment variable."""

@@ -11,11 +11,13 @@ config_to_json ◄── normalise_instance_groups ─ validate_instance_groups 
 from __future__ import annotations
 
 from .config.backend_names import ModelListing, check_directory_name, complete_names
+from .config.file_names import validate_file_names
 from .config.instance_groups import normalise_instance_groups, validate_instance_groups
 from .config.normal_form import accept_completion, normalise, scheduling_choice, shape_text
 from .config.tensors import validate_io
 from .config.validation import config_warnings, validate
-from .config_json import config_from_json, config_to_json
+from .config_json import config_to_json
+from .config_json_reader import config_from_json
 from .pbtxt import Complaint, ConfigFault, parse_config
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "scheduling_choice",
     "shape_text",
     "validate",
+    "validate_file_names",
     "validate_instance_groups",
     "validate_io",
 ]

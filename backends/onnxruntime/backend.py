@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import Internal, InvalidArgument, Unavailable
@@ -18,6 +19,7 @@ from .providers import Provider, check_given, providers_for
 from .signature import Signature
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ...engine.port.backend import InstanceContext, InstanceKind, ModelContext
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 class OnnxRuntimeBackend:
     name = "onnxruntime"
     preferred_kind: InstanceKind | None = None
+    settings: Mapping[str, str] = MappingProxyType(
+        dict.fromkeys(("enable-global-threadpool", "intra_op_thread_count", "inter_op_thread_count"), "")
+    )
 
     def open_model(self, context: ModelContext) -> OnnxModel:
         refuse_telemetry()

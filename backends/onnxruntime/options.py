@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from ...schema.wire.generated.inference import ModelConfig
 
+THREADS_MAX = 1024
+"""Of one pool. Ours: ONNX Runtime starts them all at once, and takes minutes for thousands."""
+
 _FATAL_ONLY = 4
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -100,9 +103,9 @@ def _count(values: Mapping[str, str], backend_config: Mapping[str, str], name: s
         count = int(text)
     except ValueError:
         raise InvalidArgument(f"failed to convert '{text}' to integral number for parameter {name}") from None
-    if not 0 <= count < 2**15:
+    if not 0 <= count <= THREADS_MAX:
         raise InvalidArgument(
-            f"Invalid configuration value provided. Expected values for {name} are 0 or more but got {text} ."
+            f"Invalid configuration value provided. Expected values for {name} are 0 to {THREADS_MAX} but got {text} ."
         )
     return count
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...schema.fault import Internal, InvalidArgument
@@ -14,6 +15,7 @@ from .model_config import ModelConfig as ConfigHelper
 from .model_config import apply, helper_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ...engine.port.backend import InstanceContext, InstanceKind, ModelContext
@@ -22,9 +24,24 @@ if TYPE_CHECKING:
 UTILS_NAME = "triton_python_backend_utils"
 
 
+_IN_PROCESS = "models run in this process"
+
+
 class PythonBackend:
     name = "python"
     preferred_kind: InstanceKind | None = "GPU"
+    settings: Mapping[str, str] = MappingProxyType(
+        dict.fromkeys(
+            (
+                "shm-default-byte-size",
+                "shm-growth-byte-size",
+                "shm-region-prefix-name",
+                "stub-timeout-seconds",
+                "thread-pool-size",
+            ),
+            _IN_PROCESS,
+        )
+    )
 
     def open_model(self, context: ModelContext) -> PythonModel:
         return PythonModel(context)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ...schema.config.copying import copied
-from ...schema.config_json import config_from_json, config_to_json
+from ...schema.model_config import config_from_json, config_to_json
 
 if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig as ConfigMessage

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NUMBER
 from ...schema.fault import InvalidArgument
 from ...schema.inference import InferenceRequest
@@ -18,7 +18,7 @@ from ..request.stream import UNATTENDED, StreamBatch, StreamJob
 from ..schedule.rules import is_decoupled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelConfig, ModelWarmup, ModelWarmupInput
@@ -26,8 +26,15 @@ if TYPE_CHECKING:
     from ..request.ledger import Ledger
 
 
+ROWS_MAX: Final = 65_536
+COUNT_MAX: Final = 100_000
+BYTES_MAX: Final = 2**31 - 1
+"""Of one input of a batch, as the protocol bounds it. All three are ours: a number must not keep a load from ending."""
+
+
 class Warmup:
-    """The samples of one model version. Reads its data files when it is made; raises InvalidArgument for bad ones."""
+    """The samples of one model version. Reads its data files when it is made; raises InvalidArgument for bad ones, and
+    for more of anything than could have been meant."""
 
     def __init__(self, config: ModelConfig, model_path: Path) -> None:
         self._samples = [
@@ -82,6 +89,7 @@ def _check(name: str, batch: Batch, error: BaseException | None) -> None:
 
 def _inputs(sample: ModelWarmup, config: ModelConfig, model_path: Path) -> dict[str, Tensor]:
     batched = config.max_batch_size > 0
+    _check_counts(sample, config)
     tensors = {}
     for name, spec in sample.inputs.items():
         dims = list(spec.dims)
@@ -89,11 +97,39 @@ def _inputs(sample: ModelWarmup, config: ModelConfig, model_path: Path) -> dict[
             raise InvalidArgument(
                 f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
             )
-        kind = BY_NUMBER[int(spec.data_type)]
+        kind = BY_NUMBER.get(int(spec.data_type))
+        if kind is None:
+            raise InvalidArgument(f"warmup setting expects input '{name}' to have data_type set")
         shape = [1, *dims] if batched else dims
-        memory = _data(name, spec, math.prod(dims), kind.byte_size, model_path)
+        elements = _elements(name, dims, (kind.byte_size or 4) * sample.batch_size)
+        memory = _data(name, spec, elements, kind.byte_size, model_path)
         tensors[name] = Tensor(name, kind.name, shape, memory)
     return tensors
+
+
+def _check_counts(sample: ModelWarmup, config: ModelConfig) -> None:
+    rows_max = max(1, config.max_batch_size)
+    if sample.batch_size > rows_max:
+        raise InvalidArgument(
+            f"failed to run warmup sample '{sample.name}': batch size {sample.batch_size} for '{config.name}', max "
+            f"allowed is {rows_max}; "
+        )
+    for what, value, limit in (("batch_size", sample.batch_size, ROWS_MAX), ("count", sample.count, COUNT_MAX)):
+        if value > limit:
+            raise InvalidArgument(f"warmup sample '{sample.name}': {what} is {value}, the limit is {limit}")
+
+
+def _elements(name: str, dims: Sequence[int], bytes_each: int) -> int:
+    """How many the input of one request has, of `bytes_each` over all requests of the batch."""
+    elements = 0 if 0 in dims else 1
+    for size in dims:
+        elements *= size
+        if elements * bytes_each > BYTES_MAX:
+            raise InvalidArgument(
+                f"warmup sample for input '{name}': a batch would take more than {BYTES_MAX} bytes with the dims "
+                f"{shape_text(dims[:8])}"
+            )
+    return elements
 
 
 def _data(name: str, spec: ModelWarmupInput, elements: int, byte_size: int, model_path: Path) -> bytes:

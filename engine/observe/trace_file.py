@@ -65,8 +65,11 @@ class TraceFile:
         for setting in list(self._waiting):
             self.retire(setting)
         if self._main is not None:
-            self._main.write("]")
-            self._main.close()
+            try:
+                self._main.write("]")
+                self._main.close()
+            except OSError as error:
+                log.error("cannot end %s: %s", self._path, error.strerror or error)
 
     def _write(self, setting: TraceGroup, *, numbered: bool) -> None:
         texts = self._waiting.pop(setting, [])

@@ -100,7 +100,11 @@ class AsyncInstance(Protocol):
 
 
 class Backend(Protocol):
-    """One framework."""
+    """One framework.
+
+    A backend may have an attribute `settings`: the names that it reads from `backend_config` -> "", and those that it
+    knows and ignores -> why. The operator is then warned of others.
+    """
 
     name: str
     preferred_kind: InstanceKind | None

@@ -100,6 +100,12 @@ class EngineSettings:
     )
     load_model: tuple[str, ...] = attrs.field(default=(), converter=_strings)
     """Models to load at start in explicit mode; `*` alone means all."""
+
+    @load_model.validator
+    def _only_by_command(self, attribute: object, names: tuple[str, ...]) -> None:
+        if names and self.model_control_mode != "explicit":
+            raise ValueError("Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well.")
+
     repository_poll_secs: float = attrs.field(default=15, validator=_NOT_NEGATIVE)
     """Seconds between looks at the repository in poll mode; 0 looks never."""
     exit_on_error: bool = True

@@ -19,6 +19,7 @@ from ...schema.model_config import (
     normalise_instance_groups,
     parse_config,
     validate,
+    validate_file_names,
     validate_instance_groups,
     validate_io,
 )
@@ -123,6 +124,13 @@ def _listing(path: Path) -> ModelListing:
     )
 
 
+def check_before_opening(config: ModelConfig) -> None:
+    """Raises InvalidArgument, Unsupported for what no backend may see: file names that leave the model's directory, and
+    features that this engine lacks."""
+    validate_file_names(config)
+    refuse_unbuilt(config)
+
+
 def refuse_unbuilt(config: ModelConfig) -> None:
     """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
     for what, present in (
@@ -130,6 +138,10 @@ def refuse_unbuilt(config: ModelConfig) -> None:
         ("ensemble_scheduling", config.ensemble_scheduling is not None),
         ("response_cache", bool(config.response_cache and config.response_cache.enable)),
         ("model_repository_agents", config.model_repository_agents is not None),
+        (
+            "TRITON_BATCH_STRATEGY_PATH",
+            "TRITON_BATCH_STRATEGY_PATH" in config.parameters and config.dynamic_batching is not None,
+        ),
     ):
         if present:
             raise Unsupported(f"model '{config.name}': '{what}' is not supported yet")

@@ -90,7 +90,7 @@ class Loader:
     def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
-        configuration.refuse_unbuilt(config)
+        configuration.check_before_opening(config)
         backend = self._backends.get(config.backend)
         context = ModelContext(
             name=name,

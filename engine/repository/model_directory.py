@@ -11,7 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from ...schema.fault import InvalidArgument
+from ...schema.fault import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ def labels(model_name: str, path: Path, files: Mapping[str, str]) -> dict[str, l
     for output, filename in files.items():
         file = (path / filename).resolve()
         if not file.is_relative_to(root):
-            raise InvalidArgument(
+            raise Unsupported(
                 f"label file path '{file}' for output '{output}' in model '{model_name}' is outside model directory"
             )
         try:

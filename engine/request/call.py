@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ...schema.inference import InferenceResponse, Parameter
+
+
+class InferOptions(TypedDict, total=False):
+    """The keywords of `Engine.infer` and `Engine.stream`, for what passes them on."""
+
+    outputs: Sequence[str]
+    model_version: int
+    request_id: str
+    priority: int
+    parameters: Mapping[str, Parameter] | None
+    sequence_id: int | str
+    sequence_start: bool
+    sequence_end: bool
+    timeout: float | None
 
 
 class Result:

@@ -249,6 +249,4 @@ class DynamicBatcher:
         self.live -= 1
         levels.tombstones += 1
         if levels.tombstones > TOMBSTONES_MIN and levels.tombstones > self.live:
-            for level in levels.in_use:
-                level.sweep()
-            levels.tombstones = 0
+            levels.sweep()

@@ -78,6 +78,14 @@ class Levels:
             del self._by_number[level.number]
         return None
 
+    def sweep(self) -> None:
+        """Drops tombstones, and the levels that had nothing else."""
+        for level in self.in_use:
+            level.sweep()
+        self.in_use = [level for level in self.in_use if level.live or level is self.first]
+        self._by_number = {level.number: level for level in self.in_use}
+        self.tombstones = 0
+
     def waiting(self) -> Iterator[Job]:
         """Every job that waits, in serving order."""
         for level in self.in_use:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from typing import TYPE_CHECKING
 
 from .help import shown
 from .options import OPTIONS
-from .table import box
+from .table import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...engine.engine import Engine
     from .settings import ServeSettings
-
-_WIDTH = 110
 
 
 def backends_table(engine: Engine) -> str:
@@ -26,18 +23,21 @@ def backends_table(engine: Engine) -> str:
     for name, backend in sorted(engine.backends.loaded().items()):
         module = sys.modules.get(type(backend).__module__)
         path = os.path.dirname(os.path.realpath(getattr(module, "__file__", None) or ""))
-        rows.append((name, path, _wrapped(backend.config_summary())))
-    return box(("Backend", "Path", "Config"), rows)
+        rows.append((name, path, backend.config_summary()))
+    return table(("Backend", "Path", "Config"), rows)
 
 
 def models_table(engine: Engine) -> str:
-    """Every version that the engine has tried to load, with the reason where it does not serve."""
+    """Every version that the engine has tried to load, with the reason where it does not serve; and models of which
+    there is none, because their directory or configuration could not be read."""
     rows = []
     for name, entry in sorted(engine.registry.models.items()):
+        if not entry.versions:
+            rows.append((name, "-", f"Not loaded: {entry.why_not_loaded()}"))
         for number, version in sorted(entry.versions.items()):
             status = f"{version.state.value}: {version.reason}" if version.reason else version.state.value
-            rows.append((name, str(number), _wrapped(status)))
-    return box(("Model", "Version", "Status"), rows)
+            rows.append((name, str(number), status))
+    return table(("Model", "Version", "Status"), rows)
 
 
 def options_table(settings: ServeSettings, engine: Engine) -> str:
@@ -46,7 +46,7 @@ def options_table(settings: ServeSettings, engine: Engine) -> str:
     rows = [
         ("server_id", about.name),
         ("server_version", about.version),
-        ("server_extensions", _wrapped(" ".join(about.extensions))),
+        ("server_extensions", " ".join(about.extensions)),
     ]
     rows += [(f"model_repository_path[{index}]", path) for index, path in enumerate(settings.engine.model_repository)]
     done = {"engine.id", "engine.model_repository"}
@@ -54,8 +54,8 @@ def options_table(settings: ServeSettings, engine: Engine) -> str:
         if option.target and option.target not in done:
             done.add(option.target)
             value = getattr(getattr(settings, option.part), option.field_name)
-            rows.append((option.name.replace("-", "_"), _wrapped(_listed(option.name, value))))
-    return box(("Option", "Value"), rows)
+            rows.append((option.name.replace("-", "_"), _listed(option.name, value)))
+    return table(("Option", "Value"), rows)
 
 
 def _listed(name: str, value: object) -> str:
@@ -72,8 +72,3 @@ def _listed(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return " ".join("=".join(item) if isinstance(item, tuple) else str(item) for item in value)
     return shown(value)
-
-
-def _wrapped(text: str) -> str:
-    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, _WIDTH) or [""]]
-    return "\n".join(lines).rstrip()

@@ -39,6 +39,8 @@ class Values:
 
     by_target: dict[str, Any] = attrs.field(factory=dict)
     """`part.field` -> value; repeated options give lists. Only what was given: defaults stand beside the fields."""
+    sources: dict[str, str] = attrs.field(factory=dict)
+    """Target -> where its value was given, for complaints about several values together."""
     complaints: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
@@ -82,23 +84,40 @@ def _from_arguments(arguments: Sequence[str], values: Values) -> list[Given]:
             values.complaints.append(f"Unexpected argument: {argument}")
             continue
         name, equals, text = argument[2:].partition("=")
-        option = OPTIONS.get(name)
-        if option is None:
-            values.complaints.append(f"unrecognized option '--{name}'{_nearest(name)}")
+        try:
+            option = _option_that_begins(name)
+        except ValueError as problem:
+            values.complaints.append(str(problem))
             continue
         if option.flag:
             if equals:
-                values.complaints.append(f"option '--{name}' doesn't allow an argument")
+                values.complaints.append(f"option '--{option.name}' doesn't allow an argument")
                 continue
             text = "true"
         elif not equals:
             following = next(rest, None)
             if following is None:
-                values.complaints.append(f"option '--{name}' requires an argument")
+                values.complaints.append(f"option '--{option.name}' requires an argument")
                 continue
             text = following
-        found.setdefault(name, Given(option, [], f"--{name}")).texts.append(text)
+        found.setdefault(option.name, Given(option, [], f"--{option.name}")).texts.append(text)
     return list(found.values())
+
+
+def _option_that_begins(name: str) -> Option:
+    """The option of that name, or the only one that begins with it; ours do not count where one of the reference
+    server's does, so that they take no short form away. Raises ValueError, in getopt's words, for none and for many."""
+    exact = OPTIONS.get(name)
+    if exact is not None:
+        return exact
+    begun = [option for option in OPTIONS.values() if name and option.name.startswith(name)]
+    found = [option for option in begun if not option.ours] or begun
+    if not found:
+        raise ValueError(f"unrecognized option '--{name}'{_nearest(name)}")
+    if len(found) > 1:
+        possible = " ".join(f"'--{option.name}'" for option in found)
+        raise ValueError(f"option '--{name}' is ambiguous; possibilities: {possible}")
+    return found[0]
 
 
 def _from_environment(environment: Mapping[str, str], values: Values) -> list[Given]:
@@ -166,22 +185,23 @@ def _settle(given: Given, values: Values) -> None:
         try:
             parsed.append(option.parse(text))
         except ValueError as error:
-            values.complaints.append(_bad(given, str(error)))
+            values.complaints.append(bad_option(option.name, given.source, str(error)))
             return
     if option.fate == "no effect":
         values.notes.append(f"{given.source} has no effect here ({option.text.partition(': ')[2].rstrip('.')}).")
     elif option.fate == "not built":
         asked = [text for text in given.texts if text]
         if any(not option.default or option.parse(text) != option.parse(option.default) for text in asked):
-            values.complaints.append(_bad(given, f"{option.text} Leave the option out."))
+            values.complaints.append(bad_option(option.name, given.source, f"{option.text} Leave the option out."))
     elif option.target:
+        values.sources[option.target] = given.source
         if option.repeat:
             values.by_target.setdefault(option.target, []).extend(parsed)
         else:
             values.by_target[option.target] = parsed[-1]
 
 
-def _bad(given: Given, complaint: str) -> str:
+def bad_option(name: str, source: str, complaint: str) -> str:
     """The protocol's form: the option's name, then what is wrong, and where if not on the command line."""
-    where = "" if given.source.startswith("--") else f"{given.source}: "
-    return f'Bad option: "--{given.option.name}".\n{where}{complaint}'
+    where = "" if source.startswith("--") else f"{source}: "
+    return f'Bad option: "--{name}".\n{where}{complaint}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -28,6 +29,7 @@ values:
 
 examples:
   despina infer file_type --input CONTENT=@photo.jpg
+  despina infer file_type --url https://models.example:8000 --ca-file ca.pem --input CONTENT=@photo.jpg
   despina infer file_type --protocol grpc --url localhost:8001 --input CONTENT=@photo.jpg --output LABEL --json
 """
 
@@ -41,10 +43,8 @@ class _Parser(argparse.ArgumentParser):
 def infer(arguments: Sequence[str]) -> int:
     """Asks for the model's inputs, sends one request and prints the outputs. Gives the exit code: 1 for any failure."""
     options = _parser().parse_args(list(arguments))
-    port = 8001 if options.protocol == "grpc" else 8000
     try:
-        place = _place(options.url, port)
-        caller = _caller(options, place)
+        caller = _caller(options)
         try:
             tensors = _inputs(options.input, caller.signature())
             answers = caller.infer(tensors, options.output)
@@ -69,30 +69,54 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help="one input; see below")
     parser.add_argument("--output", action="append", default=[], metavar="NAME", help="only these outputs")
     parser.add_argument("--version", default="", help="a version of the model (default: the server's choice)")
-    parser.add_argument("--url", default="localhost", metavar="HOST[:PORT]", help="the server (default: localhost)")
+    parser.add_argument(
+        "--url",
+        default="localhost",
+        metavar="[https://]HOST[:PORT]",
+        help="the server (default: localhost; ports 8000 or 8001, with https:// 443)",
+    )
+    parser.add_argument("--ca-file", default="", metavar="PEM", help="trust these authorities, too (with https://)")
     parser.add_argument("--protocol", choices=("http", "grpc"), default="http", help="default: http")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
 
-def _place(url: str, default_port: int) -> str:
-    """`host:port` of what was typed, a scheme and a missing port allowed."""
-    place = url.removeprefix("http://").removeprefix("grpc://").rstrip("/")
+def _place(url: str, protocol: str) -> tuple[str, bool]:
+    """`host:port` of what was typed, and whether to speak TLS there. A scheme and the port may be missing."""
+    scheme, separator, place = url.rstrip("/").rpartition("://")
+    if separator and scheme not in ("http", "https", "grpc", "grpcs"):
+        raise BadInput(f"--url is HOST[:PORT], after http:// or https:// if you like, got '{url}'")
+    tls = scheme in ("https", "grpcs")
     host, colon, port = place.rpartition(":")
     if not colon or place.endswith("]"):
-        return f"{place}:{default_port}"
+        return f"{place}:{443 if tls else 8001 if protocol == 'grpc' else 8000}", tls
     if not port.isdigit() or not host:
         raise BadInput(f"--url is HOST or HOST:PORT, got '{url}'")
-    return place
+    return place, tls
 
 
-def _caller(options: argparse.Namespace, place: str) -> HttpCaller | GrpcCaller:
+def _caller(options: argparse.Namespace) -> HttpCaller | GrpcCaller:
+    place, tls = _place(options.url, options.protocol)
+    if options.ca_file and not tls:
+        raise BadInput(f"--ca-file is for https://, got '{options.url}'")
+    context = _trusted(options.ca_file) if tls else None
     if options.protocol == "grpc":
         from .infer_grpc import GrpcCaller  # imported when asked for: it brings asyncio
 
-        return GrpcCaller(place, options.model, options.version, options.timeout)
-    return HttpCaller(place, options.model, options.version, options.timeout)
+        return GrpcCaller(place, options.model, options.version, options.timeout, context)
+    return HttpCaller(place, options.model, options.version, options.timeout, context)
+
+
+def _trusted(ca_file: str) -> ssl.SSLContext:
+    """The system's authorities, and those of the file."""
+    context = ssl.create_default_context()
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:  # SSLError is one, for a file without certificates
+            raise BadInput(f"--ca-file {ca_file}: {error.strerror or error}") from None
+    return context
 
 
 def _inputs(texts: Sequence[str], signature: Sequence[tuple[str, str, list[int]]]) -> list[Tensor]:

@@ -18,13 +18,16 @@ from ...schema.wire.generated.inference import (
     ModelMetadataRequest,
     ModelMetadataResponse,
 )
-from .infer_http import CallFailed
+from .infer_http import CallFailed, tls_problem
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
 _SERVICE = "/inference.GRPCInferenceService"
 _Answer = TypeVar("_Answer")
+
+_NO_GRPC = "; if this is no gRPC port, try --protocol http"
 
 
 class _Codec(CodecBase):
@@ -38,11 +41,14 @@ class _Codec(CodecBase):
 
 
 class GrpcCaller:
-    """Calls one model of one server. Blocking; `timeout` is seconds per call."""
+    """Calls one model of one server. Blocking; `timeout` is seconds per call. `tls` as for HTTP."""
 
-    def __init__(self, place: str, model: str, version: str, timeout: float) -> None:
+    def __init__(self, place: str, model: str, version: str, timeout: float, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = place.rpartition(":")
-        self._place = place
+        self._server = f"{'grpcs' if tls else 'grpc'}://{place}"
+        self._tls = tls
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])
         self._host, self._port = host.removeprefix("[").removesuffix("]"), int(port)
         self._model, self._version, self._timeout = model, version, timeout
 
@@ -77,14 +83,18 @@ class GrpcCaller:
         return asyncio.run(self._call_async(method, request, answer_type))
 
     async def _call_async(self, method: str, request: Any, answer_type: type[_Answer]) -> _Answer:
-        channel = Channel(self._host, self._port, codec=_Codec())
+        channel = Channel(self._host, self._port, ssl=self._tls, codec=_Codec())
         try:
             unary = UnaryUnaryMethod(channel, f"{_SERVICE}/{method}", type(request), answer_type)
             answer: _Answer = await unary(request, timeout=self._timeout)
         except GRPCError as error:
-            raise CallFailed(f"{error.message or 'no message'} (gRPC {error.status.name})") from None
-        except (OSError, StreamTerminatedError, TimeoutError) as error:
-            raise CallFailed(f"cannot talk to grpc://{self._place}: {error or type(error).__name__}") from None
+            hint = _NO_GRPC if (error.message or "").startswith("Received :status") else ""
+            raise CallFailed(f"{error.message or 'no message'} (gRPC {error.status.name}){hint}") from None
+        except StreamTerminatedError as error:
+            raise CallFailed(f"cannot talk to {self._server}: {error}{_NO_GRPC}") from None
+        except (OSError, TimeoutError) as error:
+            why = tls_problem(error) or str(error) or type(error).__name__
+            raise CallFailed(f"cannot talk to {self._server}: {why}") from None
         finally:
             channel.close()
         return answer

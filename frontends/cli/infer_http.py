@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import http.client
-from typing import TYPE_CHECKING, Any
+import ssl
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -20,12 +21,21 @@ class CallFailed(Exception):
     """The server said no, or could not be reached; the text says which and why."""
 
 
-class HttpCaller:
-    """Calls one model of one server. Blocking; `timeout` is seconds per step of a call."""
+_SETTINGS: Final = "\x04"
+"""The type of the frame with which every HTTP/2 server begins; it stands behind three bytes of length."""
+_ALERT: Final = "\x15"
+"""With which a TLS server answers what is no TLS."""
 
-    def __init__(self, place: str, model: str, version: str, timeout: float) -> None:
-        self._connection = http.client.HTTPConnection(place, timeout=timeout)
-        self._place = place
+
+class HttpCaller:
+    """Calls one model of one server. Blocking; `timeout` is seconds per step of a call. With `tls` over HTTPS."""
+
+    def __init__(self, place: str, model: str, version: str, timeout: float, tls: ssl.SSLContext | None = None) -> None:
+        if tls is None:
+            self._connection = http.client.HTTPConnection(place, timeout=timeout)
+        else:
+            self._connection = http.client.HTTPSConnection(place, timeout=timeout, context=tls)
+        self._server = f"{'https' if tls else 'http'}://{place}"
         self._path = f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
 
     def signature(self) -> list[tuple[str, str, list[int]]]:
@@ -77,7 +87,7 @@ class HttpCaller:
             answer = self._connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise CallFailed(f"cannot talk to http://{self._place}: {error or type(error).__name__}") from None
+            raise CallFailed(f"cannot talk to {self._server}: {_why(error)}") from None
         if answer.status != 200:
             try:
                 text = orjson.loads(data)["error"]
@@ -85,3 +95,22 @@ class HttpCaller:
                 text = data.decode(errors="replace") or answer.reason
             raise CallFailed(f"{text} (HTTP {answer.status})")
         return answer.headers, data
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, http.client.BadStatusLine):
+        begun = str(error.args[0])
+        if begun[3:4] == _SETTINGS:
+            return "it speaks HTTP/2 only, as a gRPC port does; try --protocol grpc, or the HTTP port"
+        if begun[:1] == _ALERT:
+            return "it speaks TLS; try https://"
+    return tls_problem(error) or str(error) or type(error).__name__
+
+
+def tls_problem(error: Exception) -> str:
+    """What is wrong where two cannot agree on TLS; empty for other errors."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}; --ca-file names another authority"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS; leave https:// out"
+    return ""

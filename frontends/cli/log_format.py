@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from ...schema.text import encodable
+from .log_file import LogFile
 
 if TYPE_CHECKING:
     from ..log_settings import LogSettings
@@ -38,8 +39,8 @@ class _Console(logging.Handler):
             except UnicodeEncodeError:  # a console that knows few letters
                 stream.write(line.encode("ascii", "backslashreplace").decode())
             stream.flush()
-        except (OSError, ValueError):
-            pass  # nobody reads the console any more; the server goes on
+        except Exception:
+            pass  # nobody reads the console any more, or its disk is full; the caller has a request to answer
 
 
 class LineFormatter(logging.Formatter):
@@ -52,7 +53,10 @@ class LineFormatter(logging.Formatter):
         self._pid = os.getpid()
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except Exception as error:  # a user model's own logging may not fit its arguments
+            message = f"{record.msg} (its arguments do not fit: {error})"
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
         message = encodable(message)
@@ -70,13 +74,15 @@ class LineFormatter(logging.Formatter):
         return f"{letter}{at:%m%d %H:%M:%S.%f} {where}"
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Sends the package's loggers to the console or the file. Raises OSError when the file cannot be opened."""
+def configure_logging(settings: LogSettings) -> LogFile | None:
+    """Sends the package's loggers to the console or the file, which is returned. Raises OSError when the file cannot be
+    opened."""
     escape = os.environ.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES", "1").lower() not in ("0", "false", "off")
     formatter = LineFormatter(settings, escape=escape)
     handlers: list[logging.Handler]
-    if settings.file:
-        handlers = [logging.FileHandler(settings.file, encoding="utf-8")]
+    log_file = LogFile(settings.file) if settings.file else None
+    if log_file:
+        handlers = [log_file]
     else:
         handlers = [_Console("stdout"), _Console("stderr")]
         handlers[0].addFilter(lambda record: record.levelno < logging.WARNING)
@@ -91,3 +97,4 @@ def configure_logging(settings: LogSettings) -> None:
     root.setLevel(logging.WARNING)
     settings.take_effect()
     logging.captureWarnings(True)
+    return log_file

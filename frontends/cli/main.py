@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
+
+from .console import discard_rest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # its reader, `head` perhaps, has seen enough
-        # The interpreter flushes once more when it exits; that goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_rest(sys.stdout)
+    except OSError as problem:
+        if problem.errno != errno.ENOSPC:
+            raise
+        discard_rest(sys.stdout)
+        print(f"error: standard output: {problem.strerror}", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 

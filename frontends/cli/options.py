@@ -232,7 +232,7 @@ _LOGGING = [
     Option("log-warning", boolean, "log.warning", "Log what looks wrong."),
     Option("log-error", boolean, "log.error", "Log what failed."),
     Option("log-format", choice("log-format", "default", "ISO8601"), "log.format", "How a line begins."),
-    Option("log-file", string, "log.file", "Append the log to this file instead of the console."),
+    Option("log-file", string, "log.file", "Append the log to this file instead of the console; SIGHUP opens it anew."),
 ]
 _METRICS = [
     Option("allow-metrics", boolean, "doors.allow_metrics", "Open the metrics door, for Prometheus."),

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import math
 import os
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -25,22 +23,23 @@ from ..tls import BadCertificate
 from .activation import inherited_doors
 from .banner import backends_table, models_table, options_table
 from .command_line import read_command_line
+from .console import flush_console
+from .forking import keep_from_children
 from .help import USAGE, serve_help
 from .listening import BadAddress, Door, PortTaken, bind_door
 from .log_format import TABLE, configure_logging
 from .progress import loading_progress
 from .settings import BadSettings, settle
+from .stopping import Stopping, signals_to_watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ...engine.port.settings import TraceSettings
     from ...engine.port.sink import TraceSink
     from .settings import DoorSettings, ServeSettings
 
 log = logging.getLogger("despina.serve")
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 GC_OBJECTS = 50_000
 """How many new objects make the collector look for cycles among them."""
@@ -62,7 +61,7 @@ def serve(arguments: Sequence[str]) -> int:
         return 0
     try:
         settings = settle(values)
-        configure_logging(settings.log)
+        log_file = configure_logging(settings.log)
     except BadSettings as bad:
         return _refuse(bad.complaints)
     except OSError as error:
@@ -72,11 +71,13 @@ def serve(arguments: Sequence[str]) -> int:
     for note in values.notes:
         log.info("%s", note)
     try:
-        return trio.run(_serve, settings)
+        return trio.run(_serve, settings, log_file.reopen if log_file else None)
     except* (Fault, PortTaken, BadAddress, BadCertificate) as group:
         for problem in _leaves(group):
             text = f"{problem.code_text} - {problem.message}" if isinstance(problem, Fault) else str(problem)
             print(f"error: creating server: {text}" if isinstance(problem, Fault) else text, file=sys.stderr)
+    finally:
+        flush_console()
     return 1
 
 
@@ -92,15 +93,15 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
     return found
 
 
-async def _serve(settings: ServeSettings) -> int:
+async def _serve(settings: ServeSettings, reopen_log: Callable[[], None] | None) -> int:
     """The server's whole life. Returns the exit code; raises what keeps it from starting."""
-    with contextlib.ExitStack() as ports, trio.open_signal_receiver(*SIGNALS) as signals:
+    with contextlib.ExitStack() as ports, trio.open_signal_receiver(*signals_to_watch()) as signals:
         _check_repositories(settings.engine.model_repository)
         _check_certificates(settings)
         doors = _bind_doors(settings.doors, ports)
         engine = Engine(settings.engine, open_traces=_trace_opener(settings.engine.trace))
         async with trio.open_nursery() as nursery:
-            stopping = Stopping(settings.engine.exit_timeout_secs)
+            stopping = Stopping(settings.engine.exit_timeout_secs, reopen_log)
             nursery.start_soon(stopping.watch, signals)
             if await _load(engine, settings, nursery, stopping):
                 log.info("%s", options_table(settings, engine), extra=TABLE)
@@ -166,10 +167,12 @@ def _bind_doors(settings: DoorSettings, ports: contextlib.ExitStack) -> dict[str
     doors = inherited_doors([service for service, _, _ in wanted], os.environ)
     for door in doors.values():
         ports.callback(door.close)
+        keep_from_children(door.sockets)
     for service, address, port in wanted:
         if service not in doors:
             doors[service] = bind_door(service, address, port, reuse_port=reuse.get(service, False))
             ports.callback(doors[service].close)
+            keep_from_children(doors[service].sockets)
     return doors
 
 
@@ -213,56 +216,3 @@ async def _stop(engine: Engine, servers: Sequence[Server], stopping: Stopping) -
         await engine.stop()
     except Fault as fault:
         stopping.fail(fault.message)
-
-
-class Stopping:
-    """The end of the server: who asked for it, until when it may take, and with which code it ends.
-
-    | message        | effect                                                                  |
-    |----------------|-------------------------------------------------------------------------|
-    | first signal   | `asked` is set, `before` is cancelled, the time begins to run           |
-    | second signal  | the process ends at once                                                |
-    | time over      | the process ends at once, with code 1 and a line that says so           |
-    """
-
-    GRACE_S = 0.5
-    """How long after the deadline the orderly way out may still succeed."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self.asked = trio.Event()
-        self.before = trio.CancelScope()
-        """Around what is pointless once the server shall stop."""
-        self.deadline = math.inf
-        """On trio's clock, in seconds; known once `asked` is set."""
-        self.exit_code = 0
-        self._timeout_s = timeout_s
-
-    async def watch(self, signals: AsyncIterator[int]) -> None:
-        """Waits for signals until cancelled."""
-        async with trio.open_nursery() as nursery:
-            async for number in signals:
-                with contextlib.suppress(OSError):  # nobody may read it any more
-                    print(f"Signal ({number}) received.", flush=True)
-                if self.asked.is_set():
-                    _exit_now(1)
-                self.deadline = trio.current_time() + self._timeout_s
-                self.asked.set()
-                self.before.cancel()
-                nursery.start_soon(self._watch_time)
-
-    async def _watch_time(self) -> None:
-        await trio.sleep_until(self.deadline + self.GRACE_S)
-        self.fail("Exit timeout expired. Exiting immediately.")
-        _exit_now(1)
-
-    def fail(self, reason: str) -> None:
-        log.error("failed to stop server: Internal - %s", reason)
-        self.exit_code = 1
-
-
-def _exit_now(code: int) -> None:
-    """Ends the process without waiting for threads that execute models."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

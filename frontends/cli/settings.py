@@ -13,6 +13,7 @@ from ..log_settings import LogSettings
 from ..metrics.settings import MetricsSettings
 from ..restricted import GRPC_KEY_PREFIX, read_restrictions
 from ..tls import TlsSettings
+from .command_line import bad_option
 from .listening import UNIX
 from .trace_options import TraceOptions, trace_settings
 
@@ -88,7 +89,8 @@ class BadSettings(Exception):
 
 
 def settle(values: Values) -> ServeSettings:
-    """Makes the settings from what was given. Raises BadSettings with every complaint at once."""
+    """Makes the settings from what was given, and adds to its warnings. Raises BadSettings with every complaint at
+    once."""
     complaints = list(values.complaints)
 
     def made(build: Callable[..., Any], given: dict[str, Any]) -> Any:
@@ -110,6 +112,7 @@ def settle(values: Values) -> ServeSettings:
     metrics = made(MetricsSettings, values.part("metrics"))
     if metrics is not None:
         engine["latencies"] = metrics.latencies()
+        values.warnings += metrics.warnings()
     http = values.part("http")
     if "restricted" in http:
         http["restricted"] = read_restrictions(http["restricted"], "http-restricted-api", complaints)
@@ -123,6 +126,7 @@ def settle(values: Values) -> ServeSettings:
     http["tls"] = _tls("http", http_tls, complaints)
     grpc["tls"] = _tls("grpc", grpc_tls, complaints)
     doors = DoorSettings(**values.part("doors"))
+    complaints += _port_complaints(doors, values)
     complaints += _door_complaints(doors)
     if doors.http_server == "hypercorn":
         http["server"] = "hypercorn"
@@ -147,11 +151,23 @@ def _folded(settings: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str
 
 def _load_complaints(engine: dict[str, Any]) -> list[str]:
     load = engine.get("load_model", [])
-    if load and engine.get("model_control_mode") != "explicit":
-        return ["Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well."]
     if "*" in load and len(load) > 1:
         return ["Error: --load-model=* loads every model; it cannot stand beside another --load-model."]
     return []
+
+
+def _port_complaints(doors: DoorSettings, values: Values) -> list[str]:
+    """Only of doors that open: the port of a closed one, or of one at a path, may be anything."""
+    fields = {"HTTP": "http_port", "GRPC": "grpc_port", "metrics": "metrics_port"}
+    return [
+        bad_option(
+            fields[name].replace("_", "-"),
+            values.sources[f"doors.{fields[name]}"],
+            f"a port is 0 (any free one) to 65535, got {port}",
+        )
+        for name, address, port in doors.open_doors()
+        if not address.startswith(UNIX) and not 0 <= port <= 65535
+    ]
 
 
 def _door_complaints(doors: DoorSettings) -> list[str]:

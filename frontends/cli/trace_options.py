@@ -145,7 +145,8 @@ def _positive(value: int, text: str) -> int:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
+    """As given, since settings show it so; without a scheme it is http's."""
+    parts = urlsplit(text if "://" in text else f"http://{text}")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(f"expected http://<host>:<port>/<path>, got {text}")
     return text

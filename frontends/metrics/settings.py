@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Final
 
 import attrs
@@ -10,6 +10,7 @@ import attrs
 from ...engine.port.settings import LatencySettings
 
 QUANTILES: Final = "0.5:0.05,0.9:0.01,0.95:0.001,0.99:0.001,0.999:0.001"
+_NUMBER: Final = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _SWITCHES: Final = {"counter_latencies": True, "histogram_latencies": False, "summary_latencies": False}
 
 
@@ -28,7 +29,7 @@ class MetricsSettings:
     def _known(self, attribute: object, pairs: tuple[tuple[str, str], ...]) -> None:
         for setting, value in pairs:
             if setting == "summary_quantiles":
-                _quantiles(value)
+                read_quantiles(value)
             elif setting not in _SWITCHES:
                 known = ", ".join([*_SWITCHES, "summary_quantiles"])
                 raise ValueError(f"--metrics-config: unknown setting '{setting}'; known: {known}")
@@ -45,9 +46,17 @@ class MetricsSettings:
         return self._switch("counter_latencies")
 
     @property
+    def _quantiles_text(self) -> str:
+        return dict(self.config).get("summary_quantiles", QUANTILES)
+
+    def warnings(self) -> list[str]:
+        """What is taken, but probably not as it was meant."""
+        return read_quantiles(self._quantiles_text)[1]
+
+    @property
     def quantiles(self) -> tuple[float, ...]:
         """Of latency summaries. The errors given with them are upper bounds, which ours stay below."""
-        return _quantiles(dict(self.config).get("summary_quantiles", QUANTILES))
+        return read_quantiles(self._quantiles_text)[0]
 
     def latencies(self) -> LatencySettings:
         """What the engine must keep for the page."""
@@ -56,18 +65,30 @@ class MetricsSettings:
         )
 
 
-def _quantiles(text: str) -> tuple[float, ...]:
-    """`0.5:0.05,0.9:0.01` as (0.5, 0.9)."""
+def read_quantiles(text: str) -> tuple[tuple[float, ...], list[str]]:
+    """`0.5:0.05,0.9:0.01` as (0.5, 0.9), and what to warn of: as in C, a number ends where it stops being one.
+
+    Raises ValueError for a quantile that is none.
+    """
     found = []
+    warnings = []
     for part in text.split(","):
-        quantile, colon, error = part.partition(":")
-        try:
-            value, bound = float(quantile), float(error) if colon else 0.0
-        except ValueError:
-            value = bound = math.nan
-        if not (0 <= value <= 1 and 0 <= bound < 1):
+        quantile, _, error = part.partition(":")
+        value = _number(quantile)
+        if not (text and 0 <= value <= 1):
             raise ValueError(
                 f"--metrics-config: summary_quantiles is <quantile>:<error>,... with numbers from 0 to 1, got '{part}'"
             )
+        if not (_is_number(quantile) and _is_number(error or "0")):
+            warnings.append(f"--metrics-config: summary_quantiles: '{part}' is read as {value:g}:{_number(error):g}")
         found.append(value)
-    return tuple(found)
+    return tuple(found), warnings
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
+
+
+def _number(text: str) -> float:
+    begun = _NUMBER.match(text)
+    return float(begun[0]) if begun else 0.0

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _TWO_ON_CPU = frozenset({"onnxruntime", "tensorflow"})
 """Backends whose CPU models run better as two instances than as one."""
+INSTANCES_MAX = 1024
+"""Of one model. Ours: each is a thread, or more, and memory."""
+
 _LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,9}+)(?![0-9])")
 
 
@@ -65,6 +68,11 @@ def validate_instance_groups(
         elif group.gpus:
             raise InvalidArgument(f"{prefix} has kind KIND_{group.kind.name} but specifies one or more GPUs")
         _validate_profiles(group, prefix, config.platform)
+    count = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+    if count > INSTANCES_MAX:
+        raise InvalidArgument(
+            f"instance groups of model {config.name} ask for {count} instances, the limit is {INSTANCES_MAX}"
+        )
 
 
 def _validate_gpus(

@@ -6,6 +6,7 @@ from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, NoReturn
 
+from ..datatype import BY_NUMBER
 from ..fault import InvalidArgument
 from ..message_type import enum_name
 from ..wire.generated.inference import BatchInputKind, BatchOutputKind, DataType, ModelInputFormat
@@ -49,6 +50,8 @@ def _validate_shape(tensor: ModelInput | ModelOutput, config: ModelConfig, prefi
     reshape = tensor.reshape.shape if tensor.reshape is not None else None
     if tensor.data_type == DataType.TYPE_INVALID:
         _refuse(config, f"{prefix} must specify 'data_type'")
+    if int(tensor.data_type) not in BY_NUMBER:
+        _refuse(config, f"{prefix} has 'data_type' {int(tensor.data_type)}, the number of no datatype,")
     if not tensor.dims:
         _refuse(config, f"{prefix} must specify 'dims'")
     if reshape == [] and config.max_batch_size == 0:
@@ -80,7 +83,12 @@ def _validate_shape(tensor: ModelInput | ModelOutput, config: ModelConfig, prefi
 
 
 def _fixed_product(dims: Sequence[int]) -> int:
-    return prod(dim for dim in dims if dim != WILDCARD)
+    """Exact up to _ELEMENTS_MAX; some larger number where there are more."""
+    product = 1
+    for dim in dims:
+        if dim != WILDCARD and product <= _ELEMENTS_MAX:
+            product *= dim
+    return product
 
 
 def _sizes_between_wildcards(dims: Sequence[int]) -> list[int]:

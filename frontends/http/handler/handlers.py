@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
+from ....schema.base64_text import decode_base64
 from ....schema.config_json import config_to_json
 from ....schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
 from ....schema.json_text import as_boolean, as_object, as_string, read_first
@@ -158,6 +157,6 @@ def _refuse_repository(match: Match) -> None:
 
 def _file_content(name: str, text: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as problem:
+        return decode_base64(text)
+    except ValueError as problem:
         raise MalformedRequest(f"load parameter '{name}' is not base64: {problem}") from problem

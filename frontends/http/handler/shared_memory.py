@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ....schema.base64_text import decode_base64
 from ....schema.fault import InvalidArgument
 from ....schema.json_text import as_string, as_unsigned, member, read_first
 from ..request.request import JSON, HttpRequest
@@ -78,8 +77,8 @@ class _Handlers:
         byte_size = as_unsigned(member(wanted, "byte_size"))
         device_id = as_unsigned(member(wanted, "device_id"))
         try:
-            handle = b64decode(handle_text, validate=True)
-        except (binascii.Error, ValueError):
+            handle = decode_base64(handle_text)
+        except ValueError:
             handle = b""
         if len(handle) != _CUDA_HANDLE_BYTES:
             raise InvalidArgument("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t")

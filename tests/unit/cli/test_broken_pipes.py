@@ -30,6 +30,13 @@ def test_help_that_nobody_reads(arguments, unbuffered):
     assert done.returncode in (0, 128 + signal.SIGPIPE)
 
 
+def test_output_to_a_full_disk():
+    """Goal: the text is lost, so the command has failed; no traceback."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=WAIT_S)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
+
+
 def test_a_server_whose_output_nobody_reads(tmp_path):
     """Goal: it serves on, and a signal stops it in order."""
     ports = [f"--{door}-port=0" for door in ("http", "grpc", "metrics")]

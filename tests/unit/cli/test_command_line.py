@@ -114,6 +114,61 @@ def test_values_out_of_range_are_refused(argument):
     assert complaint.startswith(f'Bad option: "{argument.partition("=")[0]}".')
 
 
+def test_beginnings_of_names():
+    """Goal: a name may be cut short, as getopt allows: the reference server's names first, so that ours take no short
+    form away; an exact name is never ambiguous."""
+    settings = settled("--log-warn=false", "--model-control=explicit", "--http-h=^x-", "--log-fi", "a.log")
+    assert settings.log.warning is False
+    assert settings.engine.model_control_mode == "explicit"
+    assert settings.http.forward_pattern == "^x-"  # and not --http-head-timeout, which is ours
+    assert settings.log.file == "a.log"
+    assert settled("--http-body-b=5").http.body_bytes_max == 5  # ours, where it is the only one
+    assert settled("--disable-auto").engine.disable_auto_complete_config
+    assert complaints(REPOSITORY, "--log-f=x") == [
+        "option '--log-f' is ambiguous; possibilities: '--log-format' '--log-file'"
+    ]
+    assert complaints(REPOSITORY, "--http-por=abc") == ['Bad option: "--http-port".\nInvalid option value. Got abc']
+    assert complaints(REPOSITORY, "--=1") == ["unrecognized option '--'"]
+
+
+def test_ports_of_closed_doors():
+    """Goal: the port of a door that does not open, or opens at a path, may be any number; that of an open one is
+    checked, and the complaint says where it was given."""
+    assert settled("--allow-http=0", "--http-port=-47").doors.http_port == -47
+    assert settled("--http-address=unix:/run/x", "--http-port=70000").doors.http_port == 70000
+    assert complaints(REPOSITORY, "--allow-http=0", "--http-port=x") == [
+        'Bad option: "--http-port".\nInvalid option value. Got x'
+    ]
+    assert complaints(REPOSITORY, DESPINA_METRICS_PORT="-47") == [
+        'Bad option: "--metrics-port".\nDESPINA_METRICS_PORT: a port is 0 (any free one) to 65535, got -47'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "quantiles", "read"),
+    [
+        ("0.1:0.0.1", (0.1,), ["0.1:0"]),
+        ("0.5:0.05,0.9x:0.01", (0.5, 0.9), ["0.9:0.01"]),
+        ("0.5,x:0.1", (0.5, 0.0), ["0:0.1"]),
+        (" +5e-1:.1", (0.5,), []),
+    ],
+)
+def test_quantiles_are_read_as_far_as_they_are_numbers(text, quantiles, read):
+    """Goal: what strtod makes of a slip is what the reference server serves; here with a warning."""
+    values = read_command_line([REPOSITORY, f"--metrics-config=summary_quantiles={text}"], {})
+    settings = settle(values)
+    assert settings.metrics.quantiles == quantiles
+    assert [warning.partition(" is read as ")[2] for warning in values.warnings] == read
+
+
+def test_collector_without_a_scheme():
+    """Goal: `url=host:port/path` is http's, and settings show it as it was given."""
+    settings = settled("--trace-config=mode=opentelemetry", "--trace-config=opentelemetry,url=localhost:4318/v1/traces")
+    assert settings.engine.trace.options["url"] == "localhost:4318/v1/traces"
+    (complaint,) = complaints(REPOSITORY, "--trace-config=opentelemetry,url=ftp://x")
+    assert complaint.endswith("expected http://<host>:<port>/<path>, got ftp://x")
+
+
 def test_all_complaints_at_once():
     """Goal: nobody repairs a command line one mistake at a time."""
     found = complaints("--http-port=x", "--nonsense=1", "stray", "--load-model=x")

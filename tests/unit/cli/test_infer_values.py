@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from despina.frontends.cli.infer_values import BadInput, plain, split_input, tensor_of, text_of
-from despina.frontends.cli.table import box
 
 
 @pytest.mark.parametrize(
@@ -87,11 +86,3 @@ def test_answers_are_readable():
     tensor = tensor_of("L", "BYTES", [-1], "cat,dog", None)
     tensor.numpy()[1] = b"\xff"
     assert text_of(tensor) == "L: BYTES 2\n  cat\n  b'\\xff'"
-
-
-def test_box():
-    """Goal: columns as wide as their widest line, cells of several lines."""
-    assert box(("A", "Bee"), [("1", "x\nyyyy")]) == (
-        "+---+------+\n| A | Bee  |\n+---+------+\n| 1 | x    |\n|   | yyyy |\n+---+------+"
-    )
-    assert box(("A",), []) == "+---+\n| A |\n+---+\n+---+"

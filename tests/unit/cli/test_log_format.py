@@ -58,6 +58,15 @@ def test_traceback_is_inside_the_quotes():
     assert "Traceback" in line
 
 
+def test_arguments_that_do_not_fit(capsys, quiet_root):
+    """Goal: a slip in a user model's own logging neither raises nor prints a traceback."""
+    configure_logging(LogSettings())
+    logging.getLogger("despina.test").error("%d items", "many")
+    err = capsys.readouterr().err
+    assert "%d items (its arguments do not fit: " in err
+    assert "Traceback" not in err
+
+
 def test_levels_go_to_their_streams(capsys, quiet_root):
     """Goal: INFO to stdout, WARNING and ERROR to stderr, each behind its own switch."""
     settings = LogSettings(warning=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import signal
 import socket
@@ -15,27 +14,15 @@ import time
 import orjson
 import pytest
 
-MODEL = """
-import time
-import numpy
-import triton_python_backend_utils as pb_utils
+from tests.unit.cli.child import MODEL, WAIT_S, Serving, add_model, run, send
 
-
-class TritonPythonModel:
-    def execute(self, requests):
-        inputs = [pb_utils.get_input_tensor_by_name(request, "SECONDS").as_numpy() for request in requests]
-        time.sleep(max(float(seconds.max()) for seconds in inputs))
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("TWICE", seconds * 2)]) for seconds in inputs]
-"""
-CONFIG = """
-backend: "python"
-max_batch_size: 64
-input [ { name: "SECONDS" data_type: TYPE_FP32 dims: [ 1 ] } ]
-output [ { name: "TWICE" data_type: TYPE_FP32 dims: [ 1 ] } ]
-dynamic_batching { }
-"""
-COMMAND = [sys.executable, "-c", "from despina.frontends.cli import main; main()"]
-WAIT_S = 30
+PASSED_SOCKET = [
+    sys.executable,
+    "-c",
+    "import os, sys; os.dup2(int(sys.argv.pop(1)), 3); os.environ.update(LISTEN_FDS='1')\n"
+    "from despina.frontends.cli import main; main()",
+]
+"""The command with a listening socket passed on: clients wait in its backlog, so that no line has to be read first."""
 
 
 @pytest.fixture(scope="module")
@@ -43,84 +30,6 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     add_model(folder, "sleeper", MODEL)
     return folder
-
-
-def add_model(folder, name, source):
-    (folder / name / "1").mkdir(parents=True)
-    (folder / name / "1" / "model.py").write_text(source)
-    (folder / name / "config.pbtxt").write_text(CONFIG)
-
-
-class Serving:
-    """A running `despina serve` on ports of its own. Output is collected as it comes."""
-
-    def __init__(self, *arguments, **environment):
-        self.lines = []
-        ports = [
-            "--http-port=0",
-            "--grpc-port=0",
-            "--metrics-port=0",
-            "--http-address=127.0.0.1",
-            "--grpc-address=127.0.0.1",
-        ]
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", *ports, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            with self._news:
-                self.lines.append(line.rstrip("\n"))
-                self._news.notify_all()
-        with self._news:
-            self.lines.append("(end)")
-            self._news.notify_all()
-
-    def wait_for(self, pattern):
-        """The first line that matches, as a match."""
-
-        def found():
-            return next((match for line in list(self.lines) if (match := re.search(pattern, line))), None)
-
-        with self._news:
-            self._news.wait_for(lambda: found() or "(end)" in self.lines, WAIT_S)
-            match = found()
-        assert match, f"no line matches {pattern!r}:\n" + "\n".join(self.lines)
-        return match
-
-    def port(self, service):
-        return int(self.wait_for(rf"Started {service} at 127\.0\.0\.1:(\d+)")[1])
-
-    def end(self):
-        """The exit code, and what the process said."""
-        code = self.process.wait(WAIT_S)
-        self._reader.join(WAIT_S)
-        return code, "\n".join(self.lines)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join(WAIT_S)
-        self.process.stdout.close()
-
-
-def send(port, seconds):
-    """A connection with one request on its way."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
-    body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [seconds]}]}
-    connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
-    return connection
 
 
 def infer(port, seconds, sent):
@@ -185,17 +94,69 @@ def wait_until_executing(port):
     connection.close()
 
 
-def test_second_signal_ends_at_once(repository):
-    """Goal: whoever presses twice means it. Method: one request that sleeps for long."""
+def test_repeated_signals_drop_nothing(repository):
+    """Goal: a terminal and a parent that both pass a signal on, or a hang-up on top, take no answer away. Method: one
+    request in flight, four signals in a row."""
     with Serving(f"--model-repository={repository}", "--allow-grpc=false", "--allow-metrics=false") as server:
         port = server.port("HTTPService")
-        connection = send(port, 60)
+        connection = send(port, 0.5)
         wait_until_executing(port)
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_for("Waiting for in-flight")
-        server.process.send_signal(signal.SIGTERM)
-        assert server.end()[0] == 1
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            server.process.send_signal(number)
+            server.wait_for(rf"Signal \({number.value}\) received")
+        assert connection.getresponse().status == 200
         connection.close()
+        code, output = server.end()
+    assert code == 0, output
+
+
+def test_hang_up_reopens_the_log_file(repository, tmp_path):
+    """Goal: with a log file SIGHUP means that it was moved away: the next line goes to a new one, and nothing ends."""
+    path = tmp_path / "server.log"
+    options = [f"--log-file={path}", "--allow-grpc=false", "--allow-metrics=false"]
+    with Serving(f"--model-repository={repository}", *options) as server:
+        wait_for_text(path, "Started HTTPService")
+        path.rename(tmp_path / "old.log")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for_text(path, "anew")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+    assert "Waiting for in-flight" in path.read_text()
+    assert "Waiting for in-flight" not in (tmp_path / "old.log").read_text()
+
+
+def wait_for_text(path, text):
+    deadline = time.monotonic() + WAIT_S
+    while not path.exists() or text not in path.read_text():
+        assert time.monotonic() < deadline, f"{text!r} is not in {path}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("full", ["log file", "stdout"])
+def test_full_disk(repository, full):
+    """Goal: a log that cannot be written costs lines, never requests or the exit code, and no traceback."""
+    options = ["--http-port=0", "--http-address=127.0.0.1", "--allow-grpc=false", "--allow-metrics=false"]
+    if full == "log file":
+        options.append("--log-file=/dev/full")
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, open("/dev/full", "wb") as full_disk:
+        port = listening.getsockname()[1]
+        process = subprocess.Popen(
+            [*PASSED_SOCKET, str(listening.fileno()), "serve", f"--model-repository={repository}", *options],
+            stdout=full_disk if full == "stdout" else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[listening.fileno()],
+        )
+        try:
+            assert send(port, 0).getresponse().status == 200
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    expected = "error: /dev/full: No space left on device; lines of the log are lost\n" if full == "log file" else ""
+    assert said == expected
 
 
 def test_exit_timeout_is_kept(repository):
@@ -247,10 +208,6 @@ def test_taken_port(repository):
     assert output.splitlines()[0] == f"Socket '127.0.0.1:{port}' already in use "
 
 
-def run(*arguments):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=WAIT_S)
-
-
 def test_mistakes_and_help():
     """Goal: mistakes go to stderr after the usage, exit 1; help and version go to stdout, exit 0."""
     done = run("serve", "--http-port=abc", "--nonsense")
@@ -265,22 +222,3 @@ def test_mistakes_and_help():
     done = run("serve", "--model-repository=/no/such/place")
     assert done.returncode == 1
     assert done.stderr == "error: creating server: Internal - failed to stat file /no/such/place\n"
-
-
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_infer_verb(repository, protocol):
-    """Goal: one request from the shell on either protocol, readable answers, clear errors with exit code 1."""
-    with Serving(f"--model-repository={repository}", "--allow-metrics=false") as server:
-        port = server.port("HTTPService" if protocol == "http" else "GRPC.*")
-        place = ["--protocol", protocol, "--url", f"127.0.0.1:{port}"]
-        done = run("infer", "sleeper", *place, "--input", "SECONDS=0.25")
-        assert (done.returncode, done.stdout) == (0, "TWICE: FP32 1x1\n  [[0.5]]\n")
-        done = run("infer", "sleeper", *place, "--input", "NOPE=1")
-        assert done.returncode == 1
-        assert "input 'NOPE' is unknown; the model's inputs are SECONDS (FP32 [-1, 1])" in done.stderr
-        done = run("infer", "nobody", *place, "--input", "SECONDS=1")
-        assert done.returncode == 1
-        assert "Request for unknown model: 'nobody' is not found" in done.stderr
-    done = run("infer", "sleeper", *place, "--input", "SECONDS=1")
-    assert done.returncode == 1
-    assert "cannot talk to" in done.stderr

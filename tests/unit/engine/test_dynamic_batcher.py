@@ -193,6 +193,19 @@ def test_levels_cost_nothing_until_they_are_used():
     assert box.levels.tombstones == 0
 
 
+def test_levels_of_jobs_that_left_go_behind_those_that_wait():
+    """Goal: requests of ever new priorities that leave again keep no memory, even while an urgent one waits."""
+    box = DynamicBatcher(BatchRule(rows_max=1), 1000, Clock(), prioritised=True)
+    box.put(job("urgent"))
+    for level in range(1, 1000):
+        gone = job(level=level)
+        box.put(gone)
+        assert box.leave(gone, JobState.CANCELLED)
+        assert len(box.levels.in_use) <= TOMBSTONES_MIN + 2
+    box.put(job("last", level=500))
+    assert [taken(box)[0] for _ in range(3)] == [["urgent"], ["last"], None]
+
+
 def test_drain_takes_everything():
     """Goal: every level, delayed ones too, in serving order; tombstones are not handed out."""
     box = batcher(levels=(0, 0))

@@ -18,6 +18,32 @@ def test_any_part_of_the_name_in_any_case():
     assert forwarded("^my", ("X-My", "1")) is None
 
 
+@pytest.mark.parametrize(
+    ("pattern", "matches", "others"),
+    [
+        ("(?-i)^My", ["My-1"], ["my-1", "MY"]),
+        ("a(?-i)b|c", ["Ab", "c"], ["aB", "C"]),  # a flag holds beyond the bar, in its group
+        ("x(a(?-i)b|c)d", ["XabD", "xcD"], ["xaBd", "xCd"]),  # and ends with it
+        ("(?-i)A(?i)b", ["AB", "Ab"], ["ab"]),
+        (r"(?-i)[(?i)B]\(", ["B(", "i("], ["b(", "b"]),  # no flags inside a class, no group after a backslash
+        ("(?i)(?P<x>a)(?:b)", ["AB"], ["b"]),
+    ],
+)
+def test_flags_as_the_reference_reads_them(pattern, matches, others):
+    """Goal: `(?-i)` and its like switch where they stand, until their group ends."""
+    for name in matches:
+        assert forwarded(pattern, (name, "1")) == {name: "1"}
+    for name in others:
+        assert forwarded(pattern, (name, "1")) is None
+
+
+@pytest.mark.parametrize("pattern", ["(", "[[:alpha:]]", "(?U)a", "(?-i)*", "(?-i", "a)", r"\pN"])
+def test_patterns_that_mean_something_else_here(pattern):
+    """Goal: what Python cannot run, or would read in another way than the reference server, is refused."""
+    with pytest.raises(ValueError, match=r"^not a regular expression: "):
+        HeaderForwarder(pattern)
+
+
 def test_first_of_repeated_wins_and_over_the_requests_own():
     """Goal: a header replaces a parameter of its name, as the reference has it; of repeated ones the first counts."""
     assert forwarded("a", ("a", "1"), ("a", "2"), ("ab", "3"), parameters={"ab": 4}) == {"a": "1", "ab": "3"}

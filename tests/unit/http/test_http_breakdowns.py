@@ -247,7 +247,7 @@ async def test_a_generated_answer_that_cannot_be_written(door, monkeypatch, kind
     """The first one: a clear answer, and the job is cancelled."""
     model = door.engine.models["identity"]
     model.config.input = []
-    monkeypatch.setattr(generate, "Answer", no_memory)
+    monkeypatch.setattr(generate, "_content", no_memory)
     request = b"POST /v2/models/identity/%b HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}" % kind.encode()
     model.is_held = True
     client = await door.connect()

@@ -181,8 +181,8 @@ def test_machine_without_proc(tmp_path, stat):
 
 @pytest.mark.parametrize(
     "pair",
-    [("summary_latencies", "maybe"), ("nonsense", "1"), ("summary_quantiles", ""), ("summary_quantiles", "0.5:2"),
-     ("summary_quantiles", "0.5;0.1")],
+    [("summary_latencies", "maybe"), ("nonsense", "1"), ("summary_quantiles", ""), ("summary_quantiles", "2:0.1"),
+     ("summary_quantiles", "0.5,-0.1")],
 )  # fmt: skip
 def test_settings_that_cannot_be(pair):
     """Goal: a wrong setting is refused by name."""

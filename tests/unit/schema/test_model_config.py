@@ -555,6 +555,10 @@ NAMED = "name: 'i' data_type: TYPE_FP32 "
         ("input { }", "model input must specify 'name' for m"),
         ("output { }", "model output must specify 'name' for m"),
         ("input { name: 'i' dims: 1 }", "model input 'i' must specify 'data_type' for m"),
+        (
+            "input { name: 'i' data_type: 99 dims: 1 }",
+            "model input 'i' has 'data_type' 99, the number of no datatype, for m",
+        ),
         ("output { name: 'o' data_type: TYPE_FP32 }", "model output 'o' must specify 'dims' for m"),
         (
             f"input {{ {NAMED} dims: 1 reshape {{ }} }}",

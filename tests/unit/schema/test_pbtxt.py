@@ -351,7 +351,7 @@ def theirs(text):
     """Protobuf's verdict: the message's bytes, or None."""
     try:
         message = text_format.Parse(text, model_config_pb2.ModelConfig())
-    except text_format.ParseError:
+    except (text_format.ParseError, ValueError):  # ValueError for an enum's number that fits none
         return None
     return message.SerializeToString(deterministic=True)
 

@@ -66,6 +66,17 @@ def attributes(span_or_resource):
     return {one.key: one.value.string_value or one.value.int_value for one in span_or_resource.attributes}
 
 
+async def test_collector_without_a_scheme(collector, tmp_path):
+    """Goal: an address without a scheme is http's, as the reference server takes it."""
+    collector.url = collector.url.removeprefix("http://")
+    write_model(tmp_path, "m")
+    async with despina.open_engine(
+        tmp_path, backends={"fake": FakeBackend()}, open_traces=otel.open_exporter, trace=settings(collector)
+    ) as engine:
+        await engine.infer_request(request())
+    assert "m" in spans(collector)
+
+
 async def test_spans_of_one_request(collector, tmp_path):
     """Goal: InferRequest over the model over compute, with the protocol's attributes and events, all of one trace; the
     model can read the context that it executes in."""

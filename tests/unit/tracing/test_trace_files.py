@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import despina
 import numpy as np
@@ -173,3 +174,17 @@ def test_a_disk_that_fails_costs_traces_only(tmp_path, caplog):
     trace.finish()
     tracer.close()
     assert "cannot write 1 traces" in caplog.text
+
+
+def test_a_full_disk_ends_well(caplog):
+    """Goal: neither the traces nor the end of the file can be written: one line each, no traceback."""
+    tracer = Tracer(settings(Path("/")), lambda _: True, lambda _: TraceFile("/dev/full"))
+    trace = tracer.sample("m")
+    trace.stamp("X")
+    trace.finish()
+    tracer.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot write 1 traces to /dev/full: No space left on device",
+        "cannot end /dev/full: No space left on device",
+    ]
+    assert not any(record.exc_info for record in caplog.records)

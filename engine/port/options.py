@@ -1,0 +1,38 @@
+"""The keywords of `open_engine`, typed: EngineSettings' fields as people write them, but the repository."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .settings import LatencySettings, ModelControlMode, QueueWhileDown, Strategy, TraceSettings
+
+
+class EngineOptions(TypedDict, total=False):
+    """What each means, and its default: see EngineSettings."""
+
+    id: str
+    model_control_mode: ModelControlMode
+    load_model: str | Iterable[str]
+    repository_poll_secs: float
+    exit_on_error: bool
+    strict_readiness: bool
+    disable_auto_complete_config: bool
+    model_config_name: str
+    model_load_thread_count: int
+    model_load_retry_count: int
+    model_load_timeout_secs: float
+    exit_timeout_secs: float
+    backend_config: Mapping[str, Mapping[str, str]]
+    min_supported_compute_capability: float
+    allow_client_shm: bool
+    shared_memory_regions_max: int
+    shared_memory_input_bytes_max: int
+    queue_size_max: int
+    stream_responses_max: int
+    restart: Strategy
+    queue_while_down: QueueWhileDown
+    trace: TraceSettings
+    latencies: LatencySettings
