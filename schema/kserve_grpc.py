@@ -82,7 +82,10 @@ def read_request(message: ModelInferRequest, version: int = LATEST, regions: Reg
         _refuse_repeated(request, name)
         request.inputs[name] = Tensor(name, entry.datatype, tuple(entry.shape), memory)
     if message.outputs:
-        request.outputs = [_read_output(entry, shared) for entry in message.outputs]
+        request.outputs = names = [_read_output(entry, shared) for entry in message.outputs]
+        if len(set(names)) < len(names):
+            repeated = next(name for index, name in enumerate(names) if names.index(name) < index)
+            raise InvalidArgument(f"{request.log_prefix()}output '{repeated}' already exists in request")
     if shared.inputs or shared.outputs:
         request.shared = shared
     return request
@@ -265,6 +268,8 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
         return None
     if count != len(heads) or len(inputs) != count:
         return None
+    if len(outputs) > 1 and len(set(outputs)) < len(outputs):
+        return None  # to be refused
     if len(version) > 18 or not (not version or (version.isascii() and version.isdigit())):
         return None
     request = InferenceRequest(name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=outputs)

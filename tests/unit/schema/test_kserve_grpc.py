@@ -155,6 +155,10 @@ MEMORY_TEXT = "parameter for tensor 'i'"
             {"inputs": [tensor(), tensor()], "raw_input_contents": [b"1", b"2"]},
             "[request id: <id_unknown>] input 'i' already exists in request",
         ),
+        (
+            {"id": "7", "outputs": [{"name": "o"}, {"name": "p"}, {"name": "o"}, {"name": "p"}]},
+            "[request id: 7] output 'o' already exists in request",
+        ),
     ],
 )
 def test_texts(fields, text) -> None:
