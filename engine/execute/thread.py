@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import queue
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -60,7 +60,7 @@ class ThreadInstance:
         self._open_executor = open_executor
         self._may_move = may_move
         self._executor: BackendInstance | None = None
-        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._bell = feed.ledger.threads.bell()
         """True: look for work; False: stop."""
         self._error: Fault | None = None
         self._handover = threading.Lock()
@@ -74,15 +74,15 @@ class ThreadInstance:
         abandoned, and its callers are told.
         """
         opened, ended = trio.Event(), trio.Event()
-        self._bell = queue.SimpleQueue()
+        threads = self._ledger.threads
+        self._bell = threads.bell()
         self._error = None
         self.ends = False
-        threading.Thread(
-            target=contextvars.copy_context().run,
-            args=(self._thread, trio.lowlevel.current_trio_token().run_sync_soon, opened.set, ended.set),
-            name=f"despina/{self.context.name}",
-            daemon=True,
-        ).start()
+        post = trio.lowlevel.current_trio_token().run_sync_soon
+        threads.start(
+            partial(contextvars.copy_context().run, self._thread, post, opened.set, ended.set),
+            f"despina/{self.context.name}",
+        )
         try:
             await opened.wait()
             if self._error is None:

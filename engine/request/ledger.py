@@ -29,6 +29,7 @@ import trio
 
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ..observe.tracing import trace_accepted, trace_batch, trace_computed
+from ..port.threads import THREADS, SystemThreads, Threads
 from .job import JobState, move
 from .sharing import place
 
@@ -89,6 +90,8 @@ class Ledger:
         """Where answers keep the order of requests: the jobs taken and not yet told, in the order they were taken."""
         self.home_thread = 0
         """Where everything here runs, but for executors."""
+        self.threads: Threads = SystemThreads()
+        """Where executors get theirs from."""
         self._leave_queue = leave_queue
         self._soon: Callable[..., object] = _nowhere
         self._traced = 0
@@ -101,6 +104,7 @@ class Ledger:
         """On the trio thread: `post` works from now on."""
         self._soon = trio.lowlevel.current_trio_token().run_sync_soon
         self.home_thread = threading.get_ident()
+        self.threads = THREADS.get()
 
     def post(self, call: Callable[..., object], *arguments: object) -> None:
         """Runs a call on the trio thread soon. From any thread; raises trio.RunFinishedError when all is over."""
