@@ -64,7 +64,8 @@ class ThreadInstance:
         """True: look for work; False: stop."""
         self._error: Fault | None = None
         self._handover = threading.Lock()
-        self._abandoned = False
+        self._lost: Batch | None = None
+        """What it executed when it was abandoned: its callers have been told."""
 
     async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens the executor, reports started, serves until cancelled or retired, closes.
@@ -139,16 +140,15 @@ class ThreadInstance:
     def _abandon(self, waited_s: float) -> None:
         log.error("instance %s did not return within %g s: its thread is abandoned", self.context.name, waited_s)
         with self._handover:
-            self._abandoned = True
-            batch = self.current
+            self._lost = batch = self.current
         if batch is not None:
             batch.lose(self._ledger, ShuttingDown("the model was unloaded while it executed"))
 
     def _hand_back(self) -> bool:
         """The executed batch is no longer this instance's. False if it was lost meanwhile."""
         with self._handover:
-            self.current = None
-            return not self._abandoned
+            batch, self.current = self.current, None
+            return batch is not self._lost
 
     def _thread(self, post: Callable[..., object], opened: Callable[[], None], ended: Callable[[], None]) -> None:
         try:
