@@ -6,7 +6,7 @@
 |----------|--------------------------------------------|--------------------------------------------------|
 | EXECUTED | a batch that was executed                  | success, or failure BACKEND, or CANCELED         |
 | STREAMED | a stream that is over                      | the same, by its first error                     |
-| LOST     | a batch whose executor does not come back  | failure BACKEND                                  |
+| LOST     | a batch whose executor does not come back  | failure BACKEND, or CANCELED                     |
 | LEFT     | a queued request whose caller has left     | failure CANCELED                                 |
 | REFUSED  | a request taken out of the queue           | failure REJECTED, or CANCELED                    |
 
@@ -208,7 +208,7 @@ class Ledger:
                 self._book_stream(job, batch)  # type: ignore[arg-type]  # streams only, see stream.py
             else:
                 job.fault = job.fault or fault
-                self.statistics.failed(job, _reason(how, job.fault), now)
+                self.statistics.failed(job, _reason(job, how), now)
                 self.untrace(job)
             if job.request.shared is not None:
                 job.request.shared.release()
@@ -249,10 +249,10 @@ class Ledger:
             log.exception("delivering an answer of model '%s' failed", self.name)
 
 
-def _reason(how: End, fault: Fault | None) -> FailureReason:
-    if how is End.LOST:
-        return "BACKEND"
-    return "CANCELED" if how is End.LEFT or isinstance(fault, DeadlineExceeded) else "REJECTED"
+def _reason(job: Job, how: End) -> FailureReason:
+    if job.is_cancelled() or (how is End.REFUSED and isinstance(job.fault, DeadlineExceeded)):
+        return "CANCELED"
+    return "BACKEND" if how is End.LOST else "REJECTED"
 
 
 def _nowhere(*_: object) -> None:
