@@ -195,7 +195,7 @@ class StreamJob(Job):
         """
         self._leave(Cancelled("the caller has left"))
         super().cancel()
-        if self.state is JobState.CANCELLED:
+        if self.state in (JobState.CANCELLED, JobState.REJECTED):  # refused, and not told yet
             self._closed = True
             self.ledger.streams.discard(self)
 
