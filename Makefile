@@ -28,8 +28,8 @@ fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine, each for SECO
 api: .venv/test.stamp  ## Check the HTTP API against its own description, with EXAMPLES requests per operation (default 300)
 	DESPINA_SCHEMATHESIS_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest -q tests/conformance/test_schemathesis.py $(ARGS)
 
-soak: .venv/test.stamp  ## Run the simulation over many seeds: SEEDS of them (default 200)
-	DESPINA_SIMULATION_SEEDS=$(or $(SEEDS),200) $(BIN)/python -m pytest -q tests/simulation $(ARGS)
+soak: .venv/test.stamp  ## Play the simulation over many seeds, SEEDS of them (default 1000), and say what it has reached
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
 clean:  ## Remove .venv and every cache
 	rm -rf .venv .editable .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

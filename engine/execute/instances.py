@@ -138,11 +138,12 @@ class Instances:
             await trio.sleep_forever()
 
     async def change(self, contexts: Sequence[InstanceContext]) -> None:
-        """Opens those of `contexts` that there are not yet, then retires those that are not among them.
+        """Opens those of `contexts` that there are not yet or no longer, then retires those that are not among them.
 
         Retired ones finish what they execute. Raises Fault if one does not open; then nothing has changed.
         """
-        there = {member.instance.context: member for member in self._members}
+        stopped = [member for member in self._members if member.state is MemberState.STOPPED]
+        there = {member.instance.context: member for member in self._members if member not in stopped}
         new = [context for context in contexts if context not in there]
         opened: list[Member] = []
         try:
@@ -155,6 +156,7 @@ class Instances:
             if isinstance(error, Exception):
                 raise as_fault(first(error)) from error
             raise
+        self._members = [member for member in self._members if member not in stopped]
         await self._retire([member for context, member in there.items() if context not in contexts])
 
     def close(self) -> None:
@@ -176,7 +178,6 @@ class Instances:
             self._feed.scheduler.withdraw(member.instance)
             member.instance.retire()
             member.retired.set()
-        self._placement.look()  # one of them may have been about to look for work
         for member in members:
             await member.ended.wait()
 
@@ -190,7 +191,8 @@ class Instances:
             while True:
                 try:
                     await member.instance.run(self._close_timeout_s, started)
-                    return  # retired
+                    self._withdraw(member)
+                    break  # retired
                 except Exception as error:
                     if not started.happened:
                         raise
@@ -204,17 +206,23 @@ class Instances:
                 with trio.move_on_after(wait_s):
                     await member.retired.wait()
                 if member.retired.is_set():
-                    return
+                    break
         finally:
             if member.state is not MemberState.STOPPED:
                 member.state = MemberState.STOPPED
                 self._members.remove(member)  # those that have died for good stay: they are what is wrong
             member.ended.set()
         if all(other.state is MemberState.STOPPED for other in self._members):
-            raise ModelFailure(f"no instance is left: {member.reason}")
+            reasons = dict.fromkeys(other.reason for other in self._members)
+            raise ModelFailure(f"no instance is left: {'; '.join(reasons)}")
+
+    def _withdraw(self, member: Member) -> None:
+        """Its life is over: nobody starts it any more. It may have gone idle just before, and been started in vain."""
+        self._feed.scheduler.withdraw(member.instance)
+        self._placement.look()
 
     def _down(self, member: Member, fault: Fault, wait_s: float | None) -> None:
-        self._feed.scheduler.withdraw(member.instance)
+        self._withdraw(member)
         member.state = MemberState.STOPPED if wait_s is None else MemberState.DOWN
         member.deaths += 1
         member.reason = fault.message

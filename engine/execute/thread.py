@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import queue
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -60,11 +60,12 @@ class ThreadInstance:
         self._open_executor = open_executor
         self._may_move = may_move
         self._executor: BackendInstance | None = None
-        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._bell = feed.ledger.threads.bell()
         """True: look for work; False: stop."""
         self._error: Fault | None = None
         self._handover = threading.Lock()
-        self._abandoned = False
+        self._lost: Batch | None = None
+        """What it executed when it was abandoned: its callers have been told."""
 
     async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens the executor, reports started, serves until cancelled or retired, closes.
@@ -74,15 +75,15 @@ class ThreadInstance:
         abandoned, and its callers are told.
         """
         opened, ended = trio.Event(), trio.Event()
-        self._bell = queue.SimpleQueue()
+        threads = self._ledger.threads
+        self._bell = threads.bell()
         self._error = None
         self.ends = False
-        threading.Thread(
-            target=contextvars.copy_context().run,
-            args=(self._thread, trio.lowlevel.current_trio_token().run_sync_soon, opened.set, ended.set),
-            name=f"despina/{self.context.name}",
-            daemon=True,
-        ).start()
+        post = trio.lowlevel.current_trio_token().run_sync_soon
+        threads.start(
+            partial(contextvars.copy_context().run, self._thread, post, opened.set, ended.set),
+            f"despina/{self.context.name}",
+        )
         try:
             await opened.wait()
             if self._error is None:
@@ -139,16 +140,15 @@ class ThreadInstance:
     def _abandon(self, waited_s: float) -> None:
         log.error("instance %s did not return within %g s: its thread is abandoned", self.context.name, waited_s)
         with self._handover:
-            self._abandoned = True
-            batch = self.current
+            self._lost = batch = self.current
         if batch is not None:
             batch.lose(self._ledger, ShuttingDown("the model was unloaded while it executed"))
 
     def _hand_back(self) -> bool:
         """The executed batch is no longer this instance's. False if it was lost meanwhile."""
         with self._handover:
-            self.current = None
-            return not self._abandoned
+            batch, self.current = self.current, None
+            return batch is not self._lost
 
     def _thread(self, post: Callable[..., object], opened: Callable[[], None], ended: Callable[[], None]) -> None:
         try:

@@ -135,7 +135,7 @@ class ModelStats:
             else:
                 succeeded -= 1
                 self._more["inference_count"] -= job.batch_size
-                self.failed(job, "CANCELED" if isinstance(job.fault, _LEFT) else "BACKEND", now)
+                self.failed(job, "CANCELED" if job.is_cancelled() else "BACKEND", now)
         self.success_ns += succeeded * now - received
         started, ended = batch.started_ns, batch.ended_ns
         self.queue_ns += succeeded * started - received
@@ -174,7 +174,8 @@ class ModelStats:
         """Counts one request that was answered as a stream: it failed if any of its answers was an error."""
         now = time.monotonic_ns()
         if job.failure is not None:
-            self.failed(job, "CANCELED" if isinstance(job.failure, _LEFT) else "BACKEND", now)
+            left = job.is_cancelled() and isinstance(job.failure, _LEFT)
+            self.failed(job, "CANCELED" if left else "BACKEND", now)
             return
         ready = batch.inputs_ready_ns or batch.started_ns
         self.success_ns += now - job.received_ns

@@ -154,6 +154,10 @@ class Loading:
         try:
             if not self.accepting:
                 raise ShuttingDown("Server not ready")
+            for number in chosen:
+                version = entry.version(number)
+                if version.state is State.UNAVAILABLE:
+                    version.move(State.LOADING)  # what had served has ended by itself meanwhile
             if faults:
                 raise InvalidArgument(self._failed(entry, opened, faults))
             self._swap(entry, reading, {number: hosted.model for number, hosted in opened.items()})

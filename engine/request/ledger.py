@@ -6,7 +6,7 @@
 |----------|--------------------------------------------|--------------------------------------------------|
 | EXECUTED | a batch that was executed                  | success, or failure BACKEND, or CANCELED         |
 | STREAMED | a stream that is over                      | the same, by its first error                     |
-| LOST     | a batch whose executor does not come back  | failure BACKEND                                  |
+| LOST     | a batch whose executor does not come back  | failure BACKEND, or CANCELED                     |
 | LEFT     | a queued request whose caller has left     | failure CANCELED                                 |
 | REFUSED  | a request taken out of the queue           | failure REJECTED, or CANCELED                    |
 
@@ -29,6 +29,7 @@ import trio
 
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ..observe.tracing import trace_accepted, trace_batch, trace_computed
+from ..port.threads import THREADS, SystemThreads, Threads
 from .job import JobState, move
 from .sharing import place
 
@@ -89,6 +90,8 @@ class Ledger:
         """Where answers keep the order of requests: the jobs taken and not yet told, in the order they were taken."""
         self.home_thread = 0
         """Where everything here runs, but for executors."""
+        self.threads: Threads = SystemThreads()
+        """Where executors get theirs from."""
         self._leave_queue = leave_queue
         self._soon: Callable[..., object] = _nowhere
         self._traced = 0
@@ -101,6 +104,7 @@ class Ledger:
         """On the trio thread: `post` works from now on."""
         self._soon = trio.lowlevel.current_trio_token().run_sync_soon
         self.home_thread = threading.get_ident()
+        self.threads = THREADS.get()
 
     def post(self, call: Callable[..., object], *arguments: object) -> None:
         """Runs a call on the trio thread soon. From any thread; raises trio.RunFinishedError when all is over."""
@@ -204,7 +208,7 @@ class Ledger:
                 self._book_stream(job, batch)  # type: ignore[arg-type]  # streams only, see stream.py
             else:
                 job.fault = job.fault or fault
-                self.statistics.failed(job, _reason(how, job.fault), now)
+                self.statistics.failed(job, _reason(job, how), now)
                 self.untrace(job)
             if job.request.shared is not None:
                 job.request.shared.release()
@@ -245,10 +249,10 @@ class Ledger:
             log.exception("delivering an answer of model '%s' failed", self.name)
 
 
-def _reason(how: End, fault: Fault | None) -> FailureReason:
-    if how is End.LOST:
-        return "BACKEND"
-    return "CANCELED" if how is End.LEFT or isinstance(fault, DeadlineExceeded) else "REJECTED"
+def _reason(job: Job, how: End) -> FailureReason:
+    if job.is_cancelled() or (how is End.REFUSED and isinstance(job.fault, DeadlineExceeded)):
+        return "CANCELED"
+    return "BACKEND" if how is End.LOST else "REJECTED"
 
 
 def _nowhere(*_: object) -> None:

@@ -101,7 +101,7 @@ class StreamJob(Job):
         self.ledger: Ledger = ledger
         self._on_answer = on_answer
         self._credit = credit
-        self._lock = threading.Condition(threading.Lock())
+        self._lock = ledger.threads.room()
         self._outbox: deque[Answer] = deque()
         self._unconsumed = 0
         self._posted = False
@@ -195,7 +195,7 @@ class StreamJob(Job):
         """
         self._leave(Cancelled("the caller has left"))
         super().cancel()
-        if self.state is JobState.CANCELLED:
+        if self.state in (JobState.CANCELLED, JobState.REJECTED):  # refused, and not told yet
             self._closed = True
             self.ledger.streams.discard(self)
 

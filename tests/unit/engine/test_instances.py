@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import trio
+from despina.engine.execute.feed import Feed
 from despina.schema.fault import (
     DeadlineExceeded,
     Fault,
@@ -225,6 +226,37 @@ async def test_a_thread_that_never_returns_is_abandoned(repository, opened, back
         if thread.name.startswith("despina/m_"):
             await trio.to_thread.run_sync(thread.join, 10)
     assert backend.instances_open == 0
+
+
+async def test_a_thread_is_abandoned_between_taking_a_batch_and_executing_it(repository, opened, backend, monkeypatch):
+    """Goal: what it has taken is nobody else's, so it is executed, and its callers are told after all."""
+    backend.asynchronous = False
+    taken, release = threading.Event(), threading.Event()
+    take = Feed.take_from_thread
+
+    def take_and_pause(self, instance):
+        batch = take(self, instance)
+        if batch is not None:
+            taken.set()
+            release.wait(10)
+        return batch
+
+    monkeypatch.setattr(Feed, "take_from_thread", take_and_pause)
+    write_model(repository, "m")
+    answers = []
+
+    async def call(engine):
+        answers.append(value_of(await engine.infer_request(request(value=3))))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(Internal, match="Exit timeout expired"):  # noqa: PT012
+                async with opened(exit_timeout_secs=0.05) as engine:
+                    nursery.start_soon(call, engine)
+                    await trio.to_thread.run_sync(taken.wait)
+            assert answers == []
+            release.set()
+    assert answers == [3]
 
 
 def warmup(inputs, *, batch_size=2, count=3, name="first"):

@@ -195,6 +195,22 @@ async def test_the_deadline_ends_a_stream_that_waits_for_its_turn(virtual_time, 
     assert not model.ledger.streams
 
 
+async def test_a_caller_leaves_whose_stream_has_just_been_refused(virtual_time, engine, backend):
+    """Not told yet, it leaves all the same: nothing is left of it."""
+    backend.execute = Script(pause_s=10)
+    model = engine.model("m")
+    executing, second = Listener(), Listener()
+    model.submit_stream(request(value=1), executing)
+    await trio.sleep(1)
+    jobs = []
+    model.submit_stream(request(value=1), lambda *_: jobs[0].cancel())
+    jobs.append(model.submit_stream(request(value=1), second))
+    await model.drain(0)
+    assert second.answers == []
+    assert model.statistics.failures["CANCELED"] == model.statistics.failures["REJECTED"] == 1
+    assert (model.ledger.inflight, model.ledger.streams) == (0, set())
+
+
 async def test_an_exception_ends_every_stream_that_has_not_ended(virtual_time, engine, backend):
     """What execute raises is the last answer of the open streams; ended ones keep their end."""
 

@@ -2,10 +2,13 @@
 
 import copy
 import itertools
+import threading
 
 import pytest
 import trio
+from despina.engine.execute.feed import Feed
 from despina.engine.execute.supervision import wait_after
+from despina.engine.execute.thread import ThreadInstance
 from despina.engine.port.settings import Restart, Stop
 from despina.schema.fault import ExecutorDied, Fault, NotFound, NotReady, Unavailable
 from hypothesis import given
@@ -237,3 +240,47 @@ def test_how_long_to_wait(deaths, chance, limit, least, most):
             Restart(limit=limit, window_s=100, backoff_min_s=least, backoff_max_s=most, jitter=0), deaths, now, chance
         ) == min(most, least * 2 ** (recent - 1))
     assert wait_after(Stop(), deaths, now, chance) is None
+
+
+async def test_other_instances_bring_back_what_stays_down(virtual_time, repository, opened, backend):
+    """Goal: an instance that has died for good is opened anew when the instances change, and goes if it is not
+    wanted any more; the last one that serves is not retired for one that does not."""
+    write_model(repository, "m", max_batch_size=1, instances=2, more=scripted(backend, "task", dying("dies")))
+    async with opened(restart=Stop(), model_control_mode="explicit", load_model="m") as engine:
+        model = engine.model("m")
+        with pytest.raises(ExecutorDied):
+            await engine.infer_request(request(id="dies"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert model.instances.serving == 1
+        for instances in (1, 3):
+            write_model(repository, "m", max_batch_size=1, instances=instances)
+            await engine.load("m")
+            assert engine.model("m") is model
+            assert (model.instances.serving, engine.health().problems) == (instances, ())
+            assert value_of(await engine.infer_request(request(value=4))) == 4
+    assert backend.instances_open == 0
+
+
+async def test_an_instance_is_retired_while_it_looks_for_work(repository, opened, backend, monkeypatch):
+    """Goal: it counts as idle once more, but nobody starts it in vain: the next request is answered."""
+    backend.asynchronous = False
+    write_model(repository, "m", max_batch_size=1, instances=2)
+    looks, retired = threading.Event(), threading.Event()
+    take = Feed.take_from_thread
+
+    def late(self, instance):
+        if instance.context.name == "m_0_1":
+            looks.set()
+            retired.wait(10)
+        return take(self, instance)
+
+    monkeypatch.setattr(Feed, "take_from_thread", late)
+    retire = ThreadInstance.retire
+    monkeypatch.setattr(ThreadInstance, "retire", lambda self: (retire(self), retired.set()))
+    async with opened() as engine:
+        model = engine.model("m")
+        await trio.to_thread.run_sync(looks.wait)
+        await model.change_instances(model._contexts[:1], model.config)
+        await until(lambda: model.scheduler.idle)
+        with trio.fail_after(5):
+            assert value_of(await engine.infer_request(request(value=4))) == 4

@@ -87,6 +87,49 @@ async def test_a_version_that_ends_in_service_is_taken_out(virtual_time, reposit
         assert value_of(await engine.infer_request(request(value=3))) == 3
 
 
+@pytest.mark.parametrize("opens", [True, False])
+async def test_what_serves_ends_while_its_successor_opens(
+    virtual_time, repository, backend, opened, ends, monkeypatch, opens
+):
+    """Goal: the successor serves all the same; if it does not open, the index says why."""
+    path = write_model(repository, "m")
+    ends["m", 1] = trio.Event()
+    async with opened(model_control_mode="explicit") as engine:
+        await engine.load("m")
+        predecessor_ends = ends.pop(("m", 1)).set
+        touch(path / "1", 1)
+        gate, run = trio.Event(), ModelVersion.run
+
+        async def run_late(self, task_status):
+            await gate.wait()
+            if not opens:
+                raise RuntimeError("no memory")
+            await run(self, task_status)
+
+        monkeypatch.setattr(ModelVersion, "run", run_late)
+        faults = []
+
+        async def load():
+            try:
+                await engine.load("m")
+            except InvalidArgument as fault:
+                faults.append(fault.message)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            await trio.testing.wait_all_tasks_blocked()
+            predecessor_ends()
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+        (entry,) = await engine.index()
+        if opens:
+            assert (faults, entry.state) == ([], "READY")
+            assert value_of(await engine.infer_request(request(value=3))) == 3
+        else:
+            assert "version 1 is at UNAVAILABLE state: Internal: RuntimeError: no memory" in faults[0]
+            assert (entry.state, entry.reason) == ("UNAVAILABLE", "Internal: RuntimeError: no memory")
+
+
 async def test_polls_leave_what_has_ended_alone(virtual_time, repository, backend, opened, ends):
     """Goal: a model whose actor has ended in error is not started again at each poll, but when its files change."""
     path = write_model(repository, "m")

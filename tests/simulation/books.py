@@ -1,0 +1,230 @@
+"""What a simulation knows by itself of each request, to hold the engine's account against.
+
+    accepted ──▶ told (an answer or a fault), or left ──▶ one of success, BACKEND, CANCELED, REJECTED
+
+A request counts as CANCELED exactly if its caller did not wait for the answer: it left, or its deadline passed, while
+the request was queued or executing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+from despina.engine.model.version import ModelVersion
+from despina.engine.request.batch import Batch
+from despina.engine.request.job import Job, JobState
+from despina.engine.request.ledger import Ledger
+from despina.engine.request.stream import Answer, StreamJob
+from despina.schema.fault import Cancelled, DeadlineExceeded, Fault
+from despina.schema.wire.generated.inference import ModelQueuePolicyTimeoutAction
+
+UNDECIDED = (JobState.QUEUED, JobState.EXECUTING)
+
+
+def number_of(job: Job) -> int:
+    """The number that a request carries: no two of a history have the same."""
+    return int(job.request.inputs["IN"].numpy().ravel()[0])
+
+
+@attrs.define(eq=False)
+class Account:
+    """Of one accepted request."""
+
+    job: Job
+    model: ModelVersion
+    number: int
+    told: int = 0
+    """Times that the caller was told the end."""
+    fault: Fault | None = None
+    """With which it ended, if its caller was told."""
+    state: JobState = JobState.QUEUED
+    """Of the job when its caller was told or left."""
+    left: bool = False
+    """The caller left before it was told."""
+    counted_as: str = ""
+    """What it was when it left, if it was over already."""
+    sent: int = 0
+    """A stream's answers that `send` said are wanted."""
+    failed: bool = False
+    """One of a stream's answers was an error of the model's."""
+    received: int = 0
+
+    def hear(self, job: Job) -> None:
+        """The caller is told, of a model that answers once."""
+        assert not self.left, "told after leaving"
+        assert job.state not in (JobState.QUEUED, JobState.CANCELLED)
+        self.told += 1
+        self.fault, self.state = job.fault, job.state
+        if job.fault is None:
+            assert job.response is not None, "told nothing"
+            assert int(job.response.outputs[0].numpy().ravel()[0]) == self.number, "somebody else's answer"
+
+    def hear_answer(self, job: StreamJob, answer: Answer) -> None:
+        """The caller is told one of a stream's answers."""
+        assert not self.left, "told after leaving"
+        assert not self.told, "told after the final answer"
+        index = None
+        if answer.response is not None:
+            assert int(answer.response.outputs[0].numpy().ravel()[0]) == self.number, "somebody else's answer"
+            index = answer.response.parameters["index"]
+        elif answer.fault is not None and answer.fault.message.startswith("answer "):
+            index = int(answer.fault.message.split()[1])
+            self.failed = True
+        if index is not None:
+            assert index == self.received, "answers out of order, or lost"
+            self.received += 1
+        if answer.final:
+            self.told += 1
+            self.fault, self.state = answer.fault, job.state
+            if not isinstance(answer.fault, DeadlineExceeded):
+                assert self.received == self.sent, "answers were lost"
+
+    def leave(self) -> None:
+        """The caller is about to leave."""
+        job = self.job
+        if self.told or self.left:
+            return
+        self.left = True
+        self.state = job.state
+        if job.state is JobState.DONE:  # its answer was kept back, for the order of answers
+            self.counted_as = "success" if job.fault is None else "BACKEND"
+
+    @property
+    def outcome(self) -> str:
+        """As what the engine must have counted it."""
+        late = isinstance(self.fault, DeadlineExceeded)
+        if self.counted_as:
+            return self.counted_as
+        if self.state is JobState.REJECTED:
+            return "CANCELED" if self.left or late else "REJECTED"
+        if isinstance(self.job, StreamJob):
+            if self.left or late:  # unless the model had failed before: its first error counts
+                return "CANCELED" if isinstance(self.job.failure, Cancelled | DeadlineExceeded) else "BACKEND"
+            return "BACKEND" if self.failed or self.fault is not None else "success"
+        if self.left or late:
+            return "CANCELED"
+        return "success" if self.fault is None else "BACKEND"
+
+
+class Books:
+    """Of one history."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[Job, Account] = {}
+        self.executed: Counter[Ledger] = Counter()
+        self.taken: dict[tuple[ModelVersion, int], list[int]] = defaultdict(list)
+        """Numbers by model version and level, as they were taken."""
+        self.order: dict[ModelVersion, list[int]] = defaultdict(list)
+        """Numbers by model version, as they were taken."""
+        self.told: dict[ModelVersion, list[int]] = defaultdict(list)
+        """Numbers by model version, as their callers were told of the end of their execution."""
+        self.violations: list[AssertionError] = []
+        self.mix: Counter[str] = Counter()
+        """What was reached: `group: kind` -> how often."""
+
+    def accept(self, job: Job, model: ModelVersion) -> Account:
+        account = self.accounts[job] = Account(job, model, number_of(job))
+        return account
+
+    def tell(self, account: Account, job: Job) -> None:
+        account.hear(job)
+        self._note_late(account)
+        if job.state is JobState.DONE:
+            self.told[account.model].append(account.number)
+
+    def leave(self, job: Job) -> None:
+        account = self.accounts.get(job)
+        if account is None or account.told or account.left:
+            return
+        account.leave()
+        self.mix[f"callers: left while {account.state.name.lower()}"] += 1
+        if isinstance(job, StreamJob):
+            self.mix["streams: left"] += 1
+
+    def hear(self, job: StreamJob, answer: Answer) -> None:
+        account = self.accounts[job]
+        account.hear_answer(job, answer)
+        self.mix["streams: answers"] += 1
+        if answer.final:
+            self.mix["streams: ended"] += 1
+            self._note_late(account)
+
+    @contextmanager
+    def asserting(self) -> Iterator[None]:
+        """What does not hold within is remembered: raised there, it would count as a model's or a door's failure."""
+        try:
+            yield
+        except AssertionError as error:
+            self.violations.append(error)
+
+    def take(self, batch: Batch, model: ModelVersion) -> None:
+        """A batch leaves the queue, under the scheduler's lock."""
+        jobs = batch.jobs
+        assert jobs, "an empty batch"
+        assert all(job.ledger is model.ledger for job in jobs)
+        assert not any(job.is_cancelled() for job in jobs), "executed for nobody"
+        assert batch.size == sum(job.batch_size for job in jobs) <= max(1, model.config.max_batch_size)
+        assert len(jobs) == 1 or model.config.dynamic_batching
+        lowest = max(job.level for job in jobs)
+        urgent = [level for level in model.scheduler.levels.in_use if level.live and level.number < lowest]
+        assert not urgent, "an urgent request was passed over"
+        self.mix[f"batches: {batch.reason}"] += 1
+        for job in jobs:
+            self.taken[model, job.level].append(number_of(job))
+            self.order[model].append(number_of(job))
+
+    def undecided(self) -> list[str]:
+        """The requests that have not ended, each with its model and its state."""
+        return [
+            f"{account.number} ({type(job).__name__}) of {account.model.name}: {job.state.name}"
+            for job, account in self.accounts.items()
+            if job.state in UNDECIDED
+        ]
+
+    def _note_late(self, account: Account) -> None:
+        if isinstance(account.fault, DeadlineExceeded):
+            when = "queued" if account.state is JobState.REJECTED else "executing"
+            self.mix[f"callers: late while {when}"] += 1
+
+    # --- The end
+
+    def check(self) -> None:
+        """After everything has ended."""
+        by_model: dict[ModelVersion, list[Account]] = defaultdict(list)
+        for job, account in self.accounts.items():
+            assert job.state not in UNDECIDED
+            assert job.on_done is None, "somebody was never told"
+            assert account.told + account.left == 1
+            by_model[account.model].append(account)
+        for model, accounts in by_model.items():
+            self._check_statistics(model, Counter(account.outcome for account in accounts))
+            assert (model.ledger.inflight, model.scheduler.live, model.ledger.broken) == (0, 0, 0)
+            assert not model.ledger.streams
+            assert not model.ledger.ordered
+            assert not any(level.live for level in model.scheduler.levels.in_use)
+        for (model, _), taken in self.taken.items():
+            batching = model.config.dynamic_batching
+            policy = batching.default_queue_policy if batching is not None else None
+            if policy is None or policy.timeout_action != ModelQueuePolicyTimeoutAction.DELAY:
+                assert taken == sorted(taken), "served out of turn"
+        for model, told in self.told.items():
+            if model.ledger.ordered is not None:
+                place = {number: index for index, number in enumerate(self.order[model])}
+                places = [place[number] for number in told]
+                assert places == sorted(places), "answers have not kept the order"
+
+    def _check_statistics(self, model: ModelVersion, outcomes: Counter[str]) -> None:
+        statistics = model.statistics
+        counted = {"success": statistics.success_count, **statistics.failures}
+        counted = {kind: count for kind, count in counted.items() if count}
+        assert counted == dict(outcomes), f"model '{model.name}' counted {counted}, its callers {dict(outcomes)}"
+        assert statistics.fail_count == sum(statistics.failures.values())
+        executions = statistics.execution_count
+        assert executions == sum(row[0] for row in statistics.batches.values())
+        assert executions == sum(statistics.batch_reasons.values())
+        assert executions <= self.executed[model.ledger]
+        for sum_ns in (statistics.success_ns, statistics.fail_ns, statistics.queue_ns, statistics.infer_ns):
+            assert sum_ns >= 0

@@ -1,0 +1,61 @@
+"""What holds of a whole engine between any two of its steps, and when nothing is under way."""
+
+from __future__ import annotations
+
+from despina.engine.engine import Engine
+from despina.engine.execute.instances import MemberState
+from despina.engine.model.version import ModelVersion
+from despina.engine.repository.registry import UNLOADED, State
+from despina.engine.request.job import JobState
+from despina.engine.request.stream import StreamJob
+from despina.engine.schedule.timers import SWEEP_MIN
+
+
+def check_now(engine: Engine) -> None:
+    """Between any two steps."""
+    for name, entry in engine.registry.models.items():
+        for number, version in entry.versions.items():
+            assert (version.model is not None) == (version.state is State.READY)
+            if version.state is State.READY:
+                assert engine.model(name, number) is version.model
+        ready = entry.ready()
+        if ready:
+            assert engine.model(name) is ready[-1]
+    strict = all(
+        (version.state is State.READY and not version.model.problems()) or version.reason == UNLOADED
+        for entry in engine.registry.models.values()
+        for version in entry.versions.values()
+    )
+    assert engine.health().ready == strict
+    for model in engine.versions():
+        check_model(model)
+
+
+def check_model(model: ModelVersion) -> None:
+    """Queue, books, limits and streams of one."""
+    queue, ledger = model.scheduler, model.ledger
+    for level in queue.levels.in_use:
+        queued = sum(job.state is JobState.QUEUED for job in (*level.jobs, *level.delayed))
+        assert 0 <= level.live == queued
+        assert not level.size_max or level.live <= level.size_max
+    stored = sum(map(len, queue.levels.in_use))
+    assert queue.live == sum(level.live for level in queue.levels.in_use) <= queue.size_max
+    assert queue.levels.tombstones == stored - queue.live
+    assert ledger.inflight >= max(queue.live, len(ledger.streams))
+    assert ledger.broken == 0
+    assert len(set(map(id, queue.idle))) == len(queue.idle) <= len(model.instances.status())
+    assert len(model.limits.timers) <= 2 * SWEEP_MIN + 8 * ledger.inflight
+    for stream in ledger.streams:
+        assert isinstance(stream, StreamJob)
+        assert 0 <= stream._unconsumed <= stream._credit
+        assert len(stream._outbox) <= stream._credit + 1
+
+
+def check_quiet(engine: Engine) -> None:
+    """When nothing has been asked for some time: nothing is in flight, and whoever serves waits to be started."""
+    for model in engine.versions():
+        assert (model.ledger.inflight, model.pending) == (0, 0)
+        assert not any(member.state is MemberState.DOWN for member in model.instances._members), "it stays down"
+        serving = [m.instance for m in model.instances._members if m.state is MemberState.SERVING]
+        assert set(model.scheduler.idle) == set(serving), "an instance is lost, or one that has gone is waited for"
+    check_now(engine)
