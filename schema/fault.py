@@ -1,7 +1,7 @@
 """The one tree of faults that reach a caller.
 
-Each class knows its status on both protocols; each leaf says whose fault it is. A fault's message is what the client
-sees, word for word, so it names the thing, what was expected and what was found, and never carries a traceback.
+Each class knows its status on both protocols; the tree says whose fault each leaf is. A fault's message is what the
+client sees, word for word, so it names the thing, what was expected and what was found, and never carries a traceback.
 
     Fault ─┬─ Unknown
            ├─ Internal ────────┬─ MalformedRequest (client)   JSON that does not parse (500 by protocol)
@@ -20,12 +20,9 @@ sees, word for word, so it names the thing, what was expected and what was found
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from .text import encodable
-
-Blame = Literal["client", "model", "server", "overload", "shutdown"]
-
 
 class Fault(Exception):
     """What went wrong with one request, one model or one command. `str(fault)` is the client's text."""
@@ -34,7 +31,6 @@ class Fault(Exception):
     grpc_status: ClassVar[int] = 2
     code_text: ClassVar[str] = "Unknown"
     """How the code reads in a model's state reason: `Internal: <message>`."""
-    blame: ClassVar[Blame] = "server"
 
     def __init__(self, message: str = "") -> None:
         self.message = message = encodable(message)  # a model may raise any text, and every door says it as UTF-8
@@ -67,13 +63,11 @@ class Internal(Fault):
 class MalformedRequest(Internal):
     """JSON that does not parse or has a member of the wrong type. The protocol answers it with 500, not 400."""
 
-    blame = "client"
 
 
 class ModelFailure(Internal):
     """The user's model raised, or answered what it must not."""
 
-    blame = "model"
 
 
 class ExecutorDied(ModelFailure):
@@ -85,14 +79,12 @@ class NotFound(Fault):
     http_status = 404
     grpc_status = 5
     code_text = "Not found"
-    blame = "client"
 
 
 class InvalidArgument(Fault):
     http_status = 400
     grpc_status = 3
     code_text = "Invalid argument"
-    blame = "client"
 
 
 class Unavailable(Fault):
@@ -108,31 +100,27 @@ class NotReady(Unavailable):
 class QueueFull(Unavailable):
     """Refused on arrival: the model's queue is at its bound."""
 
-    blame = "overload"
 
 
 class QueueTimeout(Unavailable):
     """Waited in the queue longer than it may."""
 
-    blame = "overload"
 
 
 class ShuttingDown(Unavailable):
-    blame = "shutdown"
+    """The server, or the model, takes nothing more."""
 
 
 class Unsupported(Fault):
     http_status = 501
     grpc_status = 12
     code_text = "Unsupported"
-    blame = "client"
 
 
 class AlreadyExists(Fault):
     http_status = 400
     grpc_status = 6
     code_text = "Already exists"
-    blame = "client"
 
 
 class Restricted(Fault):
@@ -141,14 +129,12 @@ class Restricted(Fault):
     http_status = 403
     grpc_status = 14
     code_text = "Unavailable"
-    blame = "client"
 
 
 class Cancelled(Fault):
     http_status = 400
     grpc_status = 1
     code_text = "Cancelled"
-    blame = "client"
 
 
 class DeadlineExceeded(Fault):
@@ -157,7 +143,6 @@ class DeadlineExceeded(Fault):
     http_status = 504
     grpc_status = 4
     code_text = "Deadline exceeded"
-    blame = "client"
 
 
 BY_CODE_NAME: dict[str, type[Fault]] = {

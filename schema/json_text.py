@@ -265,25 +265,12 @@ def as_boolean(value: Any, prefix: str = "") -> bool:
     return value
 
 
-def as_signed(value: Any, prefix: str = "") -> int:
-    if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise wrong_type("signed-integer", prefix)
-    return value
-
-
 def as_unsigned(value: Any, prefix: str = "") -> int:
     if type(value) is not int or not 0 <= value < 2**64:
         raise wrong_type("unsigned-integer", prefix)
     return value
 
 
-def as_number(value: Any, prefix: str = "") -> float:
-    if type(value) is not float and type(value) is not int:
-        raise wrong_type("double", prefix)
-    return float(value)
-
-
 def wrong_type(wanted: str, prefix: str = "") -> MalformedRequest:
     """The complaint that a value is not a `wanted`."""
-    found = "number" if wanted == "double" else wanted
-    return MalformedRequest(f"{prefix}attempt to access JSON non-{found} as {wanted}")
+    return MalformedRequest(f"{prefix}attempt to access JSON non-{wanted} as {wanted}")

@@ -40,16 +40,16 @@ async def test_management(door) -> None:
         assert client.is_server_ready()
         assert client.is_model_ready("addsub")
         assert client.is_model_ready("addsub", "1")
-        assert client.get_server_metadata().version == "1.2.3"
-        assert client.get_model_metadata("addsub").platform == "fake"
+        assert client.get_server_metadata().version == "2.0"
+        assert client.get_model_metadata("addsub").platform == "onnxruntime_onnx"
         assert client.get_model_config("addsub").config.max_batch_size == 8
         assert client.get_inference_statistics("addsub").model_stats[0].inference_count == 3
-        assert len(client.get_model_repository_index().models) == 6
+        assert len(client.get_model_repository_index().models) == 3
         client.load_model("addsub", config="{}", files={"file:1/model.onnx": b"xyz"})
         client.unload_model("addsub", unload_dependents=True)
 
     await with_client(door, work)
-    assert door.engine.loads == [("load", "addsub", "{}", {"1/model.onnx": b"xyz"}), ("unload", "addsub", True)]
+    assert door.engine.commands == [("load", "addsub", "{}", {"1/model.onnx": b"xyz"}), ("unload", "addsub", True)]
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
@@ -111,7 +111,7 @@ async def test_refusals(door, model, version, status, text) -> None:
 
 async def test_exiting(door) -> None:
     """While exiting, health says so by status."""
-    door.engine.exiting = True
+    door.engine.is_stopping = True
     with pytest.raises(InferenceServerException, match="Server exiting"):
         await with_client(door, lambda c: c.is_server_ready())
 

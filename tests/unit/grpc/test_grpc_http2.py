@@ -204,11 +204,11 @@ async def test_disconnect_cancels(door) -> None:
 
 async def test_management_call_is_cancelled(door) -> None:
     """A reset stops a management call that waits."""
-    door.engine.hold_load = True
+    door.engine.load_gate = trio.Event()
     client = await door.connect()
     path = "/inference.GRPCInferenceService/RepositoryModelLoad"
     await client.send(client.call(1, path, b"\x12\x01m"))
-    await until(lambda: door.engine.loads)
+    await until(lambda: door.engine.commands)
     await client.send(client.frame(client.RST, 0, 1, struct.pack(">I", 8)))
     await assert_served(door)
     await client.send(client.call(3, path, b"\x12\x01m", grpc_timeout="50m"))

@@ -254,7 +254,7 @@ async def test_a_generated_answer_that_cannot_be_written(door, monkeypatch, kind
     await client.send(request)
     await door.until(lambda: model.waiting)
     (job,) = model.waiting
-    model.waiting.clear()
+    model.held.clear()
     on_done = job.on_done
     on_done(job)
     reply = await client.reply()

@@ -202,7 +202,7 @@ async def test_infer_answers(door, infer_bytes):
     assert "inference-header-content-length" not in reply.headers
     assert reply.body == (
         b'{"id":"q","model_name":"identity","model_version":"1",'
-        b'"outputs":[{"name":"OUTPUT0","datatype":"FP32","shape":[2],"data":[0.5,2.0]}]}'
+        b'"outputs":[{"name":"OUT","datatype":"FP32","shape":[2],"data":[0.5,2.0]}]}'
     )
 
 

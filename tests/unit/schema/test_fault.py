@@ -18,12 +18,11 @@ FAULTS = list(descendants(Fault))
 
 
 @pytest.mark.parametrize("kind", FAULTS, ids=lambda kind: kind.__name__)
-def test_every_fault_has_statuses_and_blame(kind):
-    """No fault is without an HTTP error status, a gRPC error status, a code text and somebody to blame."""
+def test_every_fault_has_statuses(kind):
+    """No fault is without an HTTP error status, a gRPC error status and a code text."""
     assert 400 <= kind.http_status <= 599
     assert 1 <= kind.grpc_status <= 16
     assert kind.code_text
-    assert kind.blame in ("client", "model", "server", "overload", "shutdown")
     assert kind("text").as_reason() == f"{kind.code_text}: text"
 
 
@@ -40,9 +39,8 @@ def test_copies_are_equal_and_fresh(kind):
 
 
 def test_a_status_is_inherited():
-    """Leaves that differ only in blame keep their parent's statuses."""
+    """Leaves that differ only in whose fault they are keep their parent's statuses."""
     assert (QueueFull.http_status, QueueFull.grpc_status) == (Unavailable.http_status, Unavailable.grpc_status)
-    assert QueueFull.blame == "overload"
 
 
 def test_codes_of_user_models():
