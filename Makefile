@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench fuzz api soak clean
+.PHONY: help serve test bench fuzz api soak gpu clean
 
 help:  ## Say what the targets do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ api: .venv/test.stamp  ## Check the HTTP API against its own description, with E
 
 soak: .venv/test.stamp  ## Play the simulation over many seeds, SEEDS of them (default 1000), and say what it has reached
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) $(ARGS)
+
+gpu:  ## Run the checks and figures that need a GPU, by GPU_PYTHON (default .venv's), where despina, cupy and tritonclient are installed
+	$(or $(GPU_PYTHON),$(BIN)/python) tests/gpu/check.py
 
 clean:  ## Remove .venv and every cache
 	rm -rf .venv .editable .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
