@@ -273,4 +273,5 @@ def as_unsigned(value: Any, prefix: str = "") -> int:
 
 def wrong_type(wanted: str, prefix: str = "") -> MalformedRequest:
     """The complaint that a value is not a `wanted`."""
-    return MalformedRequest(f"{prefix}attempt to access JSON non-{wanted} as {wanted}")
+    found = "number" if wanted == "double" else wanted
+    return MalformedRequest(f"{prefix}attempt to access JSON non-{found} as {wanted}")

@@ -83,6 +83,7 @@ KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     ("grpc", "infer bytes cut text"): LENGTHS,
     ("grpc", "infer bytes huge"): LENGTHS,
     ("grpc", "infer misbehave not_a_list"): TYPES,
+    ("grpc", "infer output twice"): TWICE,
     ("grpc", "infer misbehave twice"): "the reference writes the second output of one name into the first",
     ("grpc", "statistics misbehave"): COUNTS,
     ("grpc_explicit", "009 load  "): PATHS,

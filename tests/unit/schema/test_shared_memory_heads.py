@@ -140,17 +140,17 @@ def read_grpc(regions, inputs, outputs=(), raw=()):
 
 
 def test_a_grpc_request_names_ranges(regions):
-    """Shared inputs take no raw entry; of two places for one output the first counts."""
+    """Shared inputs take no raw entry."""
     request = read_grpc(
         regions,
         [("A", grpc_parameters()), ("B", {})],
-        [("Y", grpc_parameters(offset=0)), ("Z", {}), ("Y", grpc_parameters(offset=16))],
+        [("Y", grpc_parameters(offset=0)), ("Z", {})],
         [b"12345678", b"left over"],
     )
     assert bytes(request.inputs["A"].memory()) == bytes(range(8, 16))
     assert bytes(request.inputs["B"].memory()) == b"12345678"
     assert request.shared.outputs["Y"].start == 0
-    assert list(request.outputs) == ["Y", "Z", "Y"]
+    assert list(request.outputs) == ["Y", "Z"]
 
 
 def test_negative_numbers_are_huge(regions):
@@ -163,6 +163,12 @@ def test_a_repeated_input(regions):
     """An input that was there already is refused, wherever it lies."""
     with pytest.raises(InvalidArgument, match="input 'A' already exists in request"):
         read_grpc(regions, [("A", grpc_parameters()), ("A", grpc_parameters())])
+
+
+def test_a_repeated_output(regions):
+    """Two places for one output: refused, and every region is let go."""
+    with pytest.raises(InvalidArgument, match="output 'Y' already exists in request"):
+        read_grpc(regions, [], [("Y", grpc_parameters(offset=0)), ("Y", grpc_parameters(offset=16))])
 
 
 def test_an_input_is_read_once(regions):
