@@ -173,7 +173,7 @@ class Engine:
         found = [] if self._repository is None else [self._repository.status()]
         for model in self.registry.serving():
             found.extend(model.status())
-        return found
+        return [*found, self.inline.status(), *self.tracer.status()]
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
         """Whether that version, or any, serves: one of its instances at least is up.

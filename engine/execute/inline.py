@@ -3,6 +3,11 @@
 Requests that arrive in the same pass of a door's loop should share a batch. So an instance that was started for a model
 that batches is not executed at once but put here:
 
+| message                 | from             | effect                                                              |
+|-------------------------|------------------|---------------------------------------------------------------------|
+| soon(instance)          | placement        | executed at the end of the pass, else when the task gets its turn    |
+| begin_pass, end_pass    | doors            | brackets what a door's loop has found; the end executes what waits   |
+
     door's pass:   begin ─ submit ─ submit ─ submit ─ end: execute what was started, here and now
     other callers:          submit ──────────────────── the task executes, after everybody who is runnable now
 
@@ -17,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio.lowlevel import Abort
 
+from ..observe.status import ActorStatus
 from ..port.work import Instance
 
 if TYPE_CHECKING:
@@ -46,6 +52,13 @@ class InlineRunner:
         self._task: trio.lowlevel.Task | None = None
         self.in_pass = False
         """Between `begin_pass` and `end_pass`."""
+
+    def status(self) -> ActorStatus:
+        """What waits for the trio thread."""
+        doing = (
+            "waits for the end of a door's pass" if self.in_pass else "waits" if self._task is not None else "executes"
+        )
+        return ActorStatus(name="inline runner", doing=doing, depth=len(self._ready))
 
     def soon(self, instance: MovableInstance) -> None:
         """Executes the started `instance` at the end of the pass, or when the task gets its turn."""

@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ..port.sink import FinishedTrace
+from .status import ActorStatus
 
 if TYPE_CHECKING:
     from ..port.sink import TraceGroup, TraceSink
@@ -41,6 +42,16 @@ class TraceWorker:
             target=contextvars.copy_context().run, args=(self._run,), name="despina/traces", daemon=True
         )
         self._thread.start()
+
+    def status(self) -> ActorStatus:
+        """What waits to be written."""
+        return ActorStatus(
+            name="trace worker",
+            doing=f"{self._put_bytes - self._taken_bytes} bytes of tensors wait",
+            depth=self._inbox.qsize(),
+            bound=WAITING_TRACES_MAX,
+            facts={"dropped": self.dropped},
+        )
 
     def put(self, finished: FinishedTrace) -> None:
         """Never blocks."""

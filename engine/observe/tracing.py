@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..port.settings import TraceChanges, TraceSettings
     from ..port.sink import Note, TraceParent, TraceSink
     from ..port.work import BackendJob, Batch
+    from .status import ActorStatus
 
 MODEL_KNOWN: Final = "\0about"
 """The note of the moment from which the model's version and the request's id are known."""
@@ -220,6 +221,10 @@ class Tracer:
     def has_work(self) -> bool:
         """Whether there was a trace that may wait to be written."""
         return self._worker is not None
+
+    def status(self) -> list[ActorStatus]:
+        """What the writer of traces does, once there is one."""
+        return [] if self._worker is None else [self._worker.status()]
 
     def close(self) -> None:
         """Writes everything. Blocks; call it on a worker thread, when no door is open any more."""

@@ -9,7 +9,7 @@ import trio
 from despina.engine.execute.feed import Feed
 from despina.engine.execute.supervision import wait_after
 from despina.engine.execute.thread import ThreadInstance
-from despina.engine.port.settings import Restart, Stop
+from despina.engine.port.settings import Restart, Stop, TraceSettings
 from despina.schema.fault import ExecutorDied, Fault, NotFound, NotReady, Unavailable
 from hypothesis import given
 from hypothesis import strategies as st
@@ -284,3 +284,18 @@ async def test_an_instance_is_retired_while_it_looks_for_work(repository, opened
         await until(lambda: model.scheduler.idle)
         with trio.fail_after(5):
             assert value_of(await engine.infer_request(request(value=4))) == 4
+
+
+async def test_every_actor_says_what_it_does(repository, opened, backend, tmp_path):
+    """Goal: each actor of the page's picture has its line, with what waits for it and of how many."""
+    write_model(repository, "m", instances=2)
+    trace = TraceSettings(level=("TIMESTAMPS",), rate=1, file=str(tmp_path / "trace"))
+    async with opened(trace=trace) as engine:
+        await engine.infer_request(request())
+        found = {status.name: status for status in engine.status()}
+        assert list(found) == [
+            "repository", "m:1 queue", "m:1 instance m_0_0", "m:1 instance m_0_1", "inline runner", "trace worker"
+        ]  # fmt: skip
+        assert found["m:1 queue"].bound == 100_000
+        assert found["m:1 queue"].facts == {"single": 1, "broken": 0}
+        assert found["m:1 instance m_0_0"].doing == "serving"
