@@ -24,6 +24,7 @@ from typing import ClassVar
 
 from .text import encodable
 
+
 class Fault(Exception):
     """What went wrong with one request, one model or one command. `str(fault)` is the client's text."""
 
@@ -64,10 +65,8 @@ class MalformedRequest(Internal):
     """JSON that does not parse or has a member of the wrong type. The protocol answers it with 500, not 400."""
 
 
-
 class ModelFailure(Internal):
     """The user's model raised, or answered what it must not."""
-
 
 
 class ExecutorDied(ModelFailure):
@@ -101,10 +100,8 @@ class QueueFull(Unavailable):
     """Refused on arrival: the model's queue is at its bound."""
 
 
-
 class QueueTimeout(Unavailable):
     """Waited in the queue longer than it may."""
-
 
 
 class ShuttingDown(Unavailable):
