@@ -8,7 +8,7 @@ import numpy as np
 
 from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NUMBER
-from ...schema.fault import InvalidArgument
+from ...schema.fault import ExecutorDied, InvalidArgument
 from ...schema.inference import InferenceRequest
 from ...schema.tensor import Tensor
 from ..port.foreign import as_fault
@@ -83,6 +83,8 @@ class Warmup:
 def _check(name: str, batch: Batch, error: BaseException | None) -> None:
     batch.settle(None if error is None else as_fault(error))
     faults = [job.fault.message for job in batch.jobs if job.fault is not None]
+    if not faults and isinstance(error, ExecutorDied):
+        faults.append(error.message)  # whatever it has answered before
     if faults:
         raise InvalidArgument(f"failed to run warmup sample '{name}': {'; '.join(faults)}; ")
 

@@ -9,7 +9,7 @@ from ..port.sink import TraceParent
 STATE_BYTES_MAX = 512
 """A longer `tracestate` is dropped whole, as the recommendation allows."""
 
-_PARENT = re.compile(r"\s*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\s*\Z")
+_PARENT = re.compile(r"\s*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?\s*\Z")
 
 
 def parse_traceparent(text: str, state: str = "") -> TraceParent | None:
@@ -17,8 +17,8 @@ def parse_traceparent(text: str, state: str = "") -> TraceParent | None:
     found = _PARENT.match(text)
     if found is None:
         return None
-    version, trace, span, flags, rest = found.groups()
+    version, trace, span, rest = found.groups()
     trace_id, span_id = int(trace, 16), int(span, 16)
     if version == "ff" or (version == "00" and rest) or not trace_id or not span_id:
         return None
-    return TraceParent(trace_id, span_id, bool(int(flags, 16) & 1), state if len(state) <= STATE_BYTES_MAX else "")
+    return TraceParent(trace_id, span_id, state if len(state) <= STATE_BYTES_MAX else "")

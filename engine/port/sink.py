@@ -31,7 +31,6 @@ class TraceParent:
 
     trace_id: int
     span_id: int
-    is_sampled: bool
     state: str = ""
 
 

@@ -133,6 +133,8 @@ class Loading:
 
     async def _load_versions(self, entry: ModelEntry, reading: Reading, chosen: Mapping[int, Path]) -> None:
         """All versions or none: what opens replaces what served, without a gap; a failure leaves it as it was."""
+        if not self.accepting:  # any more, as the load before this one may have found out
+            raise ShuttingDown("Server not ready")
         opened: dict[int, Hosted] = {}
         faults: dict[int, Fault] = {}
         for number in chosen:

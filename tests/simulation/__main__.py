@@ -22,7 +22,7 @@ def main() -> int:
     print(f"{options.seeds} histories, {len(failed)} failed\n{shown(reached())}")
     print(f"never reached: {', '.join(missing(reached())) or 'nothing that is wanted'}")
     if failed:
-        print(f"to see one: python -m pytest tests/simulation -k 'test_history[{failed[0]}]'", file=sys.stderr)
+        print(f"to play one again: python -m tests.simulation --first {failed[0]} --seeds 1", file=sys.stderr)
     return 1 if failed else 0
 
 

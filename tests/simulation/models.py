@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SCHEDULING = (
     "",
+    "",
+    "",
     "dynamic_batching {}",
     "dynamic_batching { preferred_batch_size: [2, 4] max_queue_delay_microseconds: 5000 }",
     "dynamic_batching { max_queue_delay_microseconds: 3000 default_queue_policy { max_queue_size: 6 } }",

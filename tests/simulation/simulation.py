@@ -39,7 +39,7 @@ from tests.simulation.books import Books
 from tests.simulation.models import Backend, Troubles, Writer
 from tests.simulation.noting import noted
 from tests.simulation.threads import SteppedThreads
-from tests.simulation.watch import check_now, check_quiet
+from tests.simulation.watch import Watch, check_quiet
 
 VIRTUAL_S_MAX = 120.0
 """A history takes a few virtual seconds. Whoever still waits after two minutes waits for ever."""
@@ -147,8 +147,9 @@ class History:
 
     async def _watch(self, engine: Engine, until: trio.Event) -> None:
         began = trio.current_time()
+        watch = Watch()
         while not until.is_set():
-            check_now(engine)
+            watch.look(engine)
             if trio.current_time() - began > VIRTUAL_S_MAX / 2 and not self.waiting:
                 self.waiting = [*self.books.undecided(), *map(str, engine.status())]
             await trio.sleep(0.003)

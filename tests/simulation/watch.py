@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from despina.engine.engine import Engine
 from despina.engine.execute.instances import MemberState
 from despina.engine.model.version import ModelVersion
@@ -9,6 +11,25 @@ from despina.engine.repository.registry import UNLOADED, State
 from despina.engine.request.job import JobState
 from despina.engine.request.stream import StreamJob
 from despina.engine.schedule.timers import SWEEP_MIN
+
+WAITS_MAX = 6
+"""Looks in a row at which a request may wait although an instance is idle: what was posted has come by then."""
+
+
+class Watch:
+    """Looks again and again."""
+
+    def __init__(self) -> None:
+        self._waits: Counter[ModelVersion] = Counter()
+
+    def look(self, engine: Engine) -> None:
+        """Now."""
+        check_now(engine)
+        for model in engine.versions():
+            queue = model.scheduler
+            forsaken = queue.live and queue.idle and not queue.rule.delay_s
+            self._waits[model] = self._waits[model] + 1 if forsaken else 0
+            assert self._waits[model] < WAITS_MAX, "a request waits although an instance is idle"
 
 
 def check_now(engine: Engine) -> None:

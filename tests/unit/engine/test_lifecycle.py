@@ -483,6 +483,38 @@ async def test_stopping_while_a_load_is_held(repository, backend, opened):
     assert backend.instances_open == 0
 
 
+async def test_stopping_while_loads_of_one_model_wait_for_each_other(repository, backend, opened):
+    """Goal: each sender is told the same, also the one whose turn comes when the first has been told."""
+    write_model(repository, "m")
+    write_model(repository, "busy")
+    backend.open_gates["m"] = threading.Event()
+    backend.execute = gate = Gate()
+    heard = []
+    told = trio.Event()
+
+    async def load(engine):
+        with pytest.raises(ShuttingDown, match=r"^Server not ready$"):
+            await engine.load("m")
+        heard.append("stopped")
+        if len(heard) == 2:
+            told.set()
+
+    async with trio.open_nursery() as nursery, opened(load_model="busy", **EXPLICIT) as engine:
+        backend.opening.acquire()
+        nursery.start_soon(engine.infer_request, request("busy", 1))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(load, engine)
+        nursery.start_soon(load, engine)
+        await trio.to_thread.run_sync(backend.opening.acquire)
+        nursery.start_soon(engine.stop)
+        await trio.testing.wait_all_tasks_blocked()
+        backend.open_gates["m"].set()
+        with trio.fail_after(10):
+            await told.wait()
+        gate.release()
+    assert len(backend.opened) == len(backend.closed) == 2
+
+
 async def test_stop_finishes_what_is_inside(virtual_time, repository, backend, opened):
     """Goal: queued and executing requests are answered, new ones refused, of unloading models too."""
     write_model(repository, "m")

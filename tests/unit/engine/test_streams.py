@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import trio
 from despina.engine.request.stream import StreamJob
-from despina.schema.fault import DeadlineExceeded, InvalidArgument, ModelFailure, ShuttingDown
+from despina.schema.fault import DeadlineExceeded, ExecutorDied, Internal, InvalidArgument, ModelFailure, ShuttingDown
 from despina.schema.tensor import Tensor
 
 from tests.fakes import FakeBackend, request, value_of, write_model
@@ -391,10 +391,14 @@ async def test_warm_up_of_a_decoupled_model(tmp_path, virtual_time):
     async def broken(batch):
         batch.jobs[0].send_fault(InvalidArgument("cold"))
 
-    backend.execute = broken
-    with pytest.raises(Exception, match=r"cold|failed to load"):
-        async with despina.open_engine(tmp_path, backends={"fake": backend}):
-            pass
+    async def dies(batch):
+        await batch.jobs[0].send_async(None, final=True)
+        raise ExecutorDied("it is gone")
+
+    for backend.execute in (broken, dies):
+        with pytest.raises(Internal, match=r"failed to load"):
+            async with despina.open_engine(tmp_path, backends={"fake": backend}):
+                pass
 
 
 # With real threads.
