@@ -55,9 +55,8 @@ class InlineRunner:
 
     def status(self) -> ActorStatus:
         """What waits for the trio thread."""
-        doing = (
-            "waits for the end of a door's pass" if self.in_pass else "waits" if self._task is not None else "executes"
-        )
+        resting = "waits" if self._task is not None else "executes"
+        doing = "waits for the end of a door's pass" if self.in_pass else resting
         return ActorStatus(name="inline runner", doing=doing, depth=len(self._ready))
 
     def soon(self, instance: MovableInstance) -> None:
