@@ -85,11 +85,12 @@ class Placement:
         elif self.execute(instance):  # type: ignore[arg-type]  # movable
             self._runner.soon(instance)  # type: ignore[arg-type]  # movable
 
-    def look(self) -> None:
-        """Starts an idle instance if anything waits."""
+    def look(self) -> bool:
+        """Starts an idle instance if anything waits. Whether there was one."""
         instance = self._scheduler.wake()
         if instance is not None:
             self.start(instance)
+        return instance is not None
 
     def execute(self, instance: MovableInstance) -> bool:
         """Executes what waits. True when a slice was used up and more may wait."""

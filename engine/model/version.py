@@ -35,8 +35,10 @@ from ..request.admission import Admission
 from ..request.job import Job, JobState
 from ..request.ledger import Ledger
 from ..request.stream import Answer, StreamJob
+from ..schedule.choice import scheduler_of
 from ..schedule.limits import Limits
-from ..schedule.rules import QueuePolicies, dynamic_batcher, is_decoupled
+from ..schedule.rules import QueuePolicies, is_decoupled
+from ..schedule.sequence import SequenceBatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,10 +85,13 @@ class ModelVersion:
         """What versions of the same number had counted before an overlapping reload replaced them by this one."""
         self.load_seconds = 0.0
         self.admission = Admission(config)
-        self.scheduler = dynamic_batcher(config, settings.queue_size_max, clock)
+        self.scheduler = scheduler_of(config, settings.queue_size_max, clock)
         self.ledger = Ledger(name, version, self.statistics, self._leave_queue, self.scheduler.ordered)
         self.limits = Limits(QueuePolicies.of(config), self.scheduler, self.ledger, clock, self._look)
         self._limited = self.limits.of_all
+        self._sequences = self.scheduler if isinstance(self.scheduler, SequenceBatcher) else None
+        if self._sequences is not None:
+            self._sequences.refuse = self.limits.refuse_late
         self._feed = Feed(self.scheduler, self.limits, self.ledger, self.admission, execution_cost(config), clock)
         self.placement = Placement(self._feed, inline)
         self.company = self.placement.company
@@ -244,6 +249,8 @@ class ModelVersion:
             self.placement.start(instance)
         else:
             self.company.lonely = 0
+        if self._sequences is not None:
+            self._look_when_due(self._sequences)
         return job
 
     def submit_stream(
@@ -288,7 +295,16 @@ class ModelVersion:
         return self.limits.leave(job, state)
 
     def _look(self) -> None:
-        self.placement.look()
+        looked = self.placement.look()
+        if self._sequences is not None:
+            while looked:  # each instance has sequences of its own
+                looked = self.placement.look()
+            self._look_when_due(self._sequences)
+
+    def _look_when_due(self, sequences: SequenceBatcher) -> None:
+        due = sequences.due()
+        if due:
+            self.limits.look_at(due)
 
     def _instances_changed(self) -> None:
         """An instance has come or gone. Without any, what waits is kept for the next, or refused, by setting."""

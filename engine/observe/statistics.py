@@ -154,6 +154,10 @@ class ModelStats:
         executions.output_ns += ended - outputs
         self._last_ended_ns = ended
 
+    def nobodys(self, rows: int) -> None:
+        """So many rows of the execution that is about to be counted were of no request."""
+        self._more["inference_count"] -= rows
+
     def _put_together(self) -> None:
         """Tells executions apart by rows and reason only, so that many kinds of them need no more room than that."""
         together: dict[tuple[int, int, str], Executions] = {}

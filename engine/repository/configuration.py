@@ -134,7 +134,14 @@ def check_before_opening(config: ModelConfig) -> None:
 def refuse_unbuilt(config: ModelConfig) -> None:
     """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
     for what, present in (
-        ("sequence_batching", config.sequence_batching is not None),
+        ("state", config.sequence_batching is not None and bool(config.sequence_batching.state)),
+        ("iterative_sequence", config.sequence_batching is not None and config.sequence_batching.iterative_sequence),
+        (
+            "decoupled with sequence_batching",
+            config.sequence_batching is not None
+            and config.model_transaction_policy is not None
+            and config.model_transaction_policy.decoupled,
+        ),
         ("ensemble_scheduling", config.ensemble_scheduling is not None),
         ("response_cache", bool(config.response_cache and config.response_cache.enable)),
         ("model_repository_agents", config.model_repository_agents is not None),

@@ -14,7 +14,7 @@ What an end means for statistics, traces, client memory and the caller is in led
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ...schema.fault import Internal, ModelFailure
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
@@ -100,6 +100,8 @@ class Job:
     queued_at = 0.0
     """Arrival, in seconds of the engine's clock."""
     state = JobState.QUEUED
+    sequence: Any = None
+    """The sequence scheduler's own note of where it belongs."""
 
     # What most jobs have at these values is stored with those only that differ.
 

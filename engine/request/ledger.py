@@ -167,7 +167,7 @@ class Ledger:
                     self._traced -= trace_batch(batch)  # type: ignore[arg-type]  # what they were executed in
                 if self.shares:
                     place(jobs)
-                self.statistics.executed(batch)  # type: ignore[arg-type]  # as above
+                self.statistics.executed(batch, jobs)  # type: ignore[arg-type]  # as above
                 move(jobs, JobState.DONE)
             else:
                 self._book(jobs, how, batch, fault)

@@ -77,9 +77,9 @@ class Limits:
         self.timers.wake_at(when, self._ledger.inflight)
 
     def refuse_late(self, jobs: list[Job]) -> None:
-        """Answers jobs that were found too late to meet their callers' deadlines, and taken out of the queue."""
+        """Answers jobs that were taken out of the queue with the faults that they have, else as found too late."""
         for job in jobs:
-            self._ledger.end_refused(job, DeadlineExceeded("Deadline Exceeded"))
+            self._ledger.end_refused(job, job.fault or DeadlineExceeded("Deadline Exceeded"))
 
     def leave(self, job: Job, state: JobState) -> bool:
         """Takes a job out of the queue, and looks at what waits anew. False if it was no longer queued."""

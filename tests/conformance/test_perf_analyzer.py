@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.servers import running_despina
+from tests.conformance.test_sequences import MODELS as SEQUENCES
 from tests.conformance.wire import wire_models
 
 RUN_S_MAX = 120
@@ -52,7 +53,25 @@ WAYS = {
 def test_perf_analyzer(analyzer, wire_server, tmp_path, way):
     """Two concurrent requests for a fixed number: it ends well, has measured a rate, and no request failed."""
     protocol, model, options = WAYS[way]
-    port = wire_server.http_port if protocol == "http" else wire_server.grpc_port
+    measure(analyzer, wire_server, tmp_path, protocol, model, options)
+
+
+@pytest.fixture(scope="module")
+def sequence_server(tmp_path_factory):
+    with running_despina(SEQUENCES, tmp_path_factory.mktemp("perf_sequences")) as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("protocol", "options"), [("http", []), ("grpc", ["--streaming"])])
+@pytest.mark.parametrize("model", ["direct", "oldest"])
+def test_perf_analyzer_with_sequences(analyzer, sequence_server, tmp_path, model, protocol, options):
+    """Sequences of some eight requests, as it makes them: the same."""
+    measure(analyzer, sequence_server, tmp_path, protocol, model, [*options, "--sequence-length=8"])
+
+
+def measure(analyzer, server, tmp_path, protocol, model, options):
+    port = server.http_port if protocol == "http" else server.grpc_port
     report = tmp_path / "report.csv"
     batch = ["-b1"] if model == "simple" else []
     command = [*analyzer, "-m", model, "-i", protocol, "-u", f"127.0.0.1:{port}", "-f", str(report), *batch, *options]
