@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
+from ..schema.config.sequence_controls import control_inputs
 from ..schema.datatype import BY_NUMBER, DataType
 from ..schema.fault import InvalidArgument, ModelFailure
 from ..schema.tensor import Tensor
@@ -69,7 +70,7 @@ class InputGatherer:
         """Raises InvalidArgument for what cannot be gathered yet."""
         refuse_unsupported(config)
         self.batching = config.max_batch_size > 0
-        self.slots = tuple(_input_slot(item) for item in config.input)
+        self.slots = tuple(_input_slot(item) for item in (*config.input, *control_inputs(config)))
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from ...schema.config.sequence_controls import control_inputs
 from ...schema.datatype import BY_NUMBER
 from ...schema.fault import Internal
 from ...schema.inference import ResponseTemplate
@@ -84,7 +85,7 @@ class BoundRunner:
         """A runner, or None where some size is open, some tensor holds strings, or one row is too large already."""
         batching = config.max_batch_size > 0
         known = {**signature.initializers, **signature.inputs}
-        inputs = [_fixed(item, known[item.name], batching) for item in config.input]
+        inputs = [_fixed(item, known[item.name], batching) for item in (*config.input, *control_inputs(config))]
         outputs = [_fixed(item, signature.outputs[item.name], batching) for item in config.output]
         if None in inputs or None in outputs or any(item.optional for item in config.input):
             return None

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ...schema.config.normal_form import shape_text
+from ...schema.config.sequence_controls import control_inputs
 from ...schema.datatype import BY_NUMBER, DataType
 from ...schema.fault import InvalidArgument
 from ...schema.wire.generated.inference import DataType as ConfigType
@@ -54,7 +55,10 @@ def complete(config: ModelConfig, signature: Signature, default_max_batch_size: 
         config.dynamic_batching = ModelDynamicBatching(preferred_batch_size=[config.max_batch_size])
     batching = config.max_batch_size > 0
     if not config.input and not config.batch_input:
+        told = {item.name for item in control_inputs(config)}
         for tensor in signature.inputs.values():
+            if tensor.name in told:
+                continue
             dims, reshape = _dims(tensor, batching)
             data_type = _config_type(config.name, "input", tensor)
             config.input.append(ModelInput(name=tensor.name, data_type=data_type, dims=dims, reshape=reshape))
@@ -70,14 +74,15 @@ def check(config: ModelConfig, signature: Signature) -> None:
     """Raises InvalidArgument for the first input or output that the file cannot serve as configured."""
     name = config.name
     batching = config.max_batch_size > 0
-    wanted = [item for item in config.input if item.name not in signature.initializers]
+    items = [*config.input, *control_inputs(config)]
+    wanted = [item for item in items if item.name not in signature.initializers]
     if len(wanted) < len(signature.inputs) or (len(wanted) > len(signature.inputs) and not _unknown(wanted, signature)):
         raise InvalidArgument(
             f"unable to load model '{name}', configuration expects {len(wanted)} inputs, "
             f"model provides {len(signature.inputs)}"
         )
     allowed_inputs = {**signature.initializers, **signature.inputs}
-    for item in config.input:
+    for item in items:
         tensor = allowed_inputs.get(item.name)
         if tensor is None:
             raise InvalidArgument(_unexpected("input", item.name, signature.inputs))

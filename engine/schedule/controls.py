@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...schema.config.sequence_controls import control_type
 from ...schema.datatype import BY_NUMBER
 from ...schema.tensor import Tensor, encode_bytes
 from ...schema.wire.generated.inference import ModelSequenceBatchingControlKind
@@ -33,7 +34,7 @@ class Controls:
         for tensor in batching.control_input:
             for control in tensor.control:
                 if control.kind == _Kind.CONTROL_SEQUENCE_CORRID:
-                    self._id = tensor.name, BY_NUMBER[int(control.data_type)].name
+                    self._id = tensor.name, BY_NUMBER[int(control_type(control))].name
                 else:
                     false, true = self._pair(tensor.name, control)
                     self._flags[int(control.kind)] = tensor.name, false, true
@@ -56,14 +57,12 @@ class Controls:
             found[name] = Tensor(name, datatype, self._shape, _id_bytes(id, datatype))
         return found
 
-    def _pair(self, name: str, control: ModelSequenceBatchingControl) -> tuple[Tensor, Tensor]:
-        datatype, values = "BOOL", np.array(control.bool_false_true, np.bool_).tobytes()
-        if control.int32_false_true:
-            datatype, values = "INT32", np.array(control.int32_false_true, np.int32).tobytes()
-        elif control.fp32_false_true:
-            datatype, values = "FP32", np.array(control.fp32_false_true, np.float32).tobytes()
-        half = len(values) // 2
-        return Tensor(name, datatype, self._shape, values[:half]), Tensor(name, datatype, self._shape, values[half:])
+    def _pair(self, name: str, control: ModelSequenceBatchingControl) -> tuple[Tensor, ...]:
+        kind = BY_NUMBER[int(control_type(control))]
+        false, true = control.int32_false_true or control.fp32_false_true or control.bool_false_true
+        return tuple(
+            Tensor(name, kind.name, self._shape, np.array([value], kind.dtype).tobytes()) for value in (false, true)
+        )
 
 
 def _id_bytes(id: SequenceId, datatype: str) -> bytes:
