@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.servers import running_despina
-from tests.conformance.test_sequences import MODELS as SEQUENCES
+from tests.conformance.test_sequences import sequence_models
 from tests.conformance.wire import wire_models
 
 RUN_S_MAX = 120
@@ -58,7 +58,8 @@ def test_perf_analyzer(analyzer, wire_server, tmp_path, way):
 
 @pytest.fixture(scope="module")
 def sequence_server(tmp_path_factory):
-    with running_despina(SEQUENCES, tmp_path_factory.mktemp("perf_sequences")) as running:
+    folder = tmp_path_factory.mktemp("perf_sequences")
+    with running_despina(sequence_models(folder), folder) as running:
         yield running
 
 

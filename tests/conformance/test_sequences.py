@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,30 @@ import tritonclient.http as triton_http
 from tests.conformance.servers import reference_script, running_despina, running_reference
 
 HERE = Path(__file__).resolve().parent
-MODELS = HERE / "models_sequences"
 GOLDEN = HERE / "golden" / "sequences.json"
+CONFIG = """backend: "python"
+max_batch_size: %d
+sequence_batching {
+  max_sequence_idle_microseconds: 1500000
+  control_input [
+    { name: "START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }] },
+    { name: "END" control [{ kind: CONTROL_SEQUENCE_END fp32_false_true: [-1, 1] }] },
+    { name: "READY" control [{ kind: CONTROL_SEQUENCE_READY bool_false_true: [false, true] }] },
+    { name: "CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: %s }] }
+  ]
+  %s
+}
+input [{ name: "INPUT" data_type: TYPE_INT32 dims: [1] }]
+output [{ name: "OUTPUT" data_type: TYPE_STRING dims: [1] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+MODELS = {
+    "direct": (2, "TYPE_UINT64", ""),
+    "oldest": (2, "TYPE_UINT64", "oldest { max_candidate_sequences: 4 }"),
+    "text": (2, "TYPE_STRING", ""),
+    "narrow": (2, "TYPE_INT32", "direct {}"),
+    "flat": (0, "TYPE_UINT64", ""),
+}
 CLIENTS = {"http": triton_http, "grpc": triton_grpc}
 TEXT_IDS = "24.10 takes a string for a numeric id and fails string ids; the newest release checks and serves them"
 KNOWN_DIFFERENCES = {
@@ -31,6 +54,16 @@ KNOWN_DIFFERENCES = {
     "text: a number": TEXT_IDS,
     "text: not ASCII": TEXT_IDS,
 }
+
+
+def sequence_models(folder):
+    """A repository of the models in `folder`."""
+    for name, settings in MODELS.items():
+        version = folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        shutil.copy(HERE / "sequence_model.py", version / "model.py")
+        (version.parent / "config.pbtxt").write_text(CONFIG % settings)
+    return folder / "models"
 
 
 def asked(client, module, model, id, value, *, rows=1, **flags):
@@ -89,7 +122,8 @@ def answers(server, door):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with running_despina(MODELS, tmp_path_factory.mktemp("sequences")) as running:
+    folder = tmp_path_factory.mktemp("sequences")
+    with running_despina(sequence_models(folder), folder) as running:
         yield running
 
 
@@ -107,7 +141,7 @@ def test_answers_equal_the_reference_servers(server, door):
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(tmp_path):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""
-    with running_reference(MODELS, tmp_path) as reference:
+    with running_reference(sequence_models(tmp_path), tmp_path) as reference:
         assert {door: answers(reference, door) for door in CLIENTS} == json.loads(GOLDEN.read_text())
 
 
@@ -141,7 +175,7 @@ def test_a_stream_of_sequences(server):
 
 def record(folder: Path) -> None:
     """Writes what the reference server says."""
-    with running_reference(MODELS, folder) as reference:
+    with running_reference(sequence_models(folder), folder) as reference:
         said = {door: answers(reference, door) for door in CLIENTS}
     GOLDEN.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
 
