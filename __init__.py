@@ -5,7 +5,8 @@ async with despina.open_engine("models/") as engine:
 """
 
 from .engine import blocking
-from .engine.engine import Engine, open_engine
+from .engine.engine import Engine
+from .engine.opening import open_engine
 from .engine.port.settings import EngineSettings, LatencySettings, Restart, Stop, TraceSettings
 from .engine.request.call import Result
 from .schema.fault import (

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import trio
 
-from .engine import open_engine as open_async_engine
 from .observe.trace_file import open_trace_file
+from .opening import open_engine as open_async_engine
 from .port.groups import single
 
 if TYPE_CHECKING:

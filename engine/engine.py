@@ -2,16 +2,15 @@
 
     Engine.run
      └─ Repository                 commands; hosts every ModelVersion
-         └─ ModelVersion, any      see model.py
+         └─ ModelVersion, any      see model/version.py
 
 Everything here is called on the trio thread that runs the engine; `blocking.py` is the same for other threads.
 """
 
 from __future__ import annotations
 
-from contextlib import aclosing, asynccontextmanager
-from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import Abort
@@ -30,8 +29,6 @@ from .observe.generation import Generation
 from .observe.health import HealthReport, ServerState
 from .observe.trace_file import open_trace_file
 from .observe.tracing import Tracer
-from .port.groups import single
-from .port.settings import EngineSettings
 from .repository.discovery import Backends
 from .repository.registry import Registry
 from .repository.repository import NOT_EXPLICIT, Repository
@@ -40,7 +37,7 @@ from .request.shared_memory import SharedMemory
 from .streaming import answers_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
     from ..schema.inference import InferenceRequest, InferenceResponse, Parameter
     from ..schema.wire.generated.inference import (
@@ -54,8 +51,7 @@ if TYPE_CHECKING:
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
     from .port.backend import Backend
-    from .port.options import EngineOptions
-    from .port.settings import TraceSettings
+    from .port.settings import EngineSettings, TraceSettings
     from .port.sink import TraceSink
     from .request.job import Job
 
@@ -422,46 +418,3 @@ def _tensor_metadata(config: ModelConfig, tensor: ModelInput | ModelOutput) -> M
         datatype=BY_NUMBER[int(tensor.data_type)].name,
         shape=[-1, *dims] if config.max_batch_size > 0 else dims,
     )
-
-
-@asynccontextmanager
-async def open_engine(
-    model_repository: str | PathLike[str] | Sequence[str | PathLike[str]],
-    *,
-    backends: Mapping[str, Backend] | None = None,
-    open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
-    **options: Unpack[EngineOptions],
-) -> AsyncIterator[Engine]:
-    """An engine over one model repository, or several, for the length of an `async with` block.
-
-    Options are the command line's, with underscores (see EngineSettings). `open_traces` is for traces that do not go
-    to files (see TraceSettings). Entering waits until the start-up models are
-    loaded; leaving refuses new work and finishes what is in flight. Raises Internal when a start-up model does not
-    load, TypeError or ValueError for options that cannot be, alone or together.
-    """
-    paths = [model_repository] if isinstance(model_repository, str | PathLike) else model_repository
-    settings = EngineSettings(model_repository=[str(path) for path in paths], **options)
-    engine = Engine(settings, backends, open_traces)
-    try:
-        async with trio.open_nursery() as nursery:
-            running = trio.CancelScope()
-
-            async def run(task_status: trio.TaskStatus[None]) -> None:
-                with running:
-                    await engine.run(task_status)
-
-            await nursery.start(run)
-            # Cancelling the block must not cut off what is in flight for others: the engine ends by `stop` only.
-            running.shield = True
-            try:
-                yield engine
-            finally:
-                try:
-                    with trio.CancelScope(shield=True):
-                        # Bounded by exit_timeout_secs: what is in flight belongs to callers who still wait for it.
-                        await engine.stop()
-                finally:
-                    running.cancel()
-    except BaseExceptionGroup as group:
-        # That there is a nursery in here is no business of the block's: its errors leave as they were raised.
-        raise single(group) from None

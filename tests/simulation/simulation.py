@@ -24,8 +24,9 @@ from typing import Any
 
 import trio
 import trio.testing
-from despina.engine.engine import Engine, open_engine
+from despina.engine.engine import Engine
 from despina.engine.model.version import ModelVersion
+from despina.engine.opening import open_engine
 from despina.engine.port.settings import Restart, Stop
 from despina.engine.port.threads import THREADS
 from despina.engine.request.batch import Batch
