@@ -36,19 +36,19 @@ class Timers:
         self._expire = expire
         """Told of each job that is due, and of the time."""
         self._wake = wake
-        """Told when the mailbox should be looked at again."""
+        """Told when the scheduler should be looked at again."""
         self._heap: list[tuple[float, int, Job | None]] = []
         self._order = itertools.count()
         self._scope: trio.CancelScope | None = None
         """Around the task's sleep."""
         self._wake_next = 0.0
-        """When the next look at the mailbox is due; 0 for never."""
+        """When the next look at the scheduler is due; 0 for never."""
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def at(self, when: float, job: Job | None, alive: int) -> None:
-        """Has `job` told of at `when`; None looks at the mailbox. `alive` is how many jobs are not over."""
+        """Has `job` told of at `when`; None looks at the scheduler. `alive` is how many jobs are not over."""
         heap = self._heap
         if len(heap) >= SWEEP_MIN and len(heap) > 4 * alive:
             heap[:] = [entry for entry in heap if entry[2] is None or entry[2].state <= JobState.EXECUTING]
@@ -59,7 +59,7 @@ class Timers:
             self._scope.deadline = trio.current_time() + max(0.0, when - self._clock())
 
     def wake_at(self, when: float, alive: int) -> None:
-        """Looks at the mailbox at `when`, unless that is to happen before."""
+        """Looks at the scheduler at `when`, unless that is to happen before."""
         if not self._wake_next or when < self._wake_next:
             self._wake_next = when
             self.at(when, None, alive)
