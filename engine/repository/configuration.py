@@ -134,8 +134,11 @@ def check_before_opening(config: ModelConfig) -> None:
 def refuse_unbuilt(config: ModelConfig) -> None:
     """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
     for what, present in (
-        ("state", config.sequence_batching is not None and bool(config.sequence_batching.state)),
-        ("iterative_sequence", config.sequence_batching is not None and config.sequence_batching.iterative_sequence),
+        ("sequence_batching.state", config.sequence_batching is not None and bool(config.sequence_batching.state)),
+        (
+            "sequence_batching.iterative_sequence",
+            config.sequence_batching is not None and config.sequence_batching.iterative_sequence,
+        ),
         (
             "decoupled with sequence_batching",
             config.sequence_batching is not None
