@@ -103,7 +103,7 @@ def load_cuda() -> Cuda | None:
 
 
 class _Cupy:
-    """The port over cupy's bindings of the CUDA runtime. Copies are synchronous: done when they return."""
+    """The port over cupy's bindings of the CUDA runtime. Copies are done when they return."""
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
@@ -129,3 +129,5 @@ class _Cupy:
     def write(self, device: int, address: int, data: np.ndarray) -> None:
         with self._cupy.cuda.Device(device):
             self._runtime.memcpy(address, data.ctypes.data, data.nbytes, self._runtime.memcpyHostToDevice)
+            # Returns when the bytes are staged; the client, which knows nothing of our stream, reads after the answer.
+            self._runtime.streamSynchronize(0)

@@ -1,9 +1,12 @@
 """The registry of regions, and regions: texts, bounds, what a client can do to its memory at a bad moment."""
 
+import contextlib
+import ctypes
 import errno
 import gc
 import mmap
 import os
+import sys
 import threading
 import weakref
 from types import SimpleNamespace
@@ -453,3 +456,54 @@ def test_a_driver_that_fails(gpu_memory, cuda):
     extent = gpu_memory.find(SharedMemoryRange("c", 60, 20), is_input=True)
     assert "unable to read CUDA shared memory region 'c': cudaError" in refusal(Internal, extent.read)
     assert "unable to write to CUDA shared memory region 'c'" in refusal(Internal, extent.write, bytes(20))
+
+
+class LateRuntime:
+    """The CUDA runtime as cupy binds it, at its latest: what goes to the device arrives when its stream is awaited."""
+
+    memcpyHostToDevice = 1
+    memcpyDeviceToHost = 2
+
+    def __init__(self):
+        self.device = np.zeros(64, np.uint8)
+        self.staged = []
+
+    def getDeviceCount(self):
+        return 1
+
+    def ipcOpenMemHandle(self, handle, flags):
+        assert (handle, flags) == (b"h" * 64, 1)
+        return self.device.ctypes.data
+
+    def ipcCloseMemHandle(self, address):
+        assert address == self.device.ctypes.data
+
+    def memcpy(self, target, source, size, kind):
+        if kind == self.memcpyHostToDevice:
+            self.staged.append((target, ctypes.string_at(source, size)))
+        else:
+            ctypes.memmove(target, source, size)
+
+    def streamSynchronize(self, stream):
+        assert stream == 0
+        while self.staged:
+            target, data = self.staged.pop()
+            ctypes.memmove(target, data, len(data))
+
+
+def test_an_answer_means_that_the_outputs_are_on_the_device(monkeypatch):
+    """Goal: a client that reads its region after the answer finds what was written. Method: a runtime that puts off as
+    much as CUDA's documentation lets it, under the real binding."""
+    runtime = LateRuntime()
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=lambda device: contextlib.nullcontext()))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    cuda_region.load_cuda.cache_clear()
+    try:
+        memory = SharedMemory()
+        memory.register_cuda("c", b"h" * 64, 0, 64)
+        extent = memory.find(SharedMemoryRange("c", 8, 4), is_input=False)
+        extent.write(b"abcd")
+        assert runtime.device[8:12].tobytes() == b"abcd"
+        assert bytes(extent.read()) == b"abcd"
+    finally:
+        cuda_region.load_cuda.cache_clear()
