@@ -1,173 +1,60 @@
 """Every check that needs a GPU, and its figures: `make gpu`, or this file by any Python that has despina installed.
 
 Prints one line a check: passed, failed or skipped, with the reason and the time. Without a GPU everything is skipped by
-name. Needs cupy, tritonclient with its two clients, and the packages of the server; no network. Under five minutes.
+name. Needs cupy, tritonclient with its two clients, and the packages of the server; no network. Under five minutes:
+each check, each figure and the whole have a time of their own, after which they end as failed.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
+import faulthandler
 import importlib
 import importlib.metadata
+import importlib.util
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.gpu.region import Region, regions
+from tests.gpu.served import PATIENCE_SECONDS, Bench, cpu_seconds, has, until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MODEL = """
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def initialize(self, args):
-        self.about = np.array([(args["model_instance_kind"] + " " + args["model_instance_device_id"]).encode()], object)
-
-    def execute(self, requests):
-        return [
-            pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor("OUT", pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()),
-                    pb_utils.Tensor("ABOUT", self.about),
-                ]
-            )
-            for request in requests
-        ]
-"""
-TORCH_MODEL = """
-import torch
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def initialize(self, args):
-        self.device = torch.device("cuda", int(args["model_instance_device_id"]))
-        self.weight = torch.arange(64, dtype=torch.float32, device=self.device).reshape(8, 8)
-
-    def execute(self, requests):
-        answers = []
-        for request in requests:
-            rows = torch.from_numpy(pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()).to(self.device)
-            product = (rows.reshape(-1, 8) @ self.weight).reshape(-1).cpu().numpy()
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", product)]))
-        return answers
-"""
-CONFIG = """backend: "python"
-input [{ name: "IN" data_type: TYPE_FP32 dims: [-1] }]
-output [{ name: "OUT" data_type: TYPE_FP32 dims: [-1] }%s]
-instance_group [{ kind: KIND_GPU count: 1 gpus: [0] }]
-"""
 SIZES = (64 << 10, 1 << 20, 16 << 20, 256 << 20)
 FIGURE_SECONDS = 2.0
-PATIENCE_SECONDS = 60.0
+FIGURE_SECONDS_MAX = 25
+CHECK_SECONDS_MAX = 40
+WHOLE_SECONDS_MAX = 290
 
 
 class Skipped(Exception):
     """A check that cannot run here; its text says why."""
 
 
-class Bench:
-    """A running server, and clients for it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        models = folder / "models"
-        write_model(models / "echo", MODEL, CONFIG % ', { name: "ABOUT" data_type: TYPE_STRING dims: [1] }')
-        if has("torch"):
-            write_model(models / "matmul", TORCH_MODEL, CONFIG % "")
-        self.ports = free_ports(3)
-        command = [sys.executable, "-c", "from despina.frontends.cli import main; raise SystemExit(main())", "serve"]
-        command += ["--model-repository", str(models)]
-        for door, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
-            command += [f"--{door}-port", str(port)]
-        self.log = folder / "server.log"
-        with self.log.open("wb") as log:
-            self.child = subprocess.Popen(command, stdout=log, stderr=log)
-        until(self.is_ready)
-
-    def is_ready(self) -> bool:
-        if self.child.poll() is not None:
-            raise AssertionError("the server ended")
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.ports[0]}/v2/health/ready"):
-            return True
-        return False
-
-    def client(self, door: str) -> Any:
-        """tritonclient's module for a door, and a client of it."""
-        module = importlib.import_module(f"tritonclient.{door}")
-        return module, module.InferenceServerClient(f"127.0.0.1:{self.ports[0 if door == 'http' else 1]}")
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[2]}/metrics") as page:
-            return page.read().decode()
-
-    def close(self) -> None:
-        self.child.send_signal(signal.SIGTERM)
-        try:
-            self.child.wait(20)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-
-
-class Region:
-    """Device memory of this process, as a client has it: filled, registered, read back."""
-
-    def __init__(self, name: str, size: int) -> None:
-        import cupy
-
-        self.name, self.size = name, size
-        self._runtime = cupy.cuda.runtime
-        # Of its own and not from cupy's pool: a handle stands for the whole allocation.
-        self.address = self._runtime.malloc(size)
-        self.handle = bytes(self._runtime.ipcGetMemHandle(self.address))
-
-    def fill(self, array: np.ndarray) -> None:
-        self._runtime.memcpy(self.address, array.ctypes.data, array.nbytes, self._runtime.memcpyHostToDevice)
-        self._runtime.deviceSynchronize()
-
-    def read(self, count: int) -> np.ndarray:
-        array = np.empty(count, np.float32)
-        self._runtime.memcpy(array.ctypes.data, self.address, array.nbytes, self._runtime.memcpyDeviceToHost)
-        return array
-
-    def register(self, client: Any, size: int = 0) -> None:
-        import base64
-
-        client.register_cuda_shared_memory(self.name, base64.b64encode(self.handle), 0, size or self.size)
-
-    def free(self) -> None:
-        self._runtime.free(self.address)
-
-
-@contextlib.contextmanager
-def regions(client: Any, size: int) -> Iterator[tuple[Region, Region]]:
-    """One for inputs and one for outputs, registered."""
-    pair = Region("in", size), Region("out", size)
-    try:
-        for region in pair:
-            region.register(client)
-        yield pair
-    finally:
-        client.unregister_cuda_shared_memory()
-        for region in pair:
-            region.free()
+class TookTooLong(Exception):
+    """What was to be done within a time was not."""
 
 
 # --- The checks
+
+
+def server_starts(bench: Bench) -> None:
+    """It serves models that ask for a GPU."""
+    until(bench.is_ready)
 
 
 def gauges(bench: Bench) -> None:
@@ -223,7 +110,6 @@ def shared(door: str) -> Callable[[Bench], None]:
 def faults(bench: Bench) -> None:
     """Handles that are none, sizes beyond the region, regions that are gone: refused in words; the server serves on."""
     module, client = bench.client("http")
-    import base64
 
     def refused(call: Callable[[], object]) -> str:
         try:
@@ -253,6 +139,8 @@ def client_that_dies(bench: Bench) -> None:
     process = context.Process(target=register_and_die, args=(bench.ports[0],))
     process.start()
     process.join(PATIENCE_SECONDS)
+    process.kill()
+    process.join()
     assert process.exitcode == 7, f"the client ended with {process.exitcode}"
     module, client = bench.client("http")
     assert registered(client) == ["orphan"]
@@ -311,11 +199,12 @@ def measured(bench: Bench, door: str, size: int, through: str) -> tuple[float, f
             tensor.set_data_from_numpy(values)
         count, before, began = 0, cpu_seconds(bench.child.pid), time.perf_counter()
         try:
-            while time.perf_counter() - began < FIGURE_SECONDS or count < 2:
-                result = client.infer("echo", [tensor], outputs=[wanted])
-                count += 1
+            with time_limit(FIGURE_SECONDS_MAX):
+                while time.perf_counter() - began < FIGURE_SECONDS or count < 2:
+                    result = client.infer("echo", [tensor], outputs=[wanted])
+                    count += 1
         except Exception as error:
-            return str(error)[:60]
+            return (str(error) or type(error).__name__)[:60]
         spent, cpu = time.perf_counter() - began, cpu_seconds(bench.child.pid) - before
         got = target.read(size // 4) if through == "device" else result.as_numpy("OUT")
         assert (got == values).all(), "a wrong answer"
@@ -323,7 +212,9 @@ def measured(bench: Bench, door: str, size: int, through: str) -> tuple[float, f
 
 
 def shown(figure: tuple[float, float] | str) -> str:
-    return f"{figure} |" if isinstance(figure, str) else f"{figure[0]:,.0f} | {figure[1]:,.0f}"
+    return (
+        f"{figure} |" if isinstance(figure, str) else f"{figure[0]:,.{0 if figure[0] >= 10 else 1}f} | {figure[1]:,.0f}"
+    )
 
 
 # --- The machine
@@ -341,34 +232,20 @@ def given(module: Any, values: np.ndarray) -> Any:
     return tensor
 
 
-def write_model(folder: Path, model: str, config: str) -> None:
-    (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.py").write_text(model)
-    (folder / "config.pbtxt").write_text(config)
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raises TookTooLong inside the block after that time. Blocks do not nest."""
 
+    def interrupt(*_: object) -> None:
+        raise TookTooLong(f"more than {seconds} s")
 
-def has(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-
-
-def cpu_seconds(pid: int) -> float:
-    values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def why_not() -> str:
@@ -390,36 +267,64 @@ def about() -> str:
     return f"{name}, CUDA driver {runtime.driverGetVersion()}, Python {sys.version.split()[0]}, {packages}"
 
 
+def all_checks() -> list[Callable[[Bench], None]]:
+    """In their order: without a server that has started, no other means anything."""
+    return [
+        server_starts,
+        gauges,
+        instances_on_the_device,
+        torch_model,
+        shared("http"),
+        shared("grpc"),
+        faults,
+        client_that_dies,
+        onnx_provider,
+    ]
+
+
+def run(check: Callable[[Bench], None], bench: Bench) -> str:
+    """Does one check, prints its line, and tells its verdict."""
+    began, verdict, reason = time.perf_counter(), "passed", ""
+    try:
+        with time_limit(CHECK_SECONDS_MAX):
+            check(bench)
+    except Skipped as why:
+        verdict, reason = "skipped", f": {why}"
+    except Exception:
+        verdict, reason = "FAILED", f"\n{traceback.format_exc()}The server's log ends:\n{log_tail(bench)}"
+    print(f"{verdict:7}  {check.__name__} ({time.perf_counter() - began:.1f} s){reason}", flush=True)
+    return verdict
+
+
+def log_tail(bench: Bench) -> str:
+    """The newest of what the server has said."""
+    return bench.log.read_text(errors="replace")[-2000:]
+
+
 def main() -> int:
     """Exit status 1 if a check failed."""
-    checks = [gauges, instances_on_the_device, torch_model, shared("http"), shared("grpc"), faults, client_that_dies]
-    checks.append(onnx_provider)
     print(f"GPU checks, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}")
     missing = why_not()
     if missing:
-        for check in checks:
+        for check in all_checks():
             print(f"skipped  {check.__name__}: {missing}")
         return 0
     print(about(), flush=True)
-    failed = 0
+    faulthandler.dump_traceback_later(WHOLE_SECONDS_MAX, exit=True)  # also out of a driver's call, which no signal ends
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         try:
-            for check in checks:
-                began, verdict, reason = time.perf_counter(), "passed ", ""
-                try:
-                    check(bench)
-                except Skipped as why:
-                    verdict, reason = "skipped", f": {why}"
-                except Exception:
-                    verdict, reason, failed = "FAILED ", f"\n{traceback.format_exc()}", failed + 1
-                print(f"{verdict}  {check.__name__} ({time.perf_counter() - began:.1f} s){reason}", flush=True)
-            print_figures(bench)
+            first, *others = all_checks()
+            verdicts = [run(first, bench)]
+            if verdicts == ["passed"]:
+                verdicts += [run(check, bench) for check in others]
+                print_figures(bench)
+            else:
+                for check in others:
+                    print(f"skipped  {check.__name__}: the server did not start")
         finally:
             bench.close()
-            if failed:
-                print("\nThe server's log:\n" + bench.log.read_text()[-4000:])
-    return 1 if failed else 0
+    return int("FAILED" in verdicts)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,7 @@ def test_without_a_gpu_everything_is_skipped_by_name():
     )
     lines = done.stdout.splitlines()[1:]
     assert [line.split()[1].rstrip(":") for line in lines] == [
+        "server_starts",
         "gauges",
         "instances_on_the_device",
         "torch_model",
@@ -32,4 +35,21 @@ def test_without_a_gpu_everything_is_skipped_by_name():
 def test_figures_read_well():
     """Goal: a figure that could not be had is said in its place."""
     assert check.shown((1234.5, 67.8)) == "1,234 | 68"
+    assert check.shown((0.47, 305_000.0)) == "0.5 | 305,000"
     assert check.shown("no memory") == "no memory |"
+
+
+def test_a_check_that_hangs_fails_in_its_time(monkeypatch, tmp_path, capsys):
+    """Goal: no check outlasts its time, and what the server said last stands beside the failure."""
+    monkeypatch.setattr(check, "CHECK_SECONDS_MAX", 1)
+    log = tmp_path / "server.log"
+    log.write_text("the last words")
+
+    def hangs(bench):
+        time.sleep(60)
+
+    assert check.run(hangs, SimpleNamespace(log=log)) == "FAILED"
+    printed = capsys.readouterr().out
+    assert printed.startswith("FAILED   hangs (1.")
+    assert "TookTooLong: more than 1 s" in printed
+    assert "the last words" in printed
