@@ -164,14 +164,14 @@ async def test_body_stall_timeout(open_door, autojump_clock, framing):
 
 async def test_idle_timeout(open_door, autojump_clock):
     """New and kept-alive connections end quietly after the timeout."""
-    door = await open_door(idle_timeout=3600)
+    door = await open_door(idle_timeout=60)
     fresh, used = await door.connect(), await door.connect()
-    await trio.sleep(600)
+    await trio.sleep(10)
     await used.ask(GET)
     assert await fresh.ended() == b""
-    assert 3600 <= trio.current_time() - autojump_clock.current_time() + trio.current_time() < 3610
+    assert 60 <= trio.current_time() < 65
     assert await used.ended() == b""
-    assert 4200 <= trio.current_time() < 4210
+    assert 70 <= trio.current_time() < 75
 
 
 async def test_a_held_request_has_no_timeout_of_the_door(door, infer_bytes, autojump_clock):
@@ -180,7 +180,10 @@ async def test_a_held_request_has_no_timeout_of_the_door(door, infer_bytes, auto
     model.is_held = True
     client = await door.connect()
     await client.send(infer_bytes())
+    await door.until(lambda: model.waiting)
+    autojump_clock.autojump_threshold = 0  # nothing is on its way
     await trio.sleep(5_000)
+    autojump_clock.autojump_threshold = 0.02
     model.release()
     assert (await client.reply()).status == 200
 
