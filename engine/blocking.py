@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         RepositoryIndexResponseModelIndex,
     )
     from .engine import Engine
-    from .model.version import ModelVersion
+    from .model.hosted import HostedVersion
     from .port.backend import Backend
     from .port.options import EngineOptions
     from .port.settings import TraceSettings
@@ -78,7 +78,7 @@ class BlockingEngine:
         """See Engine.index."""
         return self._await(lambda: self._engine.index(ready_only))
 
-    def model(self, name: str, version: int = -1) -> ModelVersion:
+    def model(self, name: str, version: int = -1) -> HostedVersion:
         """See Engine.model. Read its configuration and statistics; do not call what submits."""
         return self._call(lambda: self._engine.model(name, version))
 

@@ -1,8 +1,8 @@
 """The engine: what doors and embedding programs hold.
 
     Engine.run
-     └─ Repository                 commands; hosts every ModelVersion
-         └─ ModelVersion, any      see model/version.py
+     └─ Repository                 commands; hosts every version of every model
+         └─ HostedVersion, any     see model/version.py, model/ensemble/version.py
 
 Everything here is called on the trio thread that runs the engine; `blocking.py` is the same for other threads.
 """
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
         ModelStatistics,
         RepositoryIndexResponseModelIndex,
     )
-    from .model.version import ModelVersion
+    from .model.hosted import HostedVersion
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
     from .port.backend import Backend
+    from .port.served import Inference
     from .port.settings import EngineSettings, TraceSettings
     from .port.sink import TraceSink
-    from .request.job import Job
 
 PROTOCOL_VERSION = "2.73.0"
 """The release of the protocol that clients are told."""
@@ -198,7 +198,7 @@ class Engine:
             outputs=[_tensor_metadata(config, tensor) for tensor in config.output],
         )
 
-    def model(self, name: str, version: int = LATEST) -> ModelVersion:
+    def model(self, name: str, version: int = LATEST) -> HostedVersion:
         """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words, and ShuttingDown
         instead once the engine stops."""
         try:
@@ -207,7 +207,7 @@ class Engine:
             self._check_exiting()
             raise
 
-    def versions(self) -> Iterator[ModelVersion]:
+    def versions(self) -> Iterator[HostedVersion]:
         """Every version that serves, by name and number."""
         return self.registry.serving()
 
@@ -404,7 +404,7 @@ class _Waiter:
         self.trace: Trace | None = None
         self.task: trio.lowlevel.Task | None = None
 
-    def done(self, _: Job) -> None:
+    def done(self, _: Inference) -> None:
         if self.trace is not None:
             self.trace.finish()
         if self.task is not None:

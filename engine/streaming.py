@@ -6,27 +6,24 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .request.stream import Answer
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ..schema.inference import InferenceRequest, InferenceResponse
-    from .model.version import ModelVersion
-    from .request.stream import StreamJob
+    from .port.served import Answer, InferenceStream, Served
 
 ENDS_MAX = 2
 """Answers that need no credit: one of the model's, and one of the engine's."""
 
 
 async def answers_of(
-    model: ModelVersion, request: InferenceRequest, deadline: float, credit: int
+    model: Served, request: InferenceRequest, deadline: float, credit: int
 ) -> AsyncGenerator[InferenceResponse, None]:
     """Submits to a decoupled model and yields its responses. Raises the first error among the answers; closed or
     cancelled, the caller has left. `credit` is how many answers the model may send before they are taken here."""
-    arrive, arrived = trio.open_memory_channel[Answer](credit + ENDS_MAX)
+    arrive, arrived = trio.open_memory_channel["Answer"](credit + ENDS_MAX)
 
-    def on_answer(_: StreamJob, answer: Answer) -> None:
+    def on_answer(_: InferenceStream, answer: Answer) -> None:
         arrive.send_nowait(answer)  # there is room: the model waits for credit
 
     job = model.submit_stream(request, on_answer, deadline)

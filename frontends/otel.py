@@ -3,7 +3,8 @@
     InferRequest                    the door's moments as events, and each INFER_RESPONSE_COMPLETE
      └─ <model>                     REQUEST_START, QUEUE_START, REQUEST_END
          ├─ compute                 COMPUTE_START ... COMPUTE_END
-         └─ <x>                     a model's own <x>_START and <x>_END
+         ├─ <x>                     a model's own <x>_START and <x>_END
+         └─ <model of a step>       of an ensemble, with the same below it
 
 Spans are made from finished traces, on the trace worker's thread; the SDK's batch processor sends them from its own.
 """
@@ -96,6 +97,12 @@ class SpanExport:
 
     def spans_of(self, finished: FinishedTrace) -> list[ReadableSpan]:
         """Parents before children."""
+        spans = self._own_spans_of(finished)
+        for child in finished.children:
+            spans += self.spans_of(child)
+        return spans
+
+    def _own_spans_of(self, finished: FinishedTrace) -> list[ReadableSpan]:
         trace = finished.trace
         since_1970 = time.time_ns() - time.monotonic_ns()
         moments = [
@@ -109,7 +116,8 @@ class SpanExport:
         parent = trace.parent
         caller = None if parent is None else self._context(trace, parent.span_id, is_remote=True)
         door = [moment for moment in moments if _is_whole(moment[0])]
-        spans = [self._span("InferRequest", root, caller, door, within=moments)]
+        # What a request causes has no door: its parent is the span of the model that caused it.
+        spans = [] if trace.parent_id else [self._span("InferRequest", root, caller, door, within=moments)]
         rest = [moment for moment in moments if not _is_whole(moment[0])]
         if not rest:
             return spans  # refused before a model had it

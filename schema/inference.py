@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .tensor import Tensor
 
@@ -51,6 +51,9 @@ class InferenceRequest:
         "timeout_us",
         "trace",
     )
+
+    pinned: ClassVar[bool] = False
+    """Whoever sends it has pinned the version that gets it, and is served also while that is being unloaded."""
 
     def __init__(
         self,

@@ -100,7 +100,14 @@ class FakeModel:
         for job in held:
             self._finish(job)
 
+    is_serving = True
+
+    def pin(self) -> Callable[[], None]:
+        raise AssertionError("doors pin nothing")
+
     # What jobs ask of their books.
+
+    ending = None
 
     def leave(self, job: Job) -> None:
         job.on_done = None

@@ -10,6 +10,7 @@
 | submit_stream(...)        | doors, callers  | the same for decoupled models, see request/stream.py                  |
 | job.cancel()              | doors, callers  | a queued job is out at once; an executing one's result is dropped     |
 | change_instances(...)     | repository      | opens and retires instances; what is in flight is not touched         |
+| pin()                     | ensembles       | what is pinned goes on accepting their requests while it drains       |
 | drain(grace_s)            | repository      | accept no more, finish what is inside, stop                           |
 
 All of it happens on the trio thread; instances' threads only post. How a request ends is in request/ledger.py.
@@ -190,7 +191,8 @@ class ModelVersion:
             self._closed.set()
 
     async def drain(self, grace_s: float) -> None:
-        """Accepts nothing more, lets what is inside finish for at most `grace_s`, stops. Returns when all is closed.
+        """Accepts nothing more but from those who have pinned it, lets what is inside finish for at most `grace_s`,
+        stops. Returns when all is closed.
 
         Cancelled, it leaves the model not accepting but running: call it again.
         """
@@ -224,7 +226,7 @@ class ModelVersion:
         executing, is answered DeadlineExceeded. Raises InvalidArgument for a request that does not fit the model,
         QueueFull, ShuttingDown; a request refused this way is counted nowhere.
         """
-        if not self.accepting:
+        if not self.accepting and not self._is_pinned_by(request):
             raise self._refusal(request)
         job = Job(request, on_done)
         ledger = self.ledger
@@ -257,7 +259,7 @@ class ModelVersion:
         self, request: InferenceRequest, on_answer: Callable[[StreamJob, Answer], None], deadline: float = 0.0
     ) -> StreamJob:
         """As `submit`, for decoupled models: `on_answer(job, answer)` follows any number of times, see StreamJob."""
-        if not self.accepting:
+        if not self.accepting and not self._is_pinned_by(request):
             raise self._refusal(request)
         assert self.decoupled, "other models answer once"
         ledger = self.ledger
@@ -280,6 +282,15 @@ class ModelVersion:
         if instance is not None:
             self.placement.start(instance)
         return job
+
+    def pin(self) -> Callable[[], None]:
+        """See port/served.py."""
+        self.ledger.pins += 1
+        return self.ledger.unpin
+
+    def _is_pinned_by(self, request: InferenceRequest) -> bool:
+        """Whether the request is served although the version drains."""
+        return request.pinned and self.ledger.pins > 0 and not self._running and not self._stop.is_set()
 
     def _refusal(self, request: InferenceRequest) -> Fault:
         if self._running:

@@ -95,7 +95,12 @@ class TraceFile:
 
 
 def objects_of(finished: FinishedTrace) -> str:
-    """The JSON objects of one trace, one for each note, between commas."""
+    """The JSON objects of one trace, one for each note, between commas; those of its children first."""
+    return ",".join(filter(None, [*map(objects_of, finished.children), own_objects_of(finished)]))
+
+
+def own_objects_of(finished: FinishedTrace) -> str:
+    """Without those of its children."""
     trace = finished.trace
     objects: list[dict[str, object]] = []
     for note in finished.notes:

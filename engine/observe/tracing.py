@@ -23,7 +23,7 @@ from .trace_settings import FIELDS, Setting, changed
 from .trace_worker import TraceWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ...schema.inference import InferenceResponse
     from ...schema.tensor import Tensor
@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 
 MODEL_KNOWN: Final = "\0about"
 """The note of the moment from which the model's version and the request's id are known."""
+CHILDREN_MAX: Final = 1000
+"""Requests that one traced request causes are traced up to so many: a stream may be endless, its trace may not."""
 
 
 class Trace:
     """What is noted of one request. The door that sampled it finishes it; the model finishes one whose caller left."""
 
     __slots__ = (
+        "_children",
         "_finish",
+        "_ids",
         "_notes",
         "has_tensors",
         "has_timestamps",
@@ -62,8 +66,10 @@ class Trace:
         setting: Setting,
         model_name: str,
         finish: Callable[[Trace, list[Note]], None],
+        ids: Iterator[int],
         parent_id: int = 0,
     ) -> None:
+        """`ids` is where requests that this one causes get theirs."""
         self.id = id
         self.parent_id = parent_id
         """The trace of the request that caused this one; 0 for none."""
@@ -78,7 +84,9 @@ class Trace:
         self.trace_id = self.span_id = self.model_span_id = 0
         """Of OpenTelemetry; 0 in the other mode."""
         self._finish: Callable[[Trace, list[Note]], None] | None = finish
+        self._ids = ids
         self._notes: list[Note] = []
+        self._children: list[FinishedTrace] = []
 
     def stamp(self, name: str, ns: int = 0) -> None:
         """Notes a moment of the monotonic clock, now if not given."""
@@ -91,10 +99,30 @@ class Trace:
             memory = bytes(tensor.memory())
             self._notes.append(CapturedTensor(activity, tensor.name, tensor.datatype, tuple(tensor.shape), memory))
 
+    def child(self, model_name: str) -> Trace | None:
+        """The trace of a request that this one causes, to be finished before this one; None if there are too many."""
+        if len(self._children) >= CHILDREN_MAX:
+            return None
+        child = Trace(next(self._ids), self.setting, model_name, self._adopt, self._ids, self.id)
+        child.has_tensors = self.has_tensors
+        if self.trace_id:
+            child.trace_id, child.parent, child.span_id = self.trace_id, self.parent, self.model_span_id
+            child.model_span_id = random.getrandbits(64) or 1
+        return child
+
+    def _adopt(self, child: Trace, notes: list[Note]) -> None:
+        self._children.append(FinishedTrace(child, notes, self.setting, False, tuple(child._children)))
+
+    def answered(self) -> None:
+        """An answer is complete. Of the whole request, as the reference server has it."""
+        if not self.parent_id:
+            self.stamp("INFER_RESPONSE_COMPLETE")
+
     def begin(self, version: int, request_id: str, received_ns: int) -> None:
         """The request was accepted by that version."""
         self.model_version, self.request_id = version, encodable(request_id)
-        self.setting.begun += 1
+        if not self.parent_id:
+            self.setting.begun += 1
         self._notes.append((MODEL_KNOWN, 0))
         self.stamp("REQUEST_START", received_ns)
         self.stamp("QUEUE_START", received_ns)
@@ -156,7 +184,7 @@ class Tracer:
                 return None
             if setting.count == 0:
                 self._refresh()
-        trace = Trace(next(self._ids), setting, model_name, self._finished)
+        trace = Trace(next(self._ids), setting, model_name, self._finished, self._ids)
         if is_otel:
             trace.has_tensors = False
             trace.parent = parent
@@ -255,7 +283,7 @@ class Tracer:
         if self._worker is None:
             self._worker = TraceWorker(self._open_sink(self.settings))
         is_last = setting.count == 0 and setting.finished >= setting.begun
-        self._worker.put(FinishedTrace(trace, notes, setting, is_last))
+        self._worker.put(FinishedTrace(trace, notes, setting, is_last, tuple(trace._children)))
         self._retire(setting)
 
     def _retire(self, setting: Setting) -> None:
@@ -284,7 +312,7 @@ def trace_batch(batch: Batch) -> int:
             if job.response is not None:
                 trace_response(trace, job.response)
             else:
-                trace.stamp("INFER_RESPONSE_COMPLETE")
+                trace.answered()
             trace_computed(trace, batch)
     return count
 
@@ -292,7 +320,14 @@ def trace_batch(batch: Batch) -> int:
 def trace_response(trace: Trace, response: InferenceResponse) -> None:
     for tensor in response.outputs:
         trace.capture("TENSOR_BACKEND_OUTPUT", tensor)
-    trace.stamp("INFER_RESPONSE_COMPLETE")
+    trace.answered()
+
+
+def trace_composed(trace: Trace, response: InferenceResponse | None) -> None:
+    """A request is over that other models have answered. Streams without an answer of their own have none here."""
+    if response is not None:
+        trace_response(trace, response)
+    trace.stamp("REQUEST_END")
 
 
 def trace_computed(trace: Trace, batch: Batch) -> None:

@@ -25,6 +25,11 @@ class Inference(Protocol):
         """None once its caller was told, or has left."""
         ...
 
+    def spent_ns(self) -> tuple[int, int, int]:
+        """What answering it took: input, inference, output. For whoever is just told that it is over, and only then;
+        zeros for what was not executed."""
+        ...
+
     def cancel(self) -> None:
         """The caller leaves: it will not be told. Idempotent, never blocks."""
         ...
@@ -57,6 +62,16 @@ class Served(Protocol):
     labels: Mapping[str, Sequence[str]]
     """Output name -> label per index, for outputs that have labels."""
     decoupled: bool
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether anything answers what comes, now."""
+        ...
+
+    def pin(self) -> Callable[[], None]:
+        """Keeps it answering requests that are `pinned`, also once it is taken out of service. Returns what is to be
+        called when that is needed no longer, once."""
+        ...
 
     def submit(
         self, request: InferenceRequest, on_done: Callable[[Inference], None], deadline: float = 0.0

@@ -5,9 +5,12 @@ Called on one thread of its own; see observe/trace_worker.py.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @attrs.frozen
@@ -67,9 +70,12 @@ class FinishedTrace:
     setting: TraceGroup
     is_last: bool
     """The setting's count is used up with this one."""
+    children: Sequence[FinishedTrace] = ()
+    """Of the requests that this one has caused, in the order of their ends."""
 
     def byte_size(self) -> int:
-        return sum(len(note.memory) for note in self.notes if isinstance(note, CapturedTensor))
+        own = sum(len(note.memory) for note in self.notes if isinstance(note, CapturedTensor))
+        return own + sum(child.byte_size() for child in self.children)
 
 
 class TraceSink(Protocol):

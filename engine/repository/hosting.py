@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from ...schema.fault import Fault
-    from ..model.version import ModelVersion
+    from ..model.hosted import HostedVersion
 
 log = logging.getLogger("despina.engine.repository.hosting")
 
@@ -25,7 +25,7 @@ log = logging.getLogger("despina.engine.repository.hosting")
 class Hosted:
     """One version that has opened."""
 
-    model: ModelVersion
+    model: HostedVersion
     fault: Fault | None = None
     """Why it ended by itself, once it has."""
 
@@ -37,7 +37,7 @@ class Hosts:
         """`on_end` is told of versions that end by themselves."""
         self._on_end = on_end
         self._nursery: trio.Nursery | None = None
-        self.running: set[ModelVersion] = set()
+        self.running: set[HostedVersion] = set()
         """Every version that has opened and is not closed, also those that are on their way out."""
 
     @asynccontextmanager
@@ -47,7 +47,7 @@ class Hosts:
             self._nursery = nursery
             yield
 
-    async def start(self, model: ModelVersion) -> Hosted:
+    async def start(self, model: HostedVersion) -> Hosted:
         """Returns when the version is open. Raises what opening raised; cancelled, it is closed again."""
         assert self._nursery is not None, "inside of the block"
         hosted: Hosted = await self._nursery.start(self._host, model)
@@ -58,7 +58,7 @@ class Hosts:
         assert self._nursery is not None, "inside of the block"
         self._nursery.start_soon(work, *args)
 
-    async def _host(self, model: ModelVersion, task_status: trio.TaskStatus[Hosted]) -> None:
+    async def _host(self, model: HostedVersion, task_status: trio.TaskStatus[Hosted]) -> None:
         hosted = Hosted(model)
         started = _Started(task_status, hosted, self.running)
         try:
@@ -76,7 +76,7 @@ class Hosts:
 class _Started(trio.TaskStatus[None]):
     """Where a version reports that it is open."""
 
-    def __init__(self, task_status: trio.TaskStatus[Hosted], hosted: Hosted, running: set[ModelVersion]) -> None:
+    def __init__(self, task_status: trio.TaskStatus[Hosted], hosted: Hosted, running: set[HostedVersion]) -> None:
         self._task_status = task_status
         self._hosted = hosted
         self._running = running

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ..model.version import ModelVersion
+    from ..model.hosted import HostedVersion
     from ..port.settings import EngineSettings
     from ..port.store import ModelStore
     from .hosting import Hosted, Hosts
@@ -186,7 +186,7 @@ class Loading:
                     raise fault from error
         raise AssertionError("unreachable")
 
-    async def _start(self, model: ModelVersion) -> Hosted:
+    async def _start(self, model: HostedVersion) -> Hosted:
         began = trio.current_time()
         hosted: Hosted | None = None
         with trio.move_on_after(self._timeout_s):
@@ -213,10 +213,10 @@ class Loading:
         log.error("failed to load '%s'", entry.name)
         return f"load failed for model '{entry.name}': {details}\n"
 
-    def _swap(self, entry: ModelEntry, reading: Reading, opened: Mapping[int, ModelVersion]) -> None:
+    def _swap(self, entry: ModelEntry, reading: Reading, opened: Mapping[int, HostedVersion]) -> None:
         """Puts the opened versions in service and takes the others out, in one step that nothing can come between."""
         retirement = self._retirement
-        retired: list[ModelVersion] = []
+        retired: list[HostedVersion] = []
         for number, model in opened.items():
             version = entry.version(number)
             if version.state is State.READY:

@@ -21,7 +21,7 @@ from ..observe.generation import Generation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ..model.version import ModelVersion
+    from ..model.hosted import HostedVersion
     from .reading import Reading
 
 
@@ -51,10 +51,10 @@ class VersionEntry:
     version: int
     state: State = State.UNKNOWN
     reason: str = ""
-    model: ModelVersion | None = None
+    model: HostedVersion | None = None
     """What serves it; set exactly while the state is READY."""
 
-    def move(self, state: State, reason: str = "", model: ModelVersion | None = None) -> None:
+    def move(self, state: State, reason: str = "", model: HostedVersion | None = None) -> None:
         """The only place where a state changes."""
         assert state in _MOVES[self.state], f"no model version moves from {self.state} to {state}"
         assert (model is not None) == (state is State.READY)
@@ -62,7 +62,7 @@ class VersionEntry:
         self.reason = reason
         self.model = model
 
-    def replace(self, model: ModelVersion) -> ModelVersion:
+    def replace(self, model: HostedVersion) -> HostedVersion:
         """Swaps what serves a READY version. Returns the predecessor."""
         assert self.state is State.READY
         assert self.model is not None
@@ -101,7 +101,7 @@ class ModelEntry:
             self.versions = dict(sorted(self.versions.items()))
         return entry
 
-    def ready(self) -> list[ModelVersion]:
+    def ready(self) -> list[HostedVersion]:
         """What serves now, ascending."""
         return [entry.model for entry in self.versions.values() if entry.model is not None]
 
@@ -113,7 +113,7 @@ class Registry:
         """`generation` ends with each change, for those who keep what a look-up found."""
         self.models: dict[str, ModelEntry] = {}
         self._generation = generation or Generation()
-        self._serving: dict[tuple[str, int], ModelVersion] = {}
+        self._serving: dict[tuple[str, int], HostedVersion] = {}
 
     def entry(self, name: str) -> ModelEntry:
         entry = self.models.get(name)
@@ -138,7 +138,7 @@ class Registry:
             self._serving[name, LATEST] = ready[-1]
         self._generation.bump()
 
-    def find(self, name: str, version: int = LATEST) -> ModelVersion:
+    def find(self, name: str, version: int = LATEST) -> HostedVersion:
         """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""
         model = self._serving.get((name, version))
         if model is not None:
@@ -153,12 +153,12 @@ class Registry:
             raise NotFound(f"{unknown} version {version} is not found")
         raise NotReady(f"{unknown} version {version} is not at ready state")
 
-    def serving(self) -> Iterator[ModelVersion]:
+    def serving(self) -> Iterator[HostedVersion]:
         """Everything READY, by name and version."""
         for _, entry in sorted(self.models.items()):
             yield from entry.ready()
 
-    def for_statistics(self, name: str, version: int) -> list[ModelVersion]:
+    def for_statistics(self, name: str, version: int) -> list[HostedVersion]:
         """The versions that a statistics request means. Raises InvalidArgument in that request's own words."""
         if not name:
             return list(self.serving())

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument
+from ..model.version import ModelVersion
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import only_configuration_differs, only_instances_differ
@@ -17,7 +18,6 @@ from .configuration import instances
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..model.version import ModelVersion
     from .loader import Loader
     from .reading import Reading
     from .registry import ModelEntry, Registry
@@ -30,6 +30,7 @@ def is_regrouping(entry: ModelEntry, reading: Reading, chosen: Iterable[int]) ->
     loaded = entry.loaded
     return (
         loaded is not None
+        and reading.config.ensemble_scheduling is None
         and [model.version for model in entry.ready()] == sorted(chosen)
         and only_configuration_differs(reading.times_ns, loaded.times_ns)
         and only_instances_differ(loaded.config, reading.config)
@@ -55,6 +56,7 @@ async def regroup(entry: ModelEntry, reading: Reading, registry: Registry, loade
 
     async with trio.open_nursery() as nursery:
         for model in entry.ready():
+            assert isinstance(model, ModelVersion), "what has instances"
             nursery.start_soon(change, model)
     registry.refresh(entry.name)  # configurations have changed
     for version in entry.versions.values():

@@ -13,7 +13,7 @@ from .registry import UNLOADED, State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..model.version import ModelVersion
+    from ..model.hosted import HostedVersion
     from ..port.store import ModelSource
     from .hosting import Hosts
     from .registry import Registry
@@ -47,16 +47,16 @@ class Retirement:
         if loaded is not None:
             self.let_go(loaded.source, gone)
 
-    def retire(self, model: ModelVersion) -> None:
+    def retire(self, model: HostedVersion) -> None:
         """Takes one version out of service that has no successor. Its model's look-ups are to be refreshed."""
         self._registry.entry(model.name).version(model.version).move(State.UNLOADING)
         self._hosts.start_soon(self._retire, model)
 
-    def replace(self, model: ModelVersion) -> None:
+    def replace(self, model: HostedVersion) -> None:
         """Lets a version end that has a successor already, or never served."""
         self._hosts.start_soon(model.drain, _AS_LONG_AS_IT_TAKES)
 
-    def let_go(self, source: ModelSource, models: Sequence[ModelVersion] = ()) -> None:
+    def let_go(self, source: ModelSource, models: Sequence[HostedVersion] = ()) -> None:
         """Discards files once the versions that were made of them are closed."""
         if source.discard is not None:
             self._hosts.start_soon(self._let_go, source, models)
@@ -66,7 +66,7 @@ class Retirement:
         not long enough."""
         late = []
 
-        async def drain(model: ModelVersion) -> None:
+        async def drain(model: HostedVersion) -> None:
             with trio.move_on_after(timeout_s) as patience:
                 await model.drain(timeout_s)
             if patience.cancelled_caught:
@@ -88,7 +88,7 @@ class Retirement:
             log.error("still busy after %g s: %s", timeout_s, ", ".join(late))
             raise Internal("Exit timeout expired. Exiting immediately.")
 
-    async def _retire(self, model: ModelVersion) -> None:
+    async def _retire(self, model: HostedVersion) -> None:
         """Says in the index that it is unloaded, unless a new load has taken the place."""
         await model.drain(_AS_LONG_AS_IT_TAKES)
         version = self._registry.entry(model.name).version(model.version)
@@ -98,7 +98,7 @@ class Retirement:
             version.move(State.UNAVAILABLE, UNLOADED)
         log.info("successfully unloaded '%s' version %d", *place)
 
-    async def _let_go(self, source: ModelSource, models: Sequence[ModelVersion]) -> None:
+    async def _let_go(self, source: ModelSource, models: Sequence[HostedVersion]) -> None:
         try:
             for model in models:
                 await model.drain(_AS_LONG_AS_IT_TAKES)

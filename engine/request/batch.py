@@ -47,6 +47,15 @@ class Batch:
         self.ended_ns = time.monotonic_ns()
         ledger.end(self.jobs, End.LOST, self, fault)
 
+    def spent_ns(self) -> tuple[int, int, int]:
+        """What it took: input, inference, output."""
+        started, ended = self.started_ns, self.ended_ns
+        if not started:
+            return 0, 0, 0
+        ready = self.inputs_ready_ns or started
+        outputs = self.outputs_started_ns or ended
+        return ready - started, outputs - ready, ended - outputs
+
     def part(self, jobs: list[Job]) -> Batch:
         """Some of its jobs, to execute in its place; `join` afterwards."""
         part = type(self)(jobs, sum(job.batch_size for job in jobs), self.reason)

@@ -63,10 +63,21 @@ def move(jobs: Iterable[Job], state: JobState) -> None:
         job.state = state
 
 
+class Execution(Protocol):
+    """What jobs were executed in: see batch.py."""
+
+    def spent_ns(self) -> tuple[int, int, int]: ...
+
+
 class Book(Protocol):
     """Where a job is in the books: see ledger.py."""
 
     version_text: str
+
+    @property
+    def ending(self) -> Execution | None:
+        """What those jobs were executed in whose callers are just being told."""
+        ...
 
     def leave(self, job: Job) -> None:
         """The caller leaves."""
@@ -100,6 +111,8 @@ class Job:
     queued_at = 0.0
     """Arrival, in seconds of the engine's clock."""
     state = JobState.QUEUED
+    execution: Execution | None = None
+    """What it was executed in, where answers keep the order of requests: others may be told with it."""
     sequence: Any = None
     """The sequence scheduler's own note of where it belongs."""
 
@@ -108,6 +121,11 @@ class Job:
     def __init__(self, request: InferenceRequest, on_done: Callable[[Job], None] | None) -> None:
         self.request = request
         self.on_done = on_done
+
+    @property
+    def failure(self) -> Fault | None:
+        """Why it counts as failed."""
+        return self.fault
 
     # For backends, on the executing thread.
 
@@ -151,6 +169,12 @@ class Job:
         self.ledger.late(self)
 
     # For doors, on the trio thread.
+
+    def spent_ns(self) -> tuple[int, int, int]:
+        """What answering it took: input, inference, output. While its caller is told, and only then."""
+        assert self.ledger is not None, "a job that is over was accepted"
+        ending = self.execution or self.ledger.ending
+        return (0, 0, 0) if ending is None else ending.spent_ns()
 
     def cancel(self) -> None:
         """The caller leaves: `on_done` will not be called. Idempotent, never blocks.

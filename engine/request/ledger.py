@@ -6,6 +6,7 @@
 |----------|--------------------------------------------|--------------------------------------------------|
 | EXECUTED | a batch that was executed                  | success, or failure BACKEND, or CANCELED         |
 | STREAMED | a stream that is over                      | the same, by its first error                     |
+| COMPOSED | what other models have answered            | success, or failure OTHER, or CANCELED           |
 | LOST     | a batch whose executor does not come back  | failure BACKEND, or CANCELED                     |
 | LEFT     | a queued request whose caller has left     | failure CANCELED                                 |
 | REFUSED  | a request taken out of the queue           | failure REJECTED, or CANCELED                    |
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
-from ..observe.tracing import trace_accepted, trace_batch, trace_computed
+from ..observe.tracing import trace_accepted, trace_batch, trace_composed, trace_computed
 from ..port.threads import THREADS, SystemThreads, Threads
 from .job import JobState, move
 from .sharing import place
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from ..observe.statistics import CountedStream, FailureReason, ModelStats
     from ..port.work import Batch
-    from .job import Job
+    from .job import Execution, Job
 
 log = logging.getLogger("despina.engine.request.ledger")
 
@@ -49,6 +50,7 @@ class End(Enum):
 
     EXECUTED = "executed"
     STREAMED = "streamed"
+    COMPOSED = "composed"
     LOST = "lost"
     LEFT = "left"
     REFUSED = "refused"
@@ -82,6 +84,10 @@ class Ledger:
         """Jobs accepted and not yet over: queued, executing, or executing for a caller that has left."""
         self.streams: set[OpenStream] = set()
         """Those of them that are streams."""
+        self.pins = 0
+        """Callers who will send more, and must find the model: see Served.pin."""
+        self.ending: Execution | None = None
+        """What those jobs were executed in whose callers are just being told."""
         self.shares = False
         """A request has used client memory at least once."""
         self.broken = 0
@@ -161,6 +167,7 @@ class Ledger:
     def end(self, jobs: Sequence[Job], how: End, batch: Batch | None = None, fault: Fault | None = None) -> None:
         """The one end of jobs: see the module's table. `batch` is what they were executed in, `fault` what those are
         told that have none yet. Jobs of a queue have left it before, those of a batch are moved to DONE here."""
+        before, self.ending = self.ending, batch  # type: ignore[assignment]  # the engine's own are executions
         try:
             if how is End.EXECUTED:
                 if self._traced:
@@ -184,19 +191,27 @@ class Ledger:
                     except Exception:  # a door's bug must not take its neighbours' answers with it
                         log.exception("delivering an answer of model '%s' failed", self.name)
         else:
-            if how not in (End.EXECUTED, End.LOST):
-                for job in jobs:
+            for job in jobs:
+                job.execution = self.ending
+                if how not in (End.EXECUTED, End.LOST):
                     self._tell(job)
             while ordered and ordered[0].state is JobState.DONE:
                 self._tell(ordered.popleft())
+        self.ending = before
         self.inflight -= len(jobs)
         if self.inflight == 0 and self._empty is not None:
             self._empty.set()
 
+    def unpin(self) -> None:
+        """One who had pinned the model will send nothing more."""
+        self.pins -= 1
+        if self.pins == 0 and self._empty is not None:
+            self._empty.set()
+
     async def until_empty(self) -> None:
-        """Waits until nothing is in flight."""
-        if self.inflight:
-            if self._empty is None:
+        """Waits until nothing is in flight, and nobody who has pinned the model will send more."""
+        while self.inflight or self.pins:
+            if self._empty is None or self._empty.is_set():
                 self._empty = trio.Event()
             await self._empty.wait()
 
@@ -206,13 +221,15 @@ class Ledger:
         for job in jobs:
             if how is End.STREAMED:
                 self._book_stream(job, batch)  # type: ignore[arg-type]  # streams only, see stream.py
+            elif how is End.COMPOSED:
+                self._book_composed(job, batch, now)
             else:
                 job.fault = job.fault or fault
                 self.statistics.failed(job, _reason(job, how), now)
                 self.untrace(job)
             if job.request.shared is not None:
                 job.request.shared.release()
-        if how in (End.STREAMED, End.LOST):
+        if how in (End.STREAMED, End.COMPOSED, End.LOST):
             move(jobs, JobState.DONE)
 
     def _book_stream(self, job: CountedStream, batch: Batch | None) -> None:
@@ -223,6 +240,19 @@ class Ledger:
             trace.finish()  # its door has noted all it had to
             self._traced -= 1
         self.statistics.streamed(job, batch)
+
+    def _book_composed(self, job: Job, batch: Batch | None, now: int) -> None:
+        assert batch is not None, "its parts have times"
+        if job.request.shared is not None:
+            place((job,))
+        trace = job.request.trace
+        if trace is not None:
+            trace_composed(trace, job.response)
+            self._traced -= 1
+        if job.failure is None:
+            self.statistics.executed(batch, (job,))
+        else:
+            self.statistics.failed(job, _reason(job, End.COMPOSED), now)
 
     def _break(self, jobs: Sequence[Job]) -> None:
         """Something failed on the way to an end: the end comes all the same."""
@@ -249,10 +279,17 @@ class Ledger:
             log.exception("delivering an answer of model '%s' failed", self.name)
 
 
+_REASONS: dict[End, FailureReason] = {
+    End.LOST: "BACKEND",
+    End.LEFT: "CANCELED",
+    End.REFUSED: "REJECTED",
+    End.COMPOSED: "OTHER",
+}
+
+
 def _reason(job: Job, how: End) -> FailureReason:
-    if job.is_cancelled() or (how is End.REFUSED and isinstance(job.fault, DeadlineExceeded)):
-        return "CANCELED"
-    return "BACKEND" if how is End.LOST else "REJECTED"
+    late = how in (End.REFUSED, End.COMPOSED) and isinstance(job.failure, DeadlineExceeded)
+    return "CANCELED" if late or job.is_cancelled() else _REASONS[how]
 
 
 def _nowhere(*_: object) -> None:

@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
@@ -88,7 +88,11 @@ class StreamJob(Job):
         "batch",
         "ended_ns",
         "failure",
+        "started_ns",
     )
+
+    ends: ClassVar[End] = End.STREAMED
+    """How it ends."""
 
     def __init__(
         self,
@@ -113,6 +117,8 @@ class StreamJob(Job):
         self._room: trio.Event | None = None
         """Where asynchronous senders wait."""
         self._last_ns = 0
+        self.started_ns = 0
+        """When `execute` was called."""
         self._answered = 0
         self._dropped = 0
         """Answers that were not delivered because the caller had left."""
@@ -181,6 +187,9 @@ class StreamJob(Job):
 
     # For doors, on the trio thread.
 
+    def spent_ns(self) -> tuple[int, int, int]:
+        return 0, max(0, self.ended_ns - self.started_ns) if self.started_ns else 0, 0
+
     def consumed(self, count: int = 1) -> None:
         """So many answers need no more room: the model may send as many again."""
         with self._lock:
@@ -210,7 +219,7 @@ class StreamJob(Job):
 
     def start(self, started_ns: int) -> None:
         """`execute` is about to be called, on the executing thread."""
-        self._last_ns = started_ns
+        self._last_ns = self.started_ns = started_ns
 
     def finish(self, batch: Batch) -> None:
         """`execute` is over, on the trio thread."""
@@ -373,7 +382,7 @@ class StreamJob(Job):
         self.ledger.streams.discard(self)
         if self._dropped:
             self.ledger.statistics.responses.dropped(self._answered, self._dropped)
-        self.ledger.end((self,), End.STREAMED, batch)
+        self.ledger.end((self,), self.ends, batch)
 
 
 class StreamBatch(Batch):

@@ -21,7 +21,7 @@ from .settings import MetricsSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ...engine.model.version import ModelVersion
+    from ...engine.model.hosted import HostedVersion
     from ...engine.observe.custom_metrics import CustomMetrics
     from ...engine.observe.statistics import ModelStats
     from .families import Family
@@ -55,13 +55,13 @@ class EngineCollector:
 
     def __init__(
         self,
-        versions: Iterable[ModelVersion] = (),
+        versions: Iterable[HostedVersion] = (),
         machine: Machine | None = None,
         gpus: Gpus | None = None,
         settings: MetricsSettings | None = None,
         custom: CustomMetrics | None = None,
     ) -> None:
-        self.versions: Sequence[ModelVersion] = list(versions)
+        self.versions: Sequence[HostedVersion] = list(versions)
         """Taken on the trio thread before each scrape; the numbers may then be read on any thread."""
         settings = settings or MetricsSettings()
         self._with_durations = settings.counter_latencies
@@ -108,7 +108,7 @@ class EngineCollector:
         if self._custom is not None:
             yield from custom_families(self._custom)
 
-    def _failed(self, rows: Sequence[tuple[dict[str, str], ModelVersion, ModelStats, ModelStats]]) -> Metric:
+    def _failed(self, rows: Sequence[tuple[dict[str, str], HostedVersion, ModelStats, ModelStats]]) -> Metric:
         """Failures stay on the page after an unload and go on from there after the next load."""
         family = families.FAILURE
         metric = Metric(family.name, family.text, family.kind)
@@ -150,7 +150,7 @@ class EngineCollector:
             if metric.samples:
                 yield metric
 
-    def _labels(self, version: ModelVersion) -> dict[str, str]:
+    def _labels(self, version: HostedVersion) -> dict[str, str]:
         labels = {"model": version.name, "version": version.version_text}
         for key, value in version.config.metric_tags.items():
             labels["_" + _LABEL.sub("_", key)] = value
@@ -160,7 +160,7 @@ class EngineCollector:
         return labels
 
 
-def _batches(rows: Sequence[tuple[dict[str, str], ModelVersion, ModelStats, ModelStats]]) -> Metric:
+def _batches(rows: Sequence[tuple[dict[str, str], HostedVersion, ModelStats, ModelStats]]) -> Metric:
     family = families.BATCHES
     metric = Metric(family.name, family.text, family.kind)
     for labels, _, now, carried in rows:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio import TaskStatus
 
-    from ...engine.model.version import ModelVersion
+    from ...engine.model.hosted import HostedVersion
     from ...engine.observe.custom_metrics import CustomMetrics
     from ..http.request.request import HttpRequest
     from .settings import MetricsSettings
@@ -37,7 +37,7 @@ class HasVersions(Protocol):
 
     custom_metrics: CustomMetrics
 
-    def versions(self) -> Iterable[ModelVersion]: ...
+    def versions(self) -> Iterable[HostedVersion]: ...
 
 
 class MetricsPage:

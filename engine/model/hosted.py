@@ -1,0 +1,57 @@
+"""What the repository, its registry and the metrics page see of one version of one model, whatever it is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from ..port.served import Served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..execute.company import Company
+    from ..observe.statistics import ModelStats
+    from ..observe.status import ActorStatus
+
+
+class HostedVersion(Served, Protocol):
+    """An actor. Everything is for the trio thread; numbers may be read on any."""
+
+    statistics: ModelStats
+    carried: ModelStats
+    """What versions of the same number had counted before an overlapping reload replaced them by this one."""
+    load_seconds: float
+    accepting: bool
+    """Whether requests are taken that nobody has pinned it for."""
+    company: Company
+    """For callers in process."""
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The devices that it executes on, ascending; empty for a model on the CPU."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Requests waiting to execute, now."""
+        ...
+
+    def problems(self) -> Sequence[str]:
+        """Why it serves less than it should."""
+        ...
+
+    def status(self) -> Sequence[ActorStatus]:
+        """What its parts do now."""
+        ...
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Opens, reports started, serves until `drain` ends or it is cancelled. Raises what opening raised; nothing is
+        left behind in any case."""
+        ...
+
+    async def drain(self, grace_s: float) -> None:
+        """Accepts nothing more but from those who have pinned it, lets what is inside finish for at most `grace_s`,
+        stops. Returns when all is closed. Cancelled, it leaves the version not accepting but running."""
+        ...
