@@ -239,10 +239,11 @@ class Engine:
     async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         """Takes a model out of service; what is in flight finishes. An unknown name is no error. Explicit mode only.
 
-        `unload_dependents` is for ensembles' composing models, of which there are none here.
+        `unload_dependents` takes the models of an ensemble with it that nobody has loaded by name and no other ensemble
+        asks.
         """
         self._check_explicit()
-        await self._actor.unload(name)
+        await self._actor.unload(name, with_parts=unload_dependents)
 
     async def poll(self) -> None:
         """Looks at the repository now. Poll mode only; raises Unavailable otherwise."""

@@ -101,6 +101,7 @@ class FakeModel:
             self._finish(job)
 
     is_serving = True
+    depth = 0
 
     def pin(self) -> Callable[[], None]:
         raise AssertionError("doors pin nothing")

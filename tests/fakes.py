@@ -222,6 +222,44 @@ def write_model(
     return path
 
 
+Step = tuple[str, dict[str, str], dict[str, str]]
+"""A model (or "model:version"), the ensemble's tensors by the model's inputs, and by its outputs."""
+
+
+def ensemble_text(
+    *,
+    steps: Sequence[Step],
+    inputs: Sequence[str] = ("IN",),
+    outputs: Sequence[str] = ("OUT",),
+    max_batch_size: int = 8,
+    max_inflight: int = 0,
+    more: str = "",
+) -> str:
+    """A config.pbtxt for an ensemble of INT32 tensors with one element."""
+    text = f'platform: "ensemble"\nmax_batch_size: {max_batch_size}\n{more}\n'
+    text += "".join(tensor_text("input", name) for name in inputs)
+    text += "".join(tensor_text("output", name) for name in outputs)
+    text += "ensemble_scheduling {\n" + (f"max_inflight_requests: {max_inflight}\n" if max_inflight else "")
+    for model, reads, writes in steps:
+        name, _, version = model.partition(":")
+        text += f'step {{ model_name: "{name}" model_version: {version or -1} '
+        text += " ".join(f'input_map {{ key: "{key}" value: "{tensor}" }}' for key, tensor in reads.items())
+        text += " ".join(f' output_map {{ key: "{key}" value: "{tensor}" }}' for key, tensor in writes.items())
+        text += " }\n"
+    return text + "}\n"
+
+
+def chain(*models: str) -> list[Step]:
+    """Steps one after the other, each from IN to OUT."""
+    tensors = ["IN", *(f"between{index}" for index in range(1, len(models))), "OUT"]
+    return [(model, {"IN": tensors[i]}, {"OUT": tensors[i + 1]}) for i, model in enumerate(models)]
+
+
+def write_ensemble(repository: Path, name: str, *, versions: Iterable[int | str] = (1,), **options: Any) -> Path:
+    """Writes (or overwrites) one ensemble; options as for `ensemble_text`. Returns its directory."""
+    return write_model(repository, name, versions=versions, config=ensemble_text(**options))
+
+
 def touch(path: Path, seconds: float) -> None:
     """Moves a file's time ahead, so that no two writes fall into one tick of the file system."""
     stamp = path.stat().st_mtime_ns + int(seconds * 1e9)

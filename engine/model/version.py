@@ -79,6 +79,7 @@ class ModelVersion:
         self.version_text = str(version)
         self.config = config
         self.decoupled = is_decoupled(config)
+        self.depth = 0
         self.labels = labels
         """Output name -> label per index, for outputs that have labels."""
         self.statistics = stats_for(settings.latencies, config)

@@ -206,5 +206,5 @@ class Caller(Protocol):
         ...
 
     async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
-        """Takes a model out of service."""
+        """Takes a model out of service; with its dependents, also the models of an ensemble that nothing else needs."""
         ...

@@ -62,6 +62,8 @@ class Served(Protocol):
     labels: Mapping[str, Sequence[str]]
     """Output name -> label per index, for outputs that have labels."""
     decoupled: bool
+    depth: int
+    """Of an ensemble: how many are within each other; else 0."""
 
     @property
     def is_serving(self) -> bool:

@@ -40,8 +40,10 @@ class Load(Command):
     files: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
+@attrs.define(eq=False)
 class Unload(Command):
-    pass
+    with_parts: bool = False
+    """An ensemble's models go with it that nothing else needs."""
 
 
 class Poll(Command):

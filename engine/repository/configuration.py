@@ -87,6 +87,13 @@ def complete(
     return config
 
 
+def complete_ensemble(config: ModelConfig) -> ModelConfig:
+    """The same for an ensemble, which has no backend."""
+    validate_io(config)
+    refuse_unbuilt(config)
+    return config
+
+
 def instances(config: ModelConfig) -> list[InstanceContext]:
     """Every instance that the groups ask for; passive ones get none."""
     contexts: list[InstanceContext] = []
@@ -145,7 +152,6 @@ def refuse_unbuilt(config: ModelConfig) -> None:
             and config.model_transaction_policy is not None
             and config.model_transaction_policy.decoupled,
         ),
-        ("ensemble_scheduling", config.ensemble_scheduling is not None),
         ("response_cache", bool(config.response_cache and config.response_cache.enable)),
         ("model_repository_agents", config.model_repository_agents is not None),
         (

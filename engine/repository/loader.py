@@ -10,6 +10,7 @@ import trio
 
 from ...schema.fault import Unavailable
 from ..execute.warmup import Warmup
+from ..model.ensemble.version import EnsembleVersion
 from ..model.version import ModelVersion
 from ..port.backend import ModelContext
 from ..port.foreign import as_fault
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
+    from ..model.hosted import HostedVersion
     from ..port.backend import BackendModel
+    from ..port.served import Served
     from ..port.settings import EngineSettings
     from .discovery import Backends
     from .reading import Reading
@@ -32,20 +35,29 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class _Opened:
-    version: ModelVersion
-    backend_model: BackendModel
+    version: HostedVersion
+    backend_model: BackendModel | None
+    """None of an ensemble."""
 
     def close(self) -> None:
         """Instead of running the version."""
-        self.backend_model.close()
+        if self.backend_model is not None:
+            self.backend_model.close()
 
 
 class Loader:
     """Opens versions in worker threads, as many at a time as the settings allow."""
 
     def __init__(
-        self, settings: EngineSettings, backends: Backends, clock: Callable[[], float], inline: InlineRunner
+        self,
+        settings: EngineSettings,
+        backends: Backends,
+        clock: Callable[[], float],
+        inline: InlineRunner,
+        find: Callable[[str, int], Served],
     ) -> None:
+        """`find` looks up what serves: ensembles ask it for their models."""
+        self._find = find
         self._settings = settings
         self._backends = backends
         self._clock = clock
@@ -55,7 +67,7 @@ class Loader:
         """Also those that were given up and hang, which hold no slot any more."""
         self._gpus = find_gpus()
 
-    async def open(self, name: str, reading: Reading, version: int, path: Path) -> ModelVersion:
+    async def open(self, name: str, reading: Reading, version: int, path: Path) -> HostedVersion:
         """The version, ready to run but not running. Raises Fault, and whatever the backend raises.
 
         What opens cannot be interrupted, but it is given up: after `model_load_timeout_secs`, or cancelled and not back
@@ -91,6 +103,8 @@ class Loader:
         settings = self._settings
         config = reading.config
         configuration.check_before_opening(config)
+        if config.ensemble_scheduling is not None:
+            return _Opened(self._ensemble(name, reading, version), None)
         backend = self._backends.get(config.backend)
         context = ModelContext(
             name=name,
@@ -108,14 +122,13 @@ class Loader:
         try:
             config = self.complete(config, backend_model.config)
             backend_model.config = config  # what instances see, and user models are told, is the settled one
-            files = {output.name: output.label_filename for output in config.output if output.label_filename}
             opened = ModelVersion(
                 name=name,
                 version=version,
                 config=config,
                 backend_model=backend_model,
                 instances=configuration.instances(config),
-                labels=labels(name, reading.source.path, files),
+                labels=labels(name, reading.source.path, _label_files(config)),
                 settings=settings,
                 clock=self._clock,
                 warmup=Warmup(config, reading.source.path),
@@ -125,3 +138,19 @@ class Loader:
         except BaseException:
             backend_model.close()
             raise
+
+    def _ensemble(self, name: str, reading: Reading, version: int) -> EnsembleVersion:
+        config = configuration.complete_ensemble(reading.config)
+        return EnsembleVersion(
+            name=name,
+            version=version,
+            config=config,
+            labels=labels(name, reading.source.path, _label_files(config)),
+            settings=self._settings,
+            clock=self._clock,
+            find=self._find,
+        )
+
+
+def _label_files(config: ModelConfig) -> dict[str, str]:
+    return {output.name: output.label_filename for output in config.output if output.label_filename}

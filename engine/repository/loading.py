@@ -1,8 +1,10 @@
 """Brings models into service: what has changed is read, opened, and swapped in.
 
-times ──newer?──▶ read ──┬─▶ open every version ──all or none──▶ swap: one step, no gap
-                         │        └─ failure: what served goes on serving
-                         └─▶ only instances differ: add and remove them (regrouping.py)
+    read                           serve
+times ──newer?──▶ reading ──┬─▶ open every version ──all or none──▶ swap: one step, no gap
+                            │        └─ failure: what served goes on serving
+                            ├─▶ only instances differ: add and remove them (regrouping.py)
+                            └─▶ an ensemble whose models do not allow it: it waits for them (ensembles.py)
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
+from ..model.ensemble.version import EnsembleVersion
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import is_newer
 from .reading import discard_now, read
-from .registry import State
+from .registry import UNLOADED, State
 from .regrouping import is_regrouping, regroup
 from .retiring import discard
 from .worker import in_worker
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from ..model.hosted import HostedVersion
     from ..port.settings import EngineSettings
     from ..port.store import ModelStore
+    from .ensembles import Ensembles
     from .hosting import Hosted, Hosts
     from .loader import Loader
     from .reading import Reading
@@ -53,6 +57,7 @@ class Loading:
         loader: Loader,
         hosts: Hosts,
         retirement: Retirement,
+        ensembles: Ensembles,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -60,28 +65,24 @@ class Loading:
         self._loader = loader
         self._hosts = hosts
         self._retirement = retirement
+        self._ensembles = ensembles
         self._timeout_s = settings.model_load_timeout_secs or float("inf")
         self._files = trio.CapacityLimiter(FILES_MAX)
         self.accepting = True
         """False once nothing may come into service any more."""
 
-    async def load_if_changed(self, name: str) -> None:
-        """As `load`, but what has failed is not tried again with the same files."""
-        await self._load(name, None, {}, again=False)
-
-    async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Loads, or reloads if something has changed. Raises InvalidArgument, Internal, ShuttingDown in the
-        protocol's words."""
-        await self._load(name, config, files or {}, again=True)
-
-    async def _load(self, name: str, config: str | None, files: Mapping[str, bytes], *, again: bool) -> None:
+    async def read(
+        self, name: str, config: str | None, files: Mapping[str, bytes] | None, *, again: bool
+    ) -> Reading | None:
+        """What is to be served of a model from now on; None if nothing has changed, or, without `again`, if it is what
+        has failed before. To be followed by `serve`. Raises Internal in the protocol's words."""
         times_ns: Mapping[str, int] | None = None
         try:
             if not files:
                 times_ns = await self._times_ns(name)
                 if config is None and not self._is_due(name, times_ns, again):
-                    return
-            reading = await self._read(name, times_ns or {}, config, files)
+                    return None
+            reading = await self._read(name, times_ns or {}, config, files or {})
         except (Fault, OSError) as error:
             text = error.message if isinstance(error, Fault) else str(error)
             log.error("Poll failed for model directory '%s': %s", name, text)
@@ -92,19 +93,47 @@ class Loading:
         entry = self._registry.entry(name)
         entry.unread = ""
         entry.failed_ns = times_ns
+        if reading.config.ensemble_scheduling is not None:
+            self._want(entry, reading)
+        return reading
+
+    async def serve(self, name: str, reading: Reading) -> None:
+        """Brings into service what was read. Raises InvalidArgument, ShuttingDown in the protocol's words; then an
+        ensemble whose models are to blame waits for them."""
+        entry = self._registry.entry(name)
+        if reading.config.ensemble_scheduling is not None and entry.waiting is not reading:
+            return  # it serves by now, or was unloaded, or something newer is wanted
         try:
             try:
                 chosen = reading.chosen()
             except InvalidArgument as fault:
+                entry.failure = fault.message
                 raise InvalidArgument(f"load failed for model '{name}': {fault.message}\n") from fault
             if is_regrouping(entry, reading, chosen):
                 await regroup(entry, reading, self._registry, self._loader, self._timeout_s)
                 await discard(reading.source)  # what serves keeps its files
             else:
+                self._check_models(entry, reading)
                 await self._load_versions(entry, reading, chosen)
         except BaseException:
-            await discard(reading.source)
+            if entry.waiting is reading and not entry.unread:  # it has no models to wait for
+                entry.waiting = None
+            if entry.waiting is not reading:
+                await discard(reading.source)
             raise
+
+    async def revive(self, name: str) -> None:
+        """Brings an ensemble into service that waits, if its models allow it now. Raises as `serve`."""
+        entry = self._registry.models.get(name)
+        waiting = None if entry is None else entry.waiting
+        if waiting is not None and not self._ensembles.problem(waiting.config):
+            await self.serve(name, waiting)
+
+    def _want(self, entry: ModelEntry, reading: Reading | None) -> None:
+        """What an ensemble is to serve as soon as it can; None for nothing."""
+        before, entry.waiting = entry.waiting, reading
+        if before is not None and before is not reading:
+            self._retirement.let_go(before.source)
 
     async def _times_ns(self, name: str) -> Mapping[str, int]:
         return await trio.to_thread.run_sync(self._store.times_ns, name, abandon_on_cancel=True, limiter=self._files)
@@ -130,6 +159,15 @@ class Loading:
             timeout_s=float("inf"),
             patience_s=self._settings.exit_timeout_secs,
         )
+
+    def _check_models(self, entry: ModelEntry, reading: Reading) -> None:
+        """An ensemble whose models do not allow it waits for them, and its load fails: raises InvalidArgument."""
+        if reading.config.ensemble_scheduling is None:
+            return
+        entry.unread = self._ensembles.problem(reading.config)
+        if entry.unread:
+            log.error("%s", entry.unread)
+            raise InvalidArgument(f"load failed for model '{entry.name}': {entry.unread}\n")
 
     async def _load_versions(self, entry: ModelEntry, reading: Reading, chosen: Mapping[int, Path]) -> None:
         """All versions or none: what opens replaces what served, without a gap; a failure leaves it as it was."""
@@ -158,10 +196,11 @@ class Loading:
                 raise ShuttingDown("Server not ready")
             for number in chosen:
                 version = entry.version(number)
-                if version.state is State.UNAVAILABLE:
-                    version.move(State.LOADING)  # what had served has ended by itself meanwhile
+                if version.state in (State.UNAVAILABLE, State.UNLOADING):
+                    version.move(State.LOADING)  # what had served has ended by itself, or was suspended, meanwhile
             if faults:
                 raise InvalidArgument(self._failed(entry, opened, faults))
+            self._fit(entry, reading, opened)
             self._swap(entry, reading, {number: hosted.model for number, hosted in opened.items()})
         except Fault:
             if any(isinstance(fault, Unavailable) for fault in faults.values()):
@@ -187,6 +226,8 @@ class Loading:
         raise AssertionError("unreachable")
 
     async def _start(self, model: HostedVersion) -> Hosted:
+        if isinstance(model, EnsembleVersion):
+            model.refit()
         began = trio.current_time()
         hosted: Hosted | None = None
         with trio.move_on_after(self._timeout_s):
@@ -195,6 +236,20 @@ class Loading:
             raise Internal(f"the instances have not opened within {self._timeout_s:g} s")
         model.load_seconds += trio.current_time() - began
         return hosted
+
+    def _fit(self, entry: ModelEntry, reading: Reading, opened: Mapping[int, Hosted]) -> None:
+        """What an ensemble asks may have changed while it opened. Raises InvalidArgument."""
+        try:
+            self._check_models(entry, reading)
+        except InvalidArgument:
+            for number in opened:
+                version = entry.version(number)
+                if version.state is State.LOADING:
+                    version.move(State.UNAVAILABLE, UNLOADED)
+            raise
+        for hosted in opened.values():
+            if isinstance(hosted.model, EnsembleVersion):
+                hosted.model.refit()
 
     def _failed(self, entry: ModelEntry, opened: Mapping[int, Hosted], faults: Mapping[int, Fault]) -> str:
         """Notes for each version that the load has failed. Returns what its caller hears."""
@@ -211,6 +266,7 @@ class Loading:
             if version.state is State.LOADING:
                 version.move(State.UNAVAILABLE, "the load failed for another version of the model")
         log.error("failed to load '%s'", entry.name)
+        entry.failure = details
         return f"load failed for model '{entry.name}': {details}\n"
 
     def _swap(self, entry: ModelEntry, reading: Reading, opened: Mapping[int, HostedVersion]) -> None:
@@ -232,7 +288,11 @@ class Loading:
                 retirement.retire(model)
                 retired.append(model)
         replaced, entry.loaded = entry.loaded, reading
+        if entry.waiting is reading:
+            entry.waiting = None
+        self._want(entry, None)
         entry.failed_ns = None
+        entry.failure = entry.unread = ""
         self._registry.refresh(entry.name)
         if replaced is not None:
             retirement.let_go(replaced.source, retired)

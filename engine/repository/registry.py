@@ -19,7 +19,7 @@ from ...schema.inference import LATEST
 from ..observe.generation import Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..model.hosted import HostedVersion
     from .reading import Reading
@@ -83,6 +83,12 @@ class ModelEntry:
     """Why its directory or configuration could not be read the last time. Only the log and tables say so, unless it
     has served before: to clients it is not loaded."""
 
+    failure: str = ""
+    """What the last load has failed with, until one succeeds or it is unloaded."""
+    waiting: Reading | None = None
+    """Of an ensemble: what is to serve as soon as its models allow it."""
+    by_name: bool = False
+    """Whether somebody has loaded it, and not only an ensemble that asks it."""
     failed_ns: Mapping[str, int] | None = None
     """The files' times when loading it failed, or what it had loaded ended by itself: polls do not try these again."""
 
@@ -101,6 +107,10 @@ class ModelEntry:
             self.versions = dict(sorted(self.versions.items()))
         return entry
 
+    def wanted(self) -> Reading | None:
+        """What serves, or is to serve as soon as it can."""
+        return self.waiting or self.loaded
+
     def ready(self) -> list[HostedVersion]:
         """What serves now, ascending."""
         return [entry.model for entry in self.versions.values() if entry.model is not None]
@@ -112,6 +122,8 @@ class Registry:
     def __init__(self, generation: Generation | None = None) -> None:
         """`generation` ends with each change, for those who keep what a look-up found."""
         self.models: dict[str, ModelEntry] = {}
+        self.on_change: Callable[[str], None] | None = None
+        """Told at once of each model whose look-ups have changed."""
         self._generation = generation or Generation()
         self._serving: dict[tuple[str, int], HostedVersion] = {}
 
@@ -137,6 +149,8 @@ class Registry:
         if ready:
             self._serving[name, LATEST] = ready[-1]
         self._generation.bump()
+        if self.on_change is not None:
+            self.on_change(name)
 
     def find(self, name: str, version: int = LATEST) -> HostedVersion:
         """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""

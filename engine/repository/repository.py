@@ -3,7 +3,7 @@
 | command                   | effect                                                                   | answered  |
 |---------------------------|--------------------------------------------------------------------------|-----------|
 | Load(name, config, files) | read; open and swap in, or change instances; on failure all stays        | when done |
-| Unload(name)              | stop look-ups at once; what is in flight finishes; then close            | at once   |
+| Unload(name, with_parts)  | stop look-ups at once; what is in flight finishes; then close            | at once   |
 | Poll()                    | compare the directories with what is loaded; load and unload             | when done |
 
 Commands come over one bounded memory channel; senders beyond its bound are refused. Each runs in a task of its own, in
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
+from .closure import Closure
 from .commands import Command, Commands, Load, Poll, Unload
+from .ensembles import Ensembles
 from .hosting import Hosts
 from .index import index_of
 from .loader import Loader
@@ -67,8 +69,10 @@ class Repository:
         self._store: ModelStore = LocalStore(settings.model_repository)
         self._hosts = Hosts(self._ended)
         self._retirement = Retirement(registry, self._hosts)
-        loader = Loader(settings, backends, clock, inline)
-        self._loading = Loading(settings, registry, self._store, loader, self._hosts, self._retirement)
+        ensembles = Ensembles(registry, self._retirement)
+        loader = Loader(settings, backends, clock, inline, registry.find)
+        self._loading = Loading(settings, registry, self._store, loader, self._hosts, self._retirement, ensembles)
+        self._closure = Closure(registry, self._loading, self._retirement, ensembles, self._turn)
         self._turns = Turns()
         self._looks = trio.CapacityLimiter(LOOKS_MAX)
         self._commands = Commands()
@@ -80,9 +84,10 @@ class Repository:
         Unavailable when too many commands wait already."""
         await self._ask(Load(_checked(name), config=config, files=files or {}))
 
-    async def unload(self, name: str) -> None:
-        """Takes one model out of service. Returns when no look-up finds it any more; an unknown name is no error."""
-        await self._ask(Unload(name))
+    async def unload(self, name: str, *, with_parts: bool = False) -> None:
+        """Takes one model out of service; `with_parts` also what nothing else needs of an ensemble's. Returns when no
+        look-up finds them any more; an unknown name is no error."""
+        await self._ask(Unload(name, with_parts=with_parts))
 
     async def poll(self) -> None:
         """Looks at the directories once."""
@@ -102,7 +107,7 @@ class Repository:
             names = list(await self._names())
         elif "*" in names:
             raise InvalidArgument("Wildcard model name '*' must be the ONLY startup model if specified at all.")
-        if await load_all([_checked(name) for name in names], self._load):
+        if await load_all([_checked(name) for name in names], self._load_at_start):
             raise Internal("failed to load all models")
 
     async def stop(self) -> None:
@@ -140,9 +145,9 @@ class Repository:
     async def _serve(self, command: Command) -> None:
         try:
             if isinstance(command, Load):
-                await self._load(command.model_name, command.config, command.files)
+                await self._closure.load(command.model_name, command.config, command.files)
             elif isinstance(command, Unload):
-                await self._unload(command.model_name)
+                await self._closure.unload(command.model_name, with_parts=command.with_parts)
             else:
                 await self._poll()
             command.fault = None
@@ -154,23 +159,14 @@ class Repository:
     # --- What commands do. Those that a poll or the start brings about do not come over the channel: a full one would
     # wait for itself.
 
-    async def _load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        async with self._turn(name):
-            await self._loading.load(name, config, files)
-
-    async def _load_if_changed(self, name: str) -> None:
-        async with self._turn(name):
-            await self._loading.load_if_changed(name)
-
-    async def _unload(self, name: str) -> None:
-        async with self._turn(name):
-            self._retirement.unload(name)
+    async def _load_at_start(self, name: str) -> None:
+        await self._closure.load(name, parts_again=False)
 
     async def _poll(self) -> None:
         if self._settings.model_control_mode != "poll":
             raise Unavailable("polling is disabled")
         async with self._turn(""):
-            await follow(await self._names(), self._registry, self._load_if_changed, self._unload)
+            await follow(await self._names(), self._registry, self._closure.load_if_changed, self._closure.unload)
 
     @asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[None]:

@@ -43,9 +43,26 @@ class Retirement:
         for model in gone:
             self.retire(model)
         loaded, entry.loaded = entry.loaded, None
+        waiting, entry.waiting = entry.waiting, None
+        entry.failure, entry.by_name = "", False
         self._registry.refresh(name)
+        for reading in (loaded, waiting):
+            if reading is not None:
+                self.let_go(reading.source, gone)
+
+    def suspend(self, name: str) -> None:
+        """Takes an ensemble out of service until its models allow it again."""
+        entry = self._registry.models[name]
+        for model in entry.ready():
+            self.retire(model)
+        loaded, entry.loaded = entry.loaded, None
         if loaded is not None:
-            self.let_go(loaded.source, gone)
+            entry.failed_ns = loaded.times_ns
+            if entry.waiting is None:
+                entry.waiting = loaded
+            else:
+                self.let_go(loaded.source)
+        self._registry.refresh(name)
 
     def retire(self, model: HostedVersion) -> None:
         """Takes one version out of service that has no successor. Its model's look-ups are to be refreshed."""
@@ -80,10 +97,12 @@ class Retirement:
                 if version.state is State.READY:
                     version.move(State.UNLOADING)
                     version.move(State.UNAVAILABLE, UNLOADED)
+        for entry in list(self._registry.models.values()):
             self._registry.refresh(entry.name)
-            loaded, entry.loaded = entry.loaded, None
-            if loaded is not None:
-                await discard(loaded.source)
+            for reading in (entry.loaded, entry.waiting):
+                if reading is not None:
+                    await discard(reading.source)
+            entry.loaded = entry.waiting = None
         if late:
             log.error("still busy after %g s: %s", timeout_s, ", ".join(late))
             raise Internal("Exit timeout expired. Exiting immediately.")

@@ -28,11 +28,13 @@ async def follow(names: Mapping[str, int], registry: Registry, load: Act, unload
         if count > 1:
             log.error("failed to poll model '%s': not unique across all model repositories", name)
     unique = [name for name, count in names.items() if count == 1]
-    gone = [name for name, entry in registry.models.items() if names.get(name) != 1 and entry.ready()]
+    gone = [
+        name for name, entry in registry.models.items() if names.get(name) != 1 and (entry.ready() or entry.waiting)
+    ]
     for name, entry in list(registry.models.items()):
         if name not in names:
             entry.failed_ns = None  # back again, it deserves another try
-            if not entry.versions:
+            if not entry.versions and entry.waiting is None:
                 registry.forget(name)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(load_all, unique, load)

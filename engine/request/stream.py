@@ -288,11 +288,14 @@ class StreamJob(Job):
             if self._posted:
                 return not self._gone
             self._posted = True
+        self._hand_over()
+        return not self._gone
+
+    def _hand_over(self) -> None:
         try:
             self.ledger.post(self._deliver)
         except trio.RunFinishedError:
             self._gone = True
-        return not self._gone
 
     # Delivering, on the trio thread.
 
@@ -338,14 +341,17 @@ class StreamJob(Job):
             self.cancel()
 
     def _count(self, answer: Answer) -> None:
-        statistics = self.ledger.statistics
         index = self._answered
+        self._note(answer)
+        self.ledger.statistics.responses.count(index, answer, cancelled=self._on_answer is None)
+
+    def _note(self, answer: Answer) -> None:
+        """Everything but what it cost."""
+        if self._answered == 0 and answer.response is not None:
+            self.ledger.statistics.answered_first(self)
         self._answered += 1
-        if index == 0 and answer.response is not None:
-            statistics.answered_first(self)
         if answer.response is not None and self.request.trace is not None:
             trace_response(self.request.trace, answer.response)
-        statistics.responses.count(index, answer, cancelled=self._on_answer is None)
 
     def _end(self, fault: Fault | None) -> None:
         """Closes the stream if nobody has. Never waits."""

@@ -48,6 +48,8 @@ def known_cases() -> dict[str, Case]:
         Case("ONNX add/sub", "onnx_addsub", rows, dict(sums)),
         Case("ONNX add/sub, no batching", "onnx_addsub_single", rows, dict(sums)),
         Case("Python add/sub", "simple", rows, dict(sums)),
+        Case("ensemble of ONNX add/sub", "ens_onnx", rows, {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}),
+        Case("ensemble of Python add/sub", "ens_simple", rows, {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}),
     ]
     for label, size in (("1 KiB", 2**10), ("64 KiB", 2**16), ("1 MiB", 2**20), ("16 MiB", 2**24)):
         values = random.standard_normal((1, size // 4)).astype(np.float32)

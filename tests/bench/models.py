@@ -35,9 +35,11 @@ class TritonPythonModel:
 """
 PYTHON_MODELS = ("simple", "identity_fp32", "identity_bytes")
 ONNX_MODELS = ("onnx_addsub", "onnx_addsub_single", "onnx_mlp", "onnx_conv")
+ENSEMBLES = {"ens_simple": "simple", "ens_onnx": "onnx_addsub"}
+"""Two steps each, of that model: what comes out is twice what goes in."""
 
 
-def write_models(root: Path, names: tuple[str, ...] = PYTHON_MODELS + ONNX_MODELS) -> None:
+def write_models(root: Path, names: tuple[str, ...] = (*PYTHON_MODELS, *ONNX_MODELS, *ENSEMBLES)) -> None:
     """Writes the named models under `root`; what is there already is overwritten."""
     random = np.random.default_rng(0)
     pairs = (
@@ -64,6 +66,29 @@ def write_models(root: Path, names: tuple[str, ...] = PYTHON_MODELS + ONNX_MODEL
         tensors = [("input", "FP32", "3, 224, 224")], [("output", "FP32", "1000")]
         write_config(root, "onnx_conv", "onnxruntime", 8, *tensors, "dynamic_batching { }\n" + THREADS)
         write_onnx(root, "onnx_conv", conv_graph(random))
+    for name, model in ENSEMBLES.items():
+        if name in names:
+            write_ensemble(root, name, model)
+
+
+def write_ensemble(root: Path, name: str, model: str) -> None:
+    """Sums and differences, and theirs."""
+
+    def described(names: tuple[str, ...]) -> str:
+        return ", ".join(f'{{ name: "{n}" data_type: TYPE_INT32 dims: [ 16 ] }}' for n in names)
+
+    def step(sources: tuple[str, str], results: tuple[str, str]) -> str:
+        maps = [f'input_map {{ key: "INPUT{i}" value: "{n}" }}' for i, n in enumerate(sources)]
+        maps += [f'output_map {{ key: "OUTPUT{i}" value: "{n}" }}' for i, n in enumerate(results)]
+        return f'{{ model_name: "{model}" model_version: -1 {" ".join(maps)} }}'
+
+    (root / name / "1").mkdir(parents=True, exist_ok=True)
+    (root / name / "config.pbtxt").write_text(
+        f'name: "{name}"\nplatform: "ensemble"\nmax_batch_size: 8\n'
+        f"input [ {described(('INPUT0', 'INPUT1'))} ]\noutput [ {described(('OUTPUT0', 'OUTPUT1'))} ]\n"
+        f"ensemble_scheduling {{ step [\n  {step(('INPUT0', 'INPUT1'), ('sum', 'difference'))},\n"
+        f"  {step(('sum', 'difference'), ('OUTPUT0', 'OUTPUT1'))} ] }}\n"
+    )
 
 
 def write_config(

@@ -25,7 +25,7 @@ from tests.bench.grpc_caller import grpc_callers
 from tests.bench.http_caller import http_callers
 from tests.bench.in_process import measure_engine
 from tests.bench.load import Measured, drive
-from tests.bench.models import ONNX_MODELS, PYTHON_MODELS, write_models
+from tests.bench.models import write_models
 from tests.conformance.servers import free_ports, running_despina
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--write-models", type=Path, metavar="FOLDER", help="write the benchmark's models and stop")
     options = parser.parse_args(arguments)
     if options.write_models is not None:
-        write_models(options.write_models, PYTHON_MODELS + ONNX_MODELS)
+        write_models(options.write_models)
         raise SystemExit(0)
     return options
 

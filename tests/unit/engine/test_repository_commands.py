@@ -21,11 +21,11 @@ def held(monkeypatch):
     """Loads do nothing until they are let go."""
     held = Held()
 
-    async def load(self, name, config=None, files=None):
+    async def read(self, name, config, files, *, again):
         held.names.append(name)
         await held.let_go.wait()
 
-    monkeypatch.setattr(Loading, "load", load)
+    monkeypatch.setattr(Loading, "read", read)
     return held
 
 

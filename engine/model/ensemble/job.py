@@ -1,0 +1,72 @@
+"""What callers of an ensemble hold: jobs that other models' answers are composed for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from ...request.job import Job
+from ...request.ledger import End
+from ...request.stream import StreamJob
+
+if TYPE_CHECKING:
+    from ....schema.fault import Fault
+    from ...request.stream import Answer
+
+
+class Course(Protocol):
+    """What is under way for a job."""
+
+    def abandon(self) -> None:
+        """The caller has left."""
+        ...
+
+    def late(self) -> None:
+        """The caller's deadline has passed."""
+        ...
+
+    def shut(self, fault: Fault) -> None:
+        """Ends it with that fault."""
+        ...
+
+
+class StreamCourse(Course, Protocol):
+    def consumed(self, count: int) -> None:
+        """The caller has read so many answers."""
+        ...
+
+    def look(self, now: float) -> None:
+        """Time has passed: a step may be silent for too long."""
+        ...
+
+
+class EnsembleJob(Job):
+    """Of an ensemble that answers once."""
+
+    course: Course | None = None
+    """None once it is over."""
+
+
+class EnsembleStream(StreamJob):
+    """Of one that has decoupled models."""
+
+    ends: ClassVar[End] = End.COMPOSED
+    course: StreamCourse | None = None
+
+    def give(self, answer: Answer) -> None:
+        """Answers once more. On the trio thread; never blocks."""
+        self._send(answer)
+
+    def spent_ns(self) -> tuple[int, int, int]:
+        return (0, 0, 0) if self.batch is None else self.batch.spent_ns()
+
+    def consumed(self, count: int = 1) -> None:
+        super().consumed(count)
+        if self.course is not None:
+            self.course.consumed(count)
+
+    def _hand_over(self) -> None:
+        self._deliver()  # at once: answers come on the trio thread
+
+    def _count(self, answer: Answer) -> None:
+        """As the reference server, which counts single answers where they are made."""
+        self._note(answer)
