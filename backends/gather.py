@@ -2,10 +2,11 @@
 
 For backends whose framework computes on whole batches. Per input: a batch of one is a view of the request (0 copies),
 small inputs are joined in one pass, large ones are copied row range by row range into a fresh array, never one that
-outputs of an earlier batch could alias. Per output: each job gets a view of its rows.
+outputs of an earlier batch could alias. Per output: each job gets a view of its rows. Batches of unequal shapes, and
+what a model is told of them, are ragged.py's.
 
 Everything here runs on the executing thread. What a request can get wrong raises InvalidArgument, what a model can,
-ModelFailure. Not here: ragged batches, batch_input and batch_output, which `refuse_unsupported` names at load.
+ModelFailure.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..schema.config.sequence_controls import control_inputs
 from ..schema.datatype import BY_NUMBER, DataType
 from ..schema.fault import InvalidArgument, ModelFailure
 from ..schema.tensor import Tensor
+from .ragged import batch_tensors, cuts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,15 +63,17 @@ class Slot:
     name: str
     kind: DataType
     reshape: Reshape | None
+    ragged: bool = False
+    """Requests of a batch may differ in shape: the model sees all elements in one dimension."""
 
 
 class InputGatherer:
     """Makes the arrays of a batch's inputs, with the shapes that the model (not the client) expects."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Raises InvalidArgument for what cannot be gathered yet."""
-        refuse_unsupported(config)
         self.batching = config.max_batch_size > 0
+        self._batch_tensors = batch_tensors(config)
+        self._sources = _Shapes(config)
         self.slots = tuple(_input_slot(item) for item in (*config.input, *control_inputs(config)))
 
     @property
@@ -80,7 +84,7 @@ class InputGatherer:
     def slots(self, slots: tuple[Slot, ...]) -> None:
         self._slots = slots
         self.names = [slot.name for slot in slots]
-        self.plain = all(slot.reshape is None for slot in slots)
+        self.plain = not self._batch_tensors and all(slot.reshape is None and not slot.ragged for slot in slots)
 
     def gather(self, jobs: Sequence[BackendJob], rows: int) -> dict[str, np.ndarray]:
         """Name to array for every input that the first job has; the scheduler never mixes input sets in one batch.
@@ -102,6 +106,9 @@ class InputGatherer:
             tensor = first.get(slot.name)
             if tensor is None:
                 continue
+            if slot.ragged:
+                arrays[slot.name] = join_elements([job.request.inputs[slot.name] for job in jobs])
+                continue
             if len(jobs) == 1:
                 array = tensor.numpy()
                 if not array.flags.aligned:
@@ -109,14 +116,20 @@ class InputGatherer:
             else:
                 array = join_rows([job.request.inputs[slot.name] for job in jobs], slot.kind, rows)
             if slot.reshape is not None:
-                array = array.reshape(self._model_shape(slot.reshape, array.shape))
+                array = array.reshape(_reshaped_shape(slot.reshape, array.shape, self.batching))
             arrays[slot.name] = array
+        for made in self._batch_tensors:
+            array = made.array(self._sources.of(made.source, jobs))
+            arrays |= dict.fromkeys(made.names, array)
         return arrays
 
-    def _model_shape(self, reshape: Reshape, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if self.batching:
-            return (shape[0], *reshape.apply(shape[1:]))
-        return reshape.apply(shape)
+
+def join_elements(tensors: Sequence[Tensor]) -> np.ndarray:
+    """All elements of the tensors in one dimension, one tensor after another; of a lone one a view where it can be."""
+    if len(tensors) > 1:
+        return np.concatenate([tensor.numpy().ravel() for tensor in tensors])
+    array = tensors[0].numpy().ravel()
+    return array if array.flags.aligned else array.copy()
 
 
 def join_rows(tensors: Sequence[Tensor], kind: DataType, rows: int) -> np.ndarray:
@@ -161,7 +174,9 @@ class OutputScatterer:
         self.batching = config.max_batch_size > 0
         self.slots = {item.name: _output_slot(item) for item in config.output}
         self.names = list(self.slots)
-        self.plain = all(slot.reshape is None for slot in self.slots.values())
+        self._cuts = cuts(config)
+        self._sources = _Shapes(config)
+        self.plain = not self._cuts and all(slot.reshape is None for slot in self.slots.values())
         self._wanted: dict[tuple[str, ...], list[str]] = {}
 
     def wanted(self, jobs: Sequence[BackendJob]) -> list[str]:
@@ -180,12 +195,13 @@ class OutputScatterer:
         """Responds to every job with views of its rows of the outputs that it asked for.
 
         `arrays` has an array with the slot's dtype for each of `wanted(jobs)`. Raises ModelFailure, and answers nobody,
-        where an array does not have one row for each of the batch's.
+        where an array does not have one row for each of the batch's, or those elements that its cut needs.
         """
         slots = self.slots
+        parts = self._parts(jobs, arrays) if self._cuts else {}
         if self.batching:
             for name, array in arrays.items():
-                if array.ndim == 0 or array.shape[0] != rows:
+                if name not in parts and (array.ndim == 0 or array.shape[0] != rows):
                     raise ModelFailure(
                         f"model '{self.model_name}', output '{name}': expected {rows} rows for a batch of {rows}, "
                         f"got shape {list(array.shape)}"
@@ -197,7 +213,7 @@ class OutputScatterer:
             return
         start = 0
         alone = len(jobs) == 1
-        for job in jobs:
+        for index, job in enumerate(jobs):
             stop = start + job.batch_size
             outputs: list[Tensor] = []
             requested = job.request.outputs
@@ -205,12 +221,22 @@ class OutputScatterer:
                 if requested and name not in requested:
                     continue
                 array = arrays[name] if alone else arrays[name][start:stop]
+                if parts and name in parts:
+                    array = parts[name][index]
                 slot = slots[name]
                 if slot.reshape is not None:
                     array = self._configured_shape(slot, array)
                 outputs.append(Tensor(name, slot.kind.name, array.shape, None, array))
             job.respond(outputs)
             start = stop
+
+    def _parts(self, jobs: Sequence[BackendJob], arrays: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """Of each output that is cut, a part for each job."""
+        return {
+            name: cut.parts(self.model_name, arrays[name], self._sources.of(cut.source, jobs))
+            for name, cut in self._cuts.items()
+            if name in arrays
+        }
 
     def _ordered(self, requested: tuple[str, ...]) -> list[str]:
         names = self._wanted.get(requested)
@@ -235,21 +261,32 @@ class OutputScatterer:
             ) from None
 
 
-def refuse_unsupported(config: ModelConfig) -> None:
-    """Raises InvalidArgument for ways of forming a batch that framework backends do not have yet."""
-    for item in config.input:
-        if item.allow_ragged_batch:
-            raise InvalidArgument(
-                f"unable to load model '{config.name}': allow_ragged_batch of input '{item.name}' is not supported yet"
-            )
-    for field, given in (("batch_input", config.batch_input), ("batch_output", config.batch_output)):
-        if given:
-            raise InvalidArgument(f"unable to load model '{config.name}': {field} is not supported yet")
+class _Shapes:
+    """The shapes of one input in the requests of a batch, as the model sees them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._batching = config.max_batch_size > 0
+        self._reshapes = {
+            item.name: Reshape.between(item.dims, item.reshape.shape)
+            for item in config.input
+            if item.reshape is not None
+        }
+
+    def of(self, name: str, jobs: Sequence[BackendJob]) -> list[tuple[int, ...]]:
+        shapes = [tuple(job.request.inputs[name].shape) for job in jobs]
+        reshape = self._reshapes.get(name)
+        if reshape is None:
+            return shapes
+        return [_reshaped_shape(reshape, shape, self._batching) for shape in shapes]
+
+
+def _reshaped_shape(reshape: Reshape, shape: tuple[int, ...], batching: bool) -> tuple[int, ...]:
+    return (shape[0], *reshape.apply(shape[1:])) if batching else reshape.apply(shape)
 
 
 def _input_slot(item: ModelInput) -> Slot:
     reshape = None if item.reshape is None else Reshape.between(item.dims, item.reshape.shape)
-    return Slot(item.name, BY_NUMBER[int(item.data_type)], reshape)
+    return Slot(item.name, BY_NUMBER[int(item.data_type)], reshape, item.allow_ragged_batch)
 
 
 def _output_slot(item: ModelOutput) -> Slot:

@@ -11,6 +11,7 @@ config_to_json ◄── normalise_instance_groups ─ validate_instance_groups 
 from __future__ import annotations
 
 from .config.backend_names import ModelListing, check_directory_name, complete_names
+from .config.collecting import collected, refuse_all
 from .config.file_names import validate_file_names
 from .config.instance_groups import normalise_instance_groups, validate_instance_groups
 from .config.normal_form import accept_completion, normalise, scheduling_choice, shape_text
@@ -26,6 +27,7 @@ __all__ = [
     "ModelListing",
     "accept_completion",
     "check_directory_name",
+    "collected",
     "complete_names",
     "config_from_json",
     "config_to_json",
@@ -33,6 +35,7 @@ __all__ = [
     "normalise",
     "normalise_instance_groups",
     "parse_config",
+    "refuse_all",
     "scheduling_choice",
     "shape_text",
     "validate",

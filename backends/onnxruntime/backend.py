@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import Internal, InvalidArgument, Unavailable
 from ...schema.wire.generated.inference import ModelInstanceGroupKind
-from ..gather import refuse_unsupported
 from ..telemetry import refuse_telemetry, stop_telemetry
 from .configuration import check, complete
 from .failure import failure_text
@@ -66,7 +65,6 @@ class OnnxModel:
         self._cpu_session: Any = None
         _start_global_threads(ort, context)
         config = context.config
-        refuse_unsupported(config)
         if _wants_cpu(config):
             metadata_session = self._shared_cpu_session(config)
         else:

@@ -20,6 +20,7 @@ from ...schema.config.sequence_controls import control_inputs
 from ...schema.datatype import BY_NUMBER
 from ...schema.fault import Internal
 from ...schema.inference import ResponseTemplate
+from ..ragged import is_ragged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,10 @@ class BoundRunner:
 
     @classmethod
     def of(cls, session: Any, config: ModelConfig, signature: Signature) -> BoundRunner | None:
-        """A runner, or None where some size is open, some tensor holds strings, or one row is too large already."""
+        """A runner, or None where some size is open, some tensor holds strings, one row is too large already, or the
+        requests of a batch may differ in shape."""
+        if is_ragged(config):
+            return None
         batching = config.max_batch_size > 0
         known = {**signature.initializers, **signature.inputs}
         inputs = [_fixed(item, known[item.name], batching) for item in (*config.input, *control_inputs(config))]

@@ -9,8 +9,10 @@ import copy
 import logging
 from typing import TYPE_CHECKING
 
+from ...schema.config.collecting import collected, refuse_all
 from ...schema.config.normal_form import shape_text
 from ...schema.config.sequence_controls import control_inputs
+from ...schema.config.tensors import validate_io
 from ...schema.datatype import BY_NUMBER, DataType
 from ...schema.fault import InvalidArgument
 from ...schema.wire.generated.inference import DataType as ConfigType
@@ -21,6 +23,8 @@ from ...schema.wire.generated.inference import (
     ModelOutput,
     ModelTensorReshape,
 )
+from ..ragged import batch_target_inputs, cuts, is_ragged
+from ..ragged import faults as ragged_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,32 +75,74 @@ def complete(config: ModelConfig, signature: Signature, default_max_batch_size: 
 
 
 def check(config: ModelConfig, signature: Signature) -> None:
-    """Raises InvalidArgument for the first input or output that the file cannot serve as configured."""
+    """Raises InvalidArgument for all that the file cannot serve as configured."""
     name = config.name
+    if is_ragged(config):
+        validate_io(config)
+        refuse_all(ragged_faults(config), f"unable to load model '{name}': ")
     batching = config.max_batch_size > 0
+    told = batch_target_inputs(config)
     items = [*config.input, *control_inputs(config)]
-    wanted = [item for item in items if item.name not in signature.initializers]
+    wanted = [item for item in (*items, *told) if item.name not in signature.initializers]
     if len(wanted) < len(signature.inputs) or (len(wanted) > len(signature.inputs) and not _unknown(wanted, signature)):
         raise InvalidArgument(
             f"unable to load model '{name}', configuration expects {len(wanted)} inputs, "
             f"model provides {len(signature.inputs)}"
         )
     allowed_inputs = {**signature.initializers, **signature.inputs}
-    for item in items:
+    found: list[str] = []
+    for item in (*items, *told):
         tensor = allowed_inputs.get(item.name)
-        if tensor is None:
-            raise InvalidArgument(_unexpected("input", item.name, signature.inputs))
-        if item.optional and batching:
-            raise InvalidArgument(f"optional input '{item.name}' is not supported for models that support batching")
-        _check_tensor(config, "input", item, tensor)
+        with collected(found):
+            if tensor is None:
+                raise InvalidArgument(_unexpected("input", item.name, signature.inputs))
+            if item.optional and batching:
+                raise InvalidArgument(f"optional input '{item.name}' is not supported for models that support batching")
+            _check_datatype(config, "input", item, tensor)
+            if item in told:
+                _check_told(name, item, tensor)
+            elif item.allow_ragged_batch:
+                _check_ragged(name, item, tensor)
+            else:
+                _check_dims(config, "input", item, tensor)
+    cut = cuts(config)
     for output in config.output:
         tensor = signature.outputs.get(output.name)
-        if tensor is None:
-            raise InvalidArgument(_unexpected("output", output.name, signature.outputs))
-        _check_tensor(config, "output", output, tensor)
+        with collected(found):
+            if tensor is None:
+                raise InvalidArgument(_unexpected("output", output.name, signature.outputs))
+            _check_datatype(config, "output", output, tensor)
+            if output.name not in cut:
+                _check_dims(config, "output", output, tensor)
+    refuse_all(found)
 
 
-def _check_tensor(config: ModelConfig, role: str, item: ModelInput | ModelOutput, tensor: ModelTensor) -> None:
+def _check_told(model_name: str, item: ModelInput, tensor: ModelTensor) -> None:
+    """What `batch_input` makes. Its size differs from batch to batch: the rank has to fit, and the width of a row."""
+    expected = tensor.shape
+    if len(expected) != len(item.dims) or any(
+        size not in (-1, given) for size, given in zip(expected[1:], item.dims[1:], strict=True)
+    ):
+        raise InvalidArgument(
+            f"model '{model_name}', tensor '{item.name}': the model expects {len(expected)} dimensions (shape "
+            f"{shape_text(expected)}) but its batch input has the shape {shape_text(item.dims)}"
+        )
+
+
+def _check_ragged(model_name: str, item: ModelInput, tensor: ModelTensor) -> None:
+    if item.optional:
+        raise InvalidArgument(
+            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1] for "
+            f"ragged input '{item.name}', which is not supported for optional input"
+        )
+    if tensor.shape != (-1,):
+        raise InvalidArgument(
+            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1]  for "
+            f"ragged input '{item.name}', model provides {shape_text(tensor.shape)}"
+        )
+
+
+def _check_datatype(config: ModelConfig, role: str, item: ModelInput | ModelOutput, tensor: ModelTensor) -> None:
     configured: DataType = BY_NUMBER[int(item.data_type)]
     if configured.name == "BF16":
         raise InvalidArgument(
@@ -109,6 +155,9 @@ def _check_tensor(config: ModelConfig, role: str, item: ModelInput | ModelOutput
             f"unable to load model '{config.name}', configuration expects datatype {configured.config_name} for {role} "
             f"'{item.name}', model provides {tensor.kind.config_name}"
         )
+
+
+def _check_dims(config: ModelConfig, role: str, item: ModelInput | ModelOutput, tensor: ModelTensor) -> None:
     dims = item.dims if item.reshape is None else item.reshape.shape
     if not tensor.shape and config.max_batch_size == 0:
         # A scalar. The configuration cannot say so for a model that does not batch; 1s stand for it.

@@ -11,6 +11,7 @@ from ..fault import InvalidArgument
 from ..message_type import enum_name
 from ..wire.generated.inference import BatchInputKind, BatchOutputKind, DataType, ModelInputFormat
 from .backend_names import TENSORRT_PLATFORM
+from .collecting import collected, refuse_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,19 +25,25 @@ _ELEMENTS_MAX = 2**63 - 1
 
 
 def validate_io(config: ModelConfig) -> None:
-    """Refuses the first input, output, batch input or batch output that is wrong."""
+    """Refuses inputs, outputs, batch inputs and batch outputs that are wrong: all of them at once."""
+    found: list[str] = []
     for tensor in config.input:
-        _validate_shape(tensor, config, "model input")
-        if tensor.format in (ModelInputFormat.NHWC, ModelInputFormat.NCHW) and len(tensor.dims) != 3:
-            _refuse(config, "model input NHWC/NCHW require 3 dims")
-        _validate_special(tensor, config, "input")
+        with collected(found):
+            _validate_shape(tensor, config, "model input")
+            if tensor.format in (ModelInputFormat.NHWC, ModelInputFormat.NCHW) and len(tensor.dims) != 3:
+                _refuse(config, "model input NHWC/NCHW require 3 dims")
+            _validate_special(tensor, config, "input")
     for output in config.output:
-        _validate_shape(output, config, "model output")
-        _validate_special(output, config, "output")
+        with collected(found):
+            _validate_shape(output, config, "model output")
+            _validate_special(output, config, "output")
     for batch_input in config.batch_input:
-        _validate_batch_input(batch_input, config)
+        with collected(found):
+            _validate_batch_input(batch_input, config)
     for batch_output in config.batch_output:
-        _validate_batch_output(batch_output, config)
+        with collected(found):
+            _validate_batch_output(batch_output, config)
+    refuse_all(found)
 
 
 def _refuse(config: ModelConfig, message: str) -> NoReturn:

@@ -9,8 +9,6 @@ from despina.schema.fault import InvalidArgument, ModelFailure
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import (
-    BatchInput,
-    BatchOutput,
     DataType,
     ModelConfig,
     ModelInput,
@@ -209,16 +207,3 @@ def test_impossible_output_reshape():
     lone = job(wire(np.zeros((1, 4), "<i4")))
     with pytest.raises(ModelFailure, match=r"output 'OUT': cannot reshape \[1, 5\]"):
         OutputScatterer(config(reshape=(2, 2))).scatter([lone], 1, {"OUT": np.zeros((1, 5), "<i4")})
-
-
-def test_unsupported_batch_forms_are_refused_by_name():
-    """Ragged batches, batch_input and batch_output are load errors that name the field."""
-    ragged = config()
-    ragged.input[0].allow_ragged_batch = True
-    with_input = config()
-    with_input.batch_input = [BatchInput(target_name=["X"])]
-    with_output = config()
-    with_output.batch_output = [BatchOutput(target_name=["X"])]
-    for settings, field in ((ragged, "allow_ragged_batch"), (with_input, "batch_input"), (with_output, "batch_output")):
-        with pytest.raises(InvalidArgument, match=rf"model 'm'.*{field}.*not supported yet"):
-            InputGatherer(settings)
