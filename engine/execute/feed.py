@@ -37,8 +37,10 @@ class Feed:
 
     def take(self, instance: Instance) -> Batch | None:
         """The next batch; None, and the instance is idle, if there is none. On the trio thread."""
-        batch, late, look_at = self.scheduler.take(instance, self.cost.cost_s)
+        batch, late, look_at = self.scheduler.take(instance, self.cost.over_within_s)
         if late:
+            if batch is None:
+                self.cost.doubt()
             self.limits.refuse_late(late)
         if batch is None and look_at:
             self.limits.look_at(look_at)
@@ -46,8 +48,10 @@ class Feed:
 
     def take_from_thread(self, instance: Instance) -> Batch | None:
         """The same on an instance's own thread. Raises trio.RunFinishedError when all is over."""
-        batch, late, look_at = self.scheduler.take(instance, self.cost.cost_s)
+        batch, late, look_at = self.scheduler.take(instance, self.cost.over_within_s)
         if late:
+            if batch is None:
+                self.cost.doubt()
             self.ledger.post(self.limits.refuse_late, late)
         if batch is None and look_at:
             self.ledger.post(self.limits.look_at, look_at)

@@ -66,7 +66,8 @@ class Placement:
             self._learn_in -= 1
             if self._learn_in <= 0:
                 self._learn_in = LEARN_EVERY
-                self._cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+                lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
+                self._cost.learn(lasted_s, lasted_s)
         except Exception:  # what raises here is beside the execution: the job is over
             log.exception("learning from an execution failed")
         finally:
@@ -104,7 +105,8 @@ class Placement:
                     return False
                 instance.execute(batch)
                 batch.over(self._ledger)
-                cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+                lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
+                cost.learn(lasted_s, lasted_s)
                 if batch.ended_ns > until:
                     return True
         except Exception:  # its own thread looks next, and ends if that fails there, too

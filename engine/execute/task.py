@@ -102,7 +102,8 @@ class TaskInstance:
         batch.settle(fault)
         if sound is not batch:
             batch.join(sound)
-        feed.cost.learn(feed.clock() - began)
+        lasted_s = feed.clock() - began
+        feed.cost.learn(lasted_s, lasted_s)
         self.current = None
         batch.over(feed.ledger)
         if isinstance(fault, ExecutorDied):

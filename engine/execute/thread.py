@@ -195,10 +195,11 @@ class ThreadInstance:
                 # CPU time, not wall: waiting for the interpreter lock is no cost of the model's.
                 began = time.thread_time_ns()
                 self.execute(batch)
-                cost.learn((time.thread_time_ns() - began) * 1e-9)
+                cost.learn((time.thread_time_ns() - began) * 1e-9, (batch.ended_ns - batch.started_ns) * 1e-9)
             else:
                 self.execute(batch)
-                cost.learn((batch.ended_ns - batch.started_ns) * 1e-9)
+                lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
+                cost.learn(lasted_s, lasted_s)
             if not self._hand_back():
                 return
             post(batch.over, feed.ledger)

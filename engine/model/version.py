@@ -38,6 +38,7 @@ from ..request.ledger import Ledger
 from ..request.stream import Answer, StreamJob
 from ..schedule.choice import scheduler_of
 from ..schedule.limits import Limits
+from ..schedule.order import order_of
 from ..schedule.rules import QueuePolicies, is_decoupled
 from ..schedule.sequence import SequenceBatcher
 
@@ -87,10 +88,11 @@ class ModelVersion:
         """What versions of the same number had counted before an overlapping reload replaced them by this one."""
         self.load_seconds = 0.0
         self.admission = Admission(config)
-        self.scheduler = scheduler_of(config, settings.queue_size_max, clock)
+        order = order_of(config, settings)
+        self.scheduler = scheduler_of(config, settings.queue_size_max, clock, order)
         self.ledger = Ledger(name, version, self.statistics, self._leave_queue, self.scheduler.ordered)
         self.limits = Limits(QueuePolicies.of(config), self.scheduler, self.ledger, clock, self._look)
-        self._limited = self.limits.of_all
+        self._limited = self.limits.of_all or order.adaptive
         self._sequences = self.scheduler if isinstance(self.scheduler, SequenceBatcher) else None
         if self._sequences is not None:
             self._sequences.refuse = self.limits.refuse_late

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .settings import LatencySettings, ModelControlMode, QueueWhileDown, Strategy, TraceSettings
+    from .settings import LatencySettings, ModelControlMode, QueueOrder, QueueWhileDown, Strategy, TraceSettings
 
 
 class EngineOptions(TypedDict, total=False):
@@ -34,5 +34,7 @@ class EngineOptions(TypedDict, total=False):
     stream_responses_max: int
     restart: Strategy
     queue_while_down: QueueWhileDown
+    queue_order: QueueOrder
+    fair_queueing: str
     trace: TraceSettings
     latencies: LatencySettings

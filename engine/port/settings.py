@@ -18,6 +18,7 @@ TraceChanges = dict[TraceField, Any]
 LEVELS: tuple[TraceLevel, ...] = ("TIMESTAMPS", "TENSORS")
 ModelControlMode = Literal["none", "poll", "explicit"]
 QueueWhileDown = Literal["keep", "refuse"]
+QueueOrder = Literal["arrival", "adaptive"]
 
 
 def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -139,6 +140,12 @@ class EngineSettings:
     """What happens to an instance whose executor has died. Ours."""
     queue_while_down: QueueWhileDown = attrs.field(default="keep", validator=attrs.validators.in_(("keep", "refuse")))
     """What a model without any instance does with requests: keep them for the next one, or refuse them. Ours."""
+    queue_order: QueueOrder = attrs.field(default="arrival", validator=attrs.validators.in_(("arrival", "adaptive")))
+    """First come, first served; or, `adaptive`, newest first while a queue stands: where callers leave after a while
+    without having said when, who came last is the one who is still there. Ours."""
+    fair_queueing: str = ""
+    """The request parameter that says whose a request is: callers are served by turns, whatever one of them sends. A
+    header that is forwarded is such a parameter. Empty: whose it is makes no difference. Ours."""
     trace: TraceSettings = attrs.field(factory=TraceSettings, validator=attrs.validators.instance_of(TraceSettings))
     """Which requests are traced at first, and where to."""
     latencies: LatencySettings = attrs.field(

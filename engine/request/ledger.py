@@ -288,7 +288,8 @@ _REASONS: dict[End, FailureReason] = {
 
 
 def _reason(job: Job, how: End) -> FailureReason:
-    late = how in (End.REFUSED, End.COMPOSED) and isinstance(job.failure, DeadlineExceeded)
+    fault = job.fault if how is End.REFUSED else job.failure  # a refused stream has answered nothing, wrongly or not
+    late = how in (End.REFUSED, End.COMPOSED) and isinstance(fault, DeadlineExceeded)
     return "CANCELED" if late or job.is_cancelled() else _REASONS[how]
 
 

@@ -235,6 +235,8 @@ class StreamJob(Job):
 
     def shut(self, fault: Fault) -> None:
         """The model ends: what was sent is delivered, then the fault if the stream has not ended by itself."""
+        if self.state is JobState.REJECTED:
+            return  # found too late on an instance's thread: it hears so at once, and is counted as it is told
         self._deliver()
         self._end(fault)
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .batching import BatchRule
+from .order import ARRIVAL
 from .rules import dynamic_batcher
 from .sequence import SequenceBatcher, SequenceRule
 
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
 
     from ...schema.wire.generated.inference import ModelConfig
     from .dynamic import DynamicBatcher
+    from .order import QueueOrder
 
 
 def scheduler_of(
-    config: ModelConfig, queue_size_max: int, clock: Callable[[], float]
+    config: ModelConfig, queue_size_max: int, clock: Callable[[], float], order: QueueOrder = ARRIVAL
 ) -> DynamicBatcher | SequenceBatcher:
     """An empty one, with the model's rules and bounds."""
     if config.sequence_batching is None:
-        return dynamic_batcher(config, queue_size_max, clock)
+        return dynamic_batcher(config, queue_size_max, clock, order)
     batching = config.sequence_batching
     rows_max = max(1, config.max_batch_size)
     rule = SequenceRule(

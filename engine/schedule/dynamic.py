@@ -2,7 +2,8 @@
 
 The only object that the trio thread and the instances' threads both touch. Rules:
 1. Every move of a job out of QUEUED happens here, under the one lock, so exactly one of take, cancel and expire wins.
-2. Which jobs come next is levels.py's; how many of them share a batch is batching.py's, a pure decision.
+2. Which jobs come next is levels.py's, lines.py's and standing.py's; how many of them share a batch is batching.py's,
+   a pure decision.
 3. A job that left stays in its deque as a tombstone until it comes to the front or tombstones outnumber the living.
 4. An instance that finds nothing to take is put on the idle list in the same breath, so no arrival can be missed.
 """
@@ -20,6 +21,7 @@ from ..request.batch import Batch
 from ..request.job import JobState, move
 from .batching import form
 from .levels import Levels
+from .order import ARRIVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ..port.work import Instance
     from ..request.job import Job
     from .batching import BatchRule
+    from .order import QueueOrder
+    from .standing import StandingQueue
 
 _ROWS = attrgetter("batch_size")
 _KEY = attrgetter("key")
@@ -48,19 +52,23 @@ class DynamicBatcher:
         size_max_of: Callable[[int], int] = lambda _: 0,
         ordered: bool = False,
         batch_type: type[Batch] = Batch,
+        order: QueueOrder = ARRIVAL,
     ) -> None:
         """`prioritised`: there is more than one level. `size_max_of` says a level's own bound, 0 for none. `ordered`:
-        note the order in which jobs are taken."""
+        note the order in which jobs are taken. `order` is the one within a level."""
         self.lock = threading.Lock()
         self.rule = rule
-        self.levels = Levels(size_max_of)
+        self.levels = Levels(size_max_of, order.line)
         self.size_max = size_max
         self.live = 0
         self.clock = clock
         self.idle: list[Instance] = []
         self.joins = rule.rows_max > 1
         self.prioritised = prioritised
-        self.eager = self.joins and rule.delay_s == 0 and not prioritised
+        self.order = order
+        self.standing = order.standing(rule.delay_s)
+        """Where a queue that stands is served in another order."""
+        self.eager = self.joins and rule.delay_s == 0 and not prioritised and order.is_of_arrival
         """Batches are formed from what waits, in order of arrival."""
         self.greedy = rule.preferred in ((), (rule.rows_max,))
         """No smaller size is preferred to what waits."""
@@ -148,6 +156,8 @@ class DynamicBatcher:
                     self.idle.append(instance)
                 return batch, late, 0.0
             now = self.clock()
+            if self.standing is not None:
+                self.standing.cost_s = cost_s
             if not self.joins:
                 job = self._pop(now + cost_s, late)
                 if job is None:
@@ -176,7 +186,7 @@ class DynamicBatcher:
                 if jobs and (rows + job.batch_size > self.rule.rows_max or job.key != jobs[0].key):
                     # A late one left the batch and a stranger came up in its place: it goes first next time.
                     level = self.levels.at(job.level)
-                    level.jobs.appendleft(job)
+                    level.jobs.give_back(job, self.levels.newest_first)
                     level.live += 1
                     self.live += 1
                     break
@@ -217,20 +227,22 @@ class DynamicBatcher:
 
     def _oldest(self, first: Job) -> float:
         """When the oldest job that the next batch could hold arrived: behind urgent ones it is not the first."""
-        if not self.rule.delay_s or not (self.prioritised or self.levels.first.delayed):
+        if not self.rule.delay_s or not (self.prioritised or self.levels.first.delayed or not self.order.is_of_arrival):
             return first.queued_at
         return min(job.queued_at for job in islice(self.levels.waiting(), self.rule.rows_max))
 
     def _pop(self, finish_at: float, late: list[Job]) -> Job | None:
         """The next job in serving order, still QUEUED but no longer in the queue."""
         while (level := self.levels.next()) is not None:
-            job = (level.jobs or level.delayed).popleft()
+            line = level.jobs or level.delayed
+            job = line.pop() if self.levels.newest_first else line.popleft()
             if job.state is not JobState.QUEUED:
                 self.levels.tombstones -= 1
                 continue
             level.live -= 1
             self.live -= 1
             if job.deadline and finish_at > job.deadline:
+                line.forgive(job)
                 move((job,), JobState.REJECTED)
                 late.append(job)
                 continue
@@ -241,7 +253,15 @@ class DynamicBatcher:
         move(jobs, JobState.EXECUTING)
         if self.ordered is not None:
             self.ordered.extend(jobs)
+        if self.standing is not None:
+            self._look_whether_it_stands(self.standing, jobs)
         return self._batch_type(jobs, rows, reason)
+
+    def _look_whether_it_stands(self, standing: StandingQueue, jobs: list[Job]) -> None:
+        now = self.clock()
+        waited_s = min((now - job.queued_at for job in jobs if not job.deadline), default=None)
+        standing.took(now, waited_s, self.live)
+        self.levels.newest_first = standing.newest_first
 
     def _forget(self, job: Job) -> None:
         levels = self.levels

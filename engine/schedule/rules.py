@@ -11,11 +11,13 @@ from ..request.batch import Batch
 from ..request.stream import StreamBatch
 from .batching import BatchRule
 from .dynamic import DynamicBatcher
+from .order import ARRIVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ...schema.wire.generated.inference import ModelConfig
+    from .order import QueueOrder
 
 
 @attrs.frozen
@@ -56,7 +58,9 @@ class QueuePolicies:
         return any(policy.default_timeout_microseconds for policy in (self.default, *self.by_level.values()))
 
 
-def dynamic_batcher(config: ModelConfig, queue_size_max: int, clock: Callable[[], float]) -> DynamicBatcher:
+def dynamic_batcher(
+    config: ModelConfig, queue_size_max: int, clock: Callable[[], float], order: QueueOrder = ARRIVAL
+) -> DynamicBatcher:
     """An empty batcher with the model's rule and bounds."""
     batching = config.dynamic_batching
     policies = QueuePolicies.of(config)
@@ -78,6 +82,7 @@ def dynamic_batcher(config: ModelConfig, queue_size_max: int, clock: Callable[[]
         # Streams would have to be held back whole, with their senders waiting for each other.
         ordered=batching is not None and batching.preserve_ordering and not decoupled,
         batch_type=StreamBatch if decoupled else Batch,
+        order=order,
     )
 
 

@@ -115,6 +115,18 @@ _REPOSITORY = [
         "Ours: give up a model that takes longer to open, or its instances; 0 never does.",
     ),
     Option("queue-size-max", positive, "engine.queue_size_max", "Ours: bound on each model's queue, in requests."),
+    Option(
+        "queue-order",
+        choice("queue-order", "arrival", "adaptive"),
+        "engine.queue_order",
+        "Ours: adaptive serves a queue that stands newest first until it has drained, for callers that just leave.",
+    ),
+    Option(
+        "fair-queueing",
+        string,
+        "engine.fair_queueing",
+        "Ours: serve callers by turns; NAME is the request parameter, or forwarded header, that tells them apart.",
+    ),
     _absent("model-namespacing", boolean, "one model name in several repositories", "false"),
 ]
 _HTTP = [

@@ -43,6 +43,8 @@ class Asking:
         """To any model, if it is not named."""
         chance = self.chance
         options: dict[str, Any] = {"priority": chance.choice([0, 0, 1, 2, 3, 9])}
+        if chance.random() < 0.7:
+            options["parameters"] = {"who": chance.choice("aaaaabc")}
         if chance.random() < 0.2:
             options["timeout_us"] = chance.choice([1, 2000, 10_000_000])
         if chance.random() < 0.1:

@@ -18,6 +18,7 @@ from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job, JobState
 from despina.engine.request.ledger import Ledger
 from despina.engine.request.stream import Answer, StreamJob
+from despina.engine.schedule.order import caller_of
 from despina.schema.fault import Cancelled, DeadlineExceeded, Fault
 from despina.schema.wire.generated.inference import ModelQueuePolicyTimeoutAction
 
@@ -115,8 +116,8 @@ class Books:
     def __init__(self) -> None:
         self.accounts: dict[Job, Account] = {}
         self.executed: Counter[Ledger] = Counter()
-        self.taken: dict[tuple[ModelVersion, int], list[int]] = defaultdict(list)
-        """Numbers by model version and level, as they were taken."""
+        self.taken: dict[tuple[ModelVersion, int, str], list[int]] = defaultdict(list)
+        """Numbers by model version, level and, where it makes a difference, caller, as they were taken."""
         self.order: dict[ModelVersion, list[int]] = defaultdict(list)
         """Numbers by model version, as they were taken."""
         self.told: dict[ModelVersion, list[int]] = defaultdict(list)
@@ -173,7 +174,8 @@ class Books:
         assert not urgent, "an urgent request was passed over"
         self.mix[f"batches: {batch.reason}"] += 1
         for job in jobs:
-            self.taken[model, job.level].append(number_of(job))
+            caller = caller_of(model.scheduler.order.caller, job)
+            self.taken[model, job.level, caller].append(number_of(job))
             self.order[model].append(number_of(job))
 
     def undecided(self) -> list[str]:
@@ -205,7 +207,9 @@ class Books:
             assert not model.ledger.streams
             assert not model.ledger.ordered
             assert not any(level.live for level in model.scheduler.levels.in_use)
-        for (model, _), taken in self.taken.items():
+        for (model, *_), taken in self.taken.items():
+            if model.scheduler.order.adaptive:
+                continue
             batching = model.config.dynamic_batching
             policy = batching.default_queue_policy if batching is not None else None
             if policy is None or policy.timeout_action != ModelQueuePolicyTimeoutAction.DELAY:

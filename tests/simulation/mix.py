@@ -15,6 +15,7 @@ WANTED = {
         "warm-up",
     ),
     "batches": ("delay", "eager", "full", "preferred", "shape", "single"),
+    "orders": ("arrival", "newest first", "turns of callers", "turns of callers, newest first"),
     "callers": (
         "answered",
         "left while queued",

@@ -18,6 +18,7 @@ from despina.engine.port.backend import InstanceContext
 from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
 from despina.engine.request.stream import Answer, StreamJob
+from despina.engine.schedule import standing
 from despina.engine.schedule.dynamic import DynamicBatcher
 from despina.schema.inference import InferenceRequest
 
@@ -110,6 +111,9 @@ def noted(history: History) -> Iterator[None]:
         return result
 
     def noted_taken(self: DynamicBatcher, *args: Any) -> Batch:
+        turns = "turns of callers" if self.order.caller and self.live else ""
+        newest = "newest first" if self.levels.newest_first else ""
+        books.mix[f"orders: {', '.join(filter(None, (turns, newest))) or 'arrival'}"] += 1
         batch = taken(self, *args)
         with books.asserting():
             books.take(batch, history.versions[self])
@@ -146,6 +150,8 @@ def noted(history: History) -> Iterator[None]:
             (trio.to_thread, "run_sync", slow),
             (time, "monotonic_ns", threads.monotonic_ns),
             (time, "thread_time_ns", threads.thread_time_ns),
+            (standing, "INTERVAL_S", 0.01),  # histories are short
+            (standing, "INTERVAL_COSTS", 2),
             (trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         ):
             patches.enter_context(patch.object(target, name, replacement))

@@ -122,6 +122,8 @@ class History:
                 exit_timeout_secs=exit_timeout_s,
                 queue_size_max=chance.choice([20, 100_000]),
                 stream_responses_max=chance.choice([1, 2, 64]),
+                queue_order=chance.choice(["arrival", "adaptive"]),
+                fair_queueing=chance.choice(["", "who"]),
                 restart=chance.choice([restart, restart, restart, Stop()]),
                 queue_while_down=chance.choice(["keep", "refuse"]),
             ) as engine:

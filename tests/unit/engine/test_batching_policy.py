@@ -110,7 +110,7 @@ def test_forming_agrees_with_the_oracle(waiting, preferred, delay_s, age_s):
 def learned(*seconds, **options):
     placement = ExecutionCost(**options)
     for cost in seconds:
-        placement.learn(cost)
+        placement.learn(cost, cost)
     return placement
 
 
@@ -137,7 +137,7 @@ def test_a_model_that_became_dear_moves_out_and_may_come_back():
     placement = learned(*[1e-5] * 20, *[1e-3] * 50)
     assert not placement.inline
     for _ in range(100):
-        placement.learn(1e-5)
+        placement.learn(1e-5, 1e-5)
     assert placement.inline
 
 
@@ -165,3 +165,17 @@ def test_any_costs_are_learned(costs):
     """Goal: no sequence of costs breaks the average: it stays between nothing and the largest seen."""
     placement = learned(*costs)
     assert 0 <= placement.cost_s <= max([*costs, placing.LEAVE_S])
+
+
+def test_what_lasts_long_makes_late_whatever_it_costs():
+    """Goal: a model that waits (for a device, for others) is cheap to run here, and its callers are told in time."""
+    waits = ExecutionCost()
+    for index in range(100):
+        waits.learn(1e-3, 0.02 if index % 2 else 0.03)
+    assert waits.cost_s == pytest.approx(1e-3)
+    assert 0.025 <= waits.over_within_s <= 0.035
+    for _ in range(30):
+        waits.doubt()
+    assert waits.over_within_s < 0.002
+    waits.learn(1e-3, 0.02)
+    assert waits.over_within_s > 0
