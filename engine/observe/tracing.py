@@ -25,6 +25,7 @@ from .trace_worker import TraceWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ...schema.fault import Fault
     from ...schema.inference import InferenceResponse
     from ...schema.tensor import Tensor
     from ..port.settings import TraceChanges, TraceSettings
@@ -323,10 +324,12 @@ def trace_response(trace: Trace, response: InferenceResponse) -> None:
     trace.answered()
 
 
-def trace_composed(trace: Trace, response: InferenceResponse | None) -> None:
-    """A request is over that other models have answered. Streams without an answer of their own have none here."""
+def trace_composed(trace: Trace, response: InferenceResponse | None, fault: Fault | None) -> None:
+    """A request is over that other models have answered. Streams have neither here: their answers come one by one."""
     if response is not None:
         trace_response(trace, response)
+    elif fault is not None:
+        trace.answered()
     trace.stamp("REQUEST_END")
 
 

@@ -55,7 +55,7 @@ class Ensembles:
                     model.refit()
             except Fault as fault:
                 entry.unread = self.problem(entry.loaded.config) or fault.message
-                log.error("%s", entry.unread)
+                log.error("Invalid argument: %s", entry.unread)
                 self._retirement.suspend(entry.name)
             else:
                 after = [model.config for model in entry.ready()]

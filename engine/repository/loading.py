@@ -166,7 +166,7 @@ class Loading:
             return
         entry.unread = self._ensembles.problem(reading.config)
         if entry.unread:
-            log.error("%s", entry.unread)
+            log.error("Invalid argument: %s", entry.unread)
             raise InvalidArgument(f"load failed for model '{entry.name}': {entry.unread}\n")
 
     async def _load_versions(self, entry: ModelEntry, reading: Reading, chosen: Mapping[int, Path]) -> None:

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from ....schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
+from ....schema.fault import Cancelled, DeadlineExceeded, Fault, Internal, InvalidArgument
 from ....schema.inference import InferenceRequest, InferenceResponse
 from ....schema.tensor import Tensor
 from ...port.foreign import as_fault
@@ -311,7 +311,12 @@ class Run:
 
     def _complete(self, scope: Scope) -> None:
         """All steps of a stage are over: here, of the only one."""
-        self.job.response = self._response(scope)
+        self.job.response = response = self._response(scope)
+        if not response.outputs:
+            raise InvalidArgument(
+                f"{self.job.request.log_prefix()}unexpected deadlock, at least one output is not set while no more "
+                "ensemble steps can be made"
+            )
         self._end(None)
 
     def _response(self, scope: Scope) -> InferenceResponse:

@@ -173,7 +173,9 @@ class StreamRun(Run):
 
     def _give_out(self, scope: Opened) -> None:
         response = self._response(scope)
-        if self._is_going_on():
+        if not response.outputs:  # its models have made nothing that is wanted
+            self._leave_line(scope)
+        elif self._is_going_on():
             self._unread.append(scope)
             self._stream.give(Given(response, None, False))
         else:
