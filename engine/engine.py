@@ -167,6 +167,8 @@ class Engine:
     def status(self) -> list[ActorStatus]:
         """What every actor does now: how much waits for it, for how long, and what it counts. Never raises."""
         found = [] if self._repository is None else [self._repository.status()]
+        if self._repository is not None and self._repository.resources is not None:
+            found.append(self._repository.resources.status())
         for model in self.registry.serving():
             found.extend(model.status())
         return [*found, self.inline.status(), *self.tracer.status()]

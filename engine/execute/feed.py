@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..port.backend import InstanceContext
     from ..port.work import Instance
     from ..request.admission import Admission
     from ..request.batch import Batch
@@ -34,6 +35,16 @@ class Feed:
         self.admission = admission
         self.cost = cost
         self.clock = clock
+
+    def enter(self, instance: Instance, context: InstanceContext, start: Callable[[Instance], None]) -> None:
+        """An instance will take from here; `start` is for one that waits, on the trio thread. Raises Fault for one that
+        could never execute."""
+
+    def rest(self, instance: Instance) -> None:
+        """It takes nothing more in this life. From any thread."""
+
+    def leave(self, instance: Instance) -> None:
+        """It is gone. On the trio thread."""
 
     def take(self, instance: Instance) -> Batch | None:
         """The next batch; None, and the instance is idle, if there is none. On the trio thread."""

@@ -182,7 +182,9 @@ class Instances:
             await member.ended.wait()
 
     async def _supervise(self, member: Member, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs one life of the instance after the other. Raises what the first opening raised."""
+        """Runs one life of the instance after the other. Raises what the first opening raised, and InvalidArgument for
+        one that could never execute."""
+        self._feed.enter(member.instance, member.instance.context, self._placement.start)
         self._members.append(member)
         limit = self._strategy.limit if isinstance(self._strategy, Restart) else 0
         deaths: deque[float] = deque(maxlen=limit + 1)
@@ -211,6 +213,7 @@ class Instances:
             if member.state is not MemberState.STOPPED:
                 member.state = MemberState.STOPPED
                 self._members.remove(member)  # those that have died for good stay: they are what is wrong
+            self._feed.leave(member.instance)
             member.ended.set()
         if all(other.state is MemberState.STOPPED for other in self._members):
             reasons = dict.fromkeys(other.reason for other in self._members)

@@ -70,6 +70,7 @@ class TaskInstance:
             batch, self.current = self.current, None
             if batch is not None:
                 batch.lose(self._feed.ledger, ShuttingDown("the model was unloaded while it executed"))
+            self._feed.rest(self)
             try:
                 executor.close()
             except Exception:

@@ -162,6 +162,7 @@ class ThreadInstance:
             post(opened)
             if self._error is None:
                 self._serve_guarded()
+            self._feed.rest(self)
             self._close()
             post(ended)
         except trio.RunFinishedError:

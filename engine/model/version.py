@@ -28,6 +28,7 @@ from ...schema.fault import Fault, ShuttingDown, Unavailable
 from ..execute.cost import execution_cost
 from ..execute.feed import Feed
 from ..execute.instances import Instances
+from ..execute.limited import LimitedFeed
 from ..execute.placement import Placement
 from ..observe.latencies import stats_for
 from ..observe.statistics import ModelStats
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ...schema.inference import InferenceRequest
     from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
+    from ..execute.limited import SharedResources
     from ..execute.warmup import Warmup
     from ..port.backend import BackendModel, InstanceContext
     from ..port.settings import EngineSettings
@@ -74,7 +76,9 @@ class ModelVersion:
         clock: Callable[[], float],
         warmup: Warmup,
         inline: InlineRunner,
+        resources: SharedResources | None = None,
     ) -> None:
+        """`resources` are what instances share where the server limits rates."""
         self.name = name
         self.version = version
         self.version_text = str(version)
@@ -96,7 +100,8 @@ class ModelVersion:
         self._sequences = self.scheduler if isinstance(self.scheduler, SequenceBatcher) else None
         if self._sequences is not None:
             self._sequences.refuse = self.limits.refuse_late
-        self._feed = Feed(self.scheduler, self.limits, self.ledger, self.admission, execution_cost(config), clock)
+        parts = (self.scheduler, self.limits, self.ledger, self.admission, execution_cost(config), clock)
+        self._feed = Feed(*parts) if resources is None else LimitedFeed(resources, *parts)
         self.placement = Placement(self._feed, inline)
         self.company = self.placement.company
         self.instances = Instances(
@@ -116,6 +121,7 @@ class ModelVersion:
         self._keep_queue = settings.queue_while_down == "keep"
         self._stream_responses_max = settings.stream_responses_max
         self._running = False
+        self._takes_turns = resources is not None
         self._direct = False
         """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
         self._stop = trio.Event()
@@ -171,6 +177,7 @@ class ModelVersion:
                     and self.scheduler.ordered is None
                     and not self.limits.of_all
                     and self.instances.all_movable
+                    and not self._takes_turns
                 )
                 nursery.start_soon(self.limits.run)
                 self._running = self.accepting = True

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelConfig
+    from .resources import Resource
     from .work import Batch
 
 InstanceKind = Literal["CPU", "GPU", "MODEL"]
@@ -53,6 +54,10 @@ class InstanceContext:
     """`<group>_<index>`, as error texts and `args["model_instance_name"]` show it."""
     kind: InstanceKind
     device_id: int
+    resources: tuple[Resource, ...] = ()
+    """What it needs while it executes, where the server limits rates."""
+    priority: int = 0
+    """Its executions weigh so much, there; 0 is 1."""
 
 
 class BackendInstance(Protocol):

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .settings import LatencySettings, ModelControlMode, QueueOrder, QueueWhileDown, Strategy, TraceSettings
+    from .resources import ResourceLimit
+    from .settings import (
+        LatencySettings,
+        ModelControlMode,
+        QueueOrder,
+        QueueWhileDown,
+        RateLimit,
+        Strategy,
+        TraceSettings,
+    )
 
 
 class EngineOptions(TypedDict, total=False):
@@ -26,6 +35,8 @@ class EngineOptions(TypedDict, total=False):
     model_load_timeout_secs: float
     exit_timeout_secs: float
     backend_config: Mapping[str, Mapping[str, str]]
+    rate_limit: RateLimit
+    rate_limit_resource: Iterable[ResourceLimit]
     min_supported_compute_capability: float
     allow_client_shm: bool
     shared_memory_regions_max: int

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from .resources import ResourceLimit
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -17,6 +19,7 @@ TraceChanges = dict[TraceField, Any]
 """New values by field; None takes the field back to what it follows."""
 LEVELS: tuple[TraceLevel, ...] = ("TIMESTAMPS", "TENSORS")
 ModelControlMode = Literal["none", "poll", "explicit"]
+RateLimit = Literal["off", "execution_count"]
 QueueWhileDown = Literal["keep", "refuse"]
 QueueOrder = Literal["arrival", "adaptive"]
 
@@ -28,6 +31,10 @@ def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
 
 _NOT_NEGATIVE = attrs.validators.ge(0)
 _POSITIVE = attrs.validators.ge(1)
+
+
+def _as_limits(limits: Iterable[ResourceLimit]) -> tuple[ResourceLimit, ...]:
+    return tuple(limits)
 
 
 def _as_levels(levels: Iterable[TraceLevel]) -> tuple[TraceLevel, ...]:
@@ -125,6 +132,14 @@ class EngineSettings:
     """How long `stop` waits for what is in flight, and whoever cancels the engine for what is being opened."""
     backend_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     """`{backend: {key: value}}`; the backend "" stands for all."""
+    rate_limit: RateLimit = attrs.field(default="off", validator=attrs.validators.in_(("off", "execution_count")))
+    """Whether instances need resources to execute, as their models say, and which are next; else they just execute."""
+    rate_limit_resource: tuple[ResourceLimit, ...] = attrs.field(
+        default=(),
+        converter=_as_limits,
+        validator=attrs.validators.deep_iterable(attrs.validators.instance_of(ResourceLimit)),
+    )
+    """How much there is of resources. Without any, as much of each as one instance needs at most."""
     min_supported_compute_capability: float = 6.0
     allow_client_shm: bool = True
     """Let clients register regions of shared memory."""

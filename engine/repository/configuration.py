@@ -25,6 +25,7 @@ from ...schema.model_config import (
 )
 from ...schema.wire.generated.inference import ModelConfig, ModelInstanceGroupKind
 from ..port.backend import InstanceContext
+from ..port.resources import Resource
 from .model_directory import config_file
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ _KINDS: dict[ModelInstanceGroupKind, InstanceKind] = {
     ModelInstanceGroupKind.MODEL: "MODEL",
 }
 DEFAULT_MAX_BATCH_SIZE = "4"
-BATCH_STRATEGY = "batchstrategy.so"
-"""A library by which the reference server decides which requests share a batch."""
 
 
 def read(name: str, path: Path, override: str | None, settings: EngineSettings) -> ModelConfig:
@@ -103,9 +102,19 @@ def instances(config: ModelConfig) -> list[InstanceContext]:
         if group.passive:
             continue
         kind = _KINDS[group.kind]
+        resources = tuple(
+            Resource(name=resource.name, count=resource.count, is_global=resource.global_)
+            for resource in (group.rate_limiter.resources if group.rate_limiter is not None else ())
+        )
         for device_id in group.gpus if kind == "GPU" else (0,):
             contexts.extend(
-                InstanceContext(name=f"{group.name}_{index}", kind=kind, device_id=device_id)
+                InstanceContext(
+                    name=f"{group.name}_{index}",
+                    kind=kind,
+                    device_id=device_id,
+                    resources=resources,
+                    priority=0 if group.rate_limiter is None else group.rate_limiter.priority,
+                )
                 for index in range(group.count)
             )
     return contexts
@@ -133,18 +142,11 @@ def _listing(path: Path) -> ModelListing:
     )
 
 
-def check_before_opening(config: ModelConfig, *paths: Path) -> None:
+def check_before_opening(config: ModelConfig) -> None:
     """Raises InvalidArgument, Unsupported for what no backend may see: file names that leave the model's directory, and
-    features that this engine lacks. `paths` are the directories of the version and the model."""
+    features that this engine lacks."""
     validate_file_names(config)
     refuse_unbuilt(config)
-    if config.dynamic_batching is not None:
-        for path in paths:
-            if (path / BATCH_STRATEGY).is_file():
-                raise Unsupported(
-                    f"model '{config.name}': '{path / BATCH_STRATEGY}' is not supported yet; a policy in Python is "
-                    "named by the parameter DESPINA_BATCH_POLICY"
-                )
 
 
 def refuse_unbuilt(config: ModelConfig) -> None:

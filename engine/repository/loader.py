@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from ...schema.fault import Unavailable
+from ..execute.limited import SharedResources
 from ..execute.warmup import Warmup
 from ..model.ensemble.version import EnsembleVersion
 from ..model.version import ModelVersion
@@ -66,6 +67,8 @@ class Loader:
         self._threads = trio.CapacityLimiter(2 * settings.model_load_thread_count)
         """Also those that were given up and hang, which hold no slot any more."""
         self._gpus = find_gpus()
+        self.resources = SharedResources(settings.rate_limit_resource) if settings.rate_limit != "off" else None
+        """What instances share where rates are limited."""
 
     async def open(self, name: str, reading: Reading, version: int, path: Path) -> HostedVersion:
         """The version, ready to run but not running. Raises Fault, and whatever the backend raises.
@@ -102,7 +105,7 @@ class Loader:
     def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
-        configuration.check_before_opening(config, path, reading.source.path)
+        configuration.check_before_opening(config)
         if config.ensemble_scheduling is not None:
             return _Opened(self._ensemble(name, reading, version), None)
         backend = self._backends.get(config.backend)
@@ -133,6 +136,7 @@ class Loader:
                 clock=self._clock,
                 warmup=Warmup(config, reading.source.path),
                 inline=self._inline,
+                resources=self.resources,
             )
             return _Opened(opened, backend_model)
         except BaseException:

@@ -71,6 +71,8 @@ class Repository:
         self._retirement = Retirement(registry, self._hosts)
         ensembles = Ensembles(registry, self._retirement)
         loader = Loader(settings, backends, clock, inline, registry.find)
+        self.resources = loader.resources
+        """What instances share where rates are limited."""
         self._loading = Loading(settings, registry, self._store, loader, self._hosts, self._retirement, ensembles)
         self._closure = Closure(registry, self._loading, self._retirement, ensembles, self._turn)
         self._turns = Turns()

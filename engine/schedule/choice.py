@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from .batching import BatchRule
 from .order import ARRIVAL
-from .policies import batch_bounds
 from .rules import dynamic_batcher
 from .sequence import SequenceBatcher, SequenceRule
 
@@ -25,7 +24,6 @@ def scheduler_of(
     """An empty one, with the model's rules and bounds."""
     if config.sequence_batching is None:
         return dynamic_batcher(config, queue_size_max, clock, order)
-    batch_bounds(config)  # refuses a policy: what a sequence batcher joins is bounded by its slots and rows
     batching = config.sequence_batching
     rows_max = max(1, config.max_batch_size)
     rule = SequenceRule(

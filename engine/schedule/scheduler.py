@@ -11,13 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..port.work import Instance
     from ..request.batch import Batch
     from ..request.job import Job, JobState
 
 
 class Scheduler(Protocol):
-    """Everything is for the trio thread, but `take`, which is for the thread that will execute. None blocks for long.
+    """Everything is for the trio thread where nothing else is said. None blocks for long.
 
     Every move of a job out of QUEUED happens here, under one lock, so exactly one of take, cancel and expire wins.
     """
@@ -49,6 +51,15 @@ class Scheduler(Protocol):
         """Puts a claimed instance back on the idle list. False, and it is still the caller's, if something waits."""
         ...
 
+    def rest_if_idle(self, instance: Instance) -> float | None:
+        """On the thread that would execute: puts the instance on the idle list if nothing waits, and says when to look
+        again (0 for never). None, and it is still the caller's, if something may wait for it."""
+        ...
+
+    def order_idle(self, rank: Callable[[Instance], int]) -> None:
+        """Of those that are idle now, the one with the lowest rank is started first. From any thread."""
+        ...
+
     def withdraw(self, instance: Instance) -> None:
         """Takes an instance that is down off the idle list, if it is there."""
         ...
@@ -66,7 +77,8 @@ class Scheduler(Protocol):
         ...
 
     def take(self, instance: Instance, cost_s: float) -> tuple[Batch | None, list[Job], float]:
-        """The next batch for `instance`, the jobs found too late to finish, and when to look again (0 for never).
+        """On the thread that will execute: the next batch for `instance`, the jobs found too late to finish, and when
+        to look again (0 for never).
 
         Without a batch the instance is idle from here on and must not execute until it is started again.
         `cost_s` is what an execution is known to cost: a job whose caller's deadline falls inside it is given up now.

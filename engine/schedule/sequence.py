@@ -207,13 +207,22 @@ class SequenceBatcher:
 
     # --- For the thread that will execute
 
+    def rest_if_idle(self, instance: Instance) -> float | None:
+        with self.lock:
+            if self.live:
+                return None
+            self._settle(instance)
+            self._slots.of(instance)  # so that sequences find them
+            self.idle.append(instance)
+            return self._due()
+
+    def order_idle(self, rank: Callable[[Instance], int]) -> None:
+        pass  # each sequence has its own instance
+
     def take(self, instance: Instance, cost_s: float) -> tuple[Batch | None, list[Job], float]:
         with self.lock:
             now = self._clock()
-            for sequence in self._taken_by.pop(instance, ()):
-                sequence.in_flight = False
-                if sequence.has_ended and not sequence.jobs:
-                    self._slots.end(sequence)
+            self._settle(instance)
             slots = self._slots.of(instance)
             form_batch = self._direct if self._rule.oldest is None else self._oldest
             batch, look_at = form_batch(slots, now)
@@ -225,6 +234,13 @@ class SequenceBatcher:
             return batch, [], NOTHING
 
     # Below: the lock is held.
+
+    def _settle(self, instance: Instance) -> None:
+        """What it has executed is over."""
+        for sequence in self._taken_by.pop(instance, ()):
+            sequence.in_flight = False
+            if sequence.has_ended and not sequence.jobs:
+                self._slots.end(sequence)
 
     def _direct(self, slots: Sequence[Slot], now: float) -> tuple[SequenceBatch | None, float]:
         ready = [slot for slot in slots if slot.sequence is not None and slot.sequence.jobs]

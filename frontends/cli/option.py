@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from ...engine.port.resources import ResourceLimit
 from ..patterns import compiled
 
 if TYPE_CHECKING:
@@ -97,6 +98,20 @@ def metric_setting(text: str) -> tuple[str, str]:
     if not equals or not setting or "," in setting:
         raise ValueError(f"--metrics-config option format is <setting>=<value>. Got {text}")
     return setting, value
+
+
+def resource_limit(text: str) -> ResourceLimit:
+    """`name:count[:device]`."""
+    name, *numbers = text.split(":")
+    if len(numbers) not in (1, 2):
+        raise ValueError(
+            "--rate-limit-resource option format is '<resource_name>:<count>:<device>' or '<resource_name>:<count>'. "
+            f"Got {text}"
+        )
+    count, *device = [integer(number) for number in numbers]
+    if count < 0:
+        raise ValueError(f"--rate-limit-resource: there cannot be less than nothing of '{name}'. Got {text}")
+    return ResourceLimit(name=name, count=count, device=device[0] if device else None)
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from .option import (
     port,
     positive,
     regular_expression,
+    resource_limit,
     string,
     verbosity,
 )
@@ -304,6 +305,23 @@ _BACKENDS = [
     _tuning("buffer-manager-thread-count", integer, "tensors are not copied by threads"),
     _tuning("enable-peer-access", boolean, "GPUs do not exchange tensors"),
 ]
+_RATE_LIMITING = [
+    Option(
+        "rate-limit",
+        choice("rate-limit", "off", "execution_count"),
+        "engine.rate_limit",
+        "execution_count: an instance executes once the resources that its model names are free, who has executed "
+        "least, by priority, first. off: what models say of it is ignored.",
+    ),
+    Option(
+        "rate-limit-resource",
+        resource_limit,
+        "engine.rate_limit_resource",
+        "<name>:<count>[:<device>]: how much of a resource each device has, or that one. Without any there is as much "
+        "of each as one instance needs at most. May be given several times.",
+        repeat=True,
+    ),
+]
 _SHARED_MEMORY = [
     Option("allow-client-shm", boolean, "engine.allow_client_shm", "Let clients share memory with the server."),
     Option(
@@ -320,8 +338,6 @@ _SHARED_MEMORY = [
     ),
 ]
 _LATER = [
-    _absent("rate-limit", choice("rate-limit", "off", "execution_count"), "the rate limiter", "off"),
-    _absent("rate-limit-resource", string, "the rate limiter", repeat=True),
     _absent("cache-config", string, "the response cache", repeat=True),
     _absent("response-cache-byte-size", integer, "the response cache", "0"),
     _tuning("cache-directory", string, "caches are not loaded from directories"),
@@ -347,6 +363,7 @@ GROUPS: dict[str, list[Option]] = {
     "Logging": _LOGGING,
     "Tracing": _TRACING,
     "Backends and memory": _BACKENDS,
+    "Rate limiting": _RATE_LIMITING,
     "Shared memory": _SHARED_MEMORY,
     "Not built yet": _LATER,
 }

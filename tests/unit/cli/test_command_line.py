@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from despina.engine.port.resources import ResourceLimit
 from despina.frontends.cli.command_line import read_command_line
 from despina.frontends.cli.help import default_of, serve_help
 from despina.frontends.cli.option import Option
@@ -295,3 +296,22 @@ def test_options_are_plain_values():
     """Goal: a repeated list in one source does not leak into the next reading."""
     assert settled().engine.model_repository == settled().engine.model_repository == ("/models",)
     assert isinstance(OPTIONS["id"], Option)
+
+
+def test_limits_of_resources():
+    """Goal: a resource of all devices or one, or the protocol's complaint."""
+    given = settled("--rate-limit=EXECUTION_COUNT", "--rate-limit-resource=R:4", "--rate-limit-resource=a b:0:1").engine
+    assert given.rate_limit == "execution_count"
+    assert given.rate_limit_resource == (
+        ResourceLimit(name="R", count=4),
+        ResourceLimit(name="a b", count=0, device=1),
+    )
+    expected = "--rate-limit-resource option format is '<resource_name>:<count>:<device>' or '<resource_name>:<count>'."
+    for text, complaint in (
+        ("R", f"{expected} Got R"),
+        ("R:1:2:3", f"{expected} Got R:1:2:3"),
+        ("R:x", "Invalid option value. Got x"),
+        ("R:1:", "Invalid option value. Got "),
+        ("R:-1", "--rate-limit-resource: there cannot be less than nothing of 'R'. Got R:-1"),
+    ):
+        assert any(complaint in line for line in complaints(f"--rate-limit-resource={text}")), text
