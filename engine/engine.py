@@ -24,6 +24,7 @@ from ..schema.wire.generated.inference import (
     ServerMetadataResponse,
 )
 from .execute.inline import InlineRunner
+from .nesting import Nesting
 from .observe.custom_metrics import CustomMetrics
 from .observe.generation import Generation
 from .observe.health import HealthReport, ServerState
@@ -96,6 +97,8 @@ class Engine:
         self.custom_metrics = CustomMetrics()
         """Families of models' and backends' own, which the metrics page shows, too."""
         self.tracer = Tracer(settings.trace, self._is_served, open_traces, self.generation)
+        self.nesting = Nesting(self.model, self.load, self.unload)
+        """What models ask of the engine."""
         self._repository: Repository | None = None
         self.shared_memory = SharedMemory(
             allowed=settings.allow_client_shm,
@@ -113,8 +116,9 @@ class Engine:
         is no directory.
         """
         clock = trio.lowlevel.current_clock().current_time
-        self._repository = Repository(self.settings, self.registry, self.backends, clock, self.inline)
+        self._repository = Repository(self.settings, self.registry, self.backends, clock, self.inline, self.nesting)
         async with trio.open_nursery() as nursery:
+            await nursery.start(self.nesting.run)
             nursery.start_soon(self.inline.run)
             await nursery.start(self._repository.run)
             try:

@@ -54,6 +54,8 @@ class InferenceRequest:
 
     pinned: ClassVar[bool] = False
     """Whoever sends it has pinned the version that gets it, and is served also while that is being unloaded."""
+    depth: ClassVar[int] = 0
+    """How many calls deep it is: 0 for one that came from outside, 1 for one that a model made for such a one."""
 
     def __init__(
         self,

@@ -47,6 +47,12 @@ class TritonError:
     def code(self) -> ErrorCode:
         return self._code
 
+    @classmethod
+    def of(cls, fault: Fault) -> TritonError:
+        """What a model sees of a fault."""
+        name = next((name for name, kind in BY_CODE_NAME.items() if isinstance(fault, kind)), "INTERNAL")
+        return cls(fault.message, ErrorCode[name])
+
     def fault(self) -> Fault:
         return BY_CODE_NAME[self._code.name](self._message)
 

@@ -45,6 +45,8 @@ class ModelImports:
         self.version_path = version_path
         self.package = f"{PREFIX}{next(_numbers)}"
         self._paths = [str(version_path), str(model_path)]
+        self.asker: object = None
+        """What its model asks other models with, while it may."""
         self.builtins = {**vars(builtins), "__import__": self._import}
         package = ModuleType(self.package)
         package.__path__ = self._paths
@@ -141,11 +143,17 @@ def _install_finder() -> None:
 
 def version_path_of_caller() -> str | None:
     """The version directory of the nearest model on the call stack; works on threads that a model started, too."""
+    space = space_of_caller()
+    return None if space is None else str(space.version_path)
+
+
+def space_of_caller() -> ModelImports | None:
+    """The modules of the nearest model on the call stack, as above."""
     frame = sys._getframe(1)
     while frame is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         space = _spaces.get(package)
         if space is not None:
-            return str(space.version_path)
+            return space
         frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
     return None

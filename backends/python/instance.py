@@ -19,6 +19,7 @@ from .event_loop import ThreadLoop
 from .failure import failure_text
 from .imports import ModelImports
 from .memory import executing
+from .nested import Asker, going_on
 from .request import ReceivedRequest
 from .response import InferenceResponse, unanswered
 
@@ -90,6 +91,8 @@ class PythonInstance:
         self._loop = ThreadLoop()
         try:
             self._user = UserModel(context, file)
+            asker = None if context.nested is None else Asker(context.nested, context.name, self.name)
+            self._user.imports.asker = asker
             try:
                 with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):
                     self._model = self._user.model_class()
@@ -98,6 +101,8 @@ class PythonInstance:
                     if hasattr(self._model, "initialize"):
                         self._model.initialize(_arguments(context, config, instance))
                 self._execute = self._model.execute
+                if asker is not None:
+                    asker.executes = True
             except BaseException:
                 self._user.imports.close()
                 raise
@@ -135,7 +140,9 @@ class PythonInstance:
         try:
             returned = self._execute(requests)
             if inspect.iscoroutine(returned):
+                going_on.set(jobs)
                 self._background().start(returned, partial(self._background_done, requests, jobs))
+                going_on.set(())
             elif returned is not None:
                 raise self._failure(_MUST_RETURN_NONE.format(self.name))
         except BaseException as error:  # as above
@@ -165,6 +172,7 @@ class PythonInstance:
 
     def close(self) -> None:
         """Calls `finalize`, whose errors are only logged."""
+        self._user.imports.asker = None
         try:
             finalize = getattr(self._model, "finalize", None)
             if finalize is not None:

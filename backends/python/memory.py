@@ -24,6 +24,7 @@ from ...schema.references import LOCAL_REFERENCES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
 
 COPY_BYTES_MAX = 64 * 1024
@@ -44,6 +45,14 @@ def may_be_kept(array: np.ndarray) -> bool:
     if len(requests) == 1 and not requests[0].outlives_execute:
         return True
     return any(tensor.holds(array) for request in requests for tensor in request.received.values())
+
+
+def is_alone(wire: WireTensor) -> bool:
+    """Whether nobody but this tensor has its array: what another model has answered, and let go."""
+    array = wire.array
+    assert array is not None, "asked of tensors that have one"
+    # Ours in `wire`, here, and twice in whoever asks.
+    return owns_memory(array) and sys.getrefcount(array) <= LOCAL_REFERENCES + 3
 
 
 def owns_memory(array: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from . import arguments
+from . import arguments, nested
 from .arguments import INT64, UINT32, UINT64
 from .error import TritonModelException, not_supported_yet
 from .parameters import check_parameters
@@ -14,9 +14,11 @@ from .response import InferenceResponseSender
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Awaitable, Collection, Sequence
 
     from ...engine.port.work import BackendJob
+    from .nested import ResponseIterator
+    from .response import InferenceResponse
 
 _CLASS = "InferenceRequest"
 
@@ -29,10 +31,23 @@ RELEASE_RESCHEDULE = 2
 class InferenceTrace:
     """The trace of a request, for spans of the model's own."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_context", "_noted")
 
     def __init__(self, context: str | None = None) -> None:
+        self._noted: object = None
+        """The engine's, of a request that is traced."""
         self._context = None if context is None else arguments.text("InferenceTrace", "context", context)
+
+    @classmethod
+    def of(cls, noted: Any) -> InferenceTrace:
+        """Of a received request."""
+        trace = cls(None if noted is None else noted.context())
+        trace._noted = noted
+        return trace
+
+    def noted(self) -> object:
+        """For calls that are made for the same request."""
+        return self._noted
 
     def get_context(self) -> str | None:
         """The W3C context as JSON of its headers; None for a request that is not traced in OpenTelemetry mode."""
@@ -40,7 +55,7 @@ class InferenceTrace:
 
 
 class InferenceRequest:
-    """A request that a model makes itself. It can be built and read; executing it is not supported yet."""
+    """A request that a model makes itself, and sends by `exec` or `async_exec`."""
 
     __slots__ = (
         "_correlation_id",
@@ -50,6 +65,7 @@ class InferenceRequest:
         "_parameters",
         "_requested",
         "_timeout",
+        "_trace",
         "model_name",
         "model_version",
     )
@@ -65,7 +81,7 @@ class InferenceRequest:
         flags: int = 0,
         timeout: int = 0,
         preferred_memory: object = None,
-        trace: object = None,
+        trace: InferenceTrace | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> None:
         """`inputs`, `requested_output_names` and `model_name` have to be given. Raises TypeError for what is of another
@@ -90,7 +106,10 @@ class InferenceRequest:
             raise TritonModelException(f"Requested output name {about}")
         if parameters is not None:
             check_parameters(parameters)
+        if trace is not None and not isinstance(trace, InferenceTrace):
+            raise TypeError(f"{_CLASS}(): expected trace to be an InferenceTrace, got {type(trace)}")
         self._parameters = parameters
+        self._trace = InferenceTrace() if trace is None else trace
 
     def inputs(self) -> list[Tensor]:
         return self._inputs
@@ -119,22 +138,36 @@ class InferenceRequest:
         return self._requested
 
     def trace(self) -> InferenceTrace:
-        return InferenceTrace()
+        return self._trace
 
     def is_cancelled(self) -> bool:
         return False
 
     def set_release_flags(self, flags: int) -> None:
-        raise TritonModelException("set_release_flags is only for requests that a model received")
+        """Without effect: nobody releases it."""
+        arguments.number("set_release_flags", "flags", flags, UINT32)
 
     def get_response_sender(self) -> InferenceResponseSender:
         raise TritonModelException("get_response_sender is only for requests that a model received")
 
-    def exec(self, decoupled: bool = False) -> NoReturn:
-        raise not_supported_yet("InferenceRequest.exec (a request from within a model)")
+    def exec(self, decoupled: bool = False) -> InferenceResponse | ResponseIterator:
+        """Asks that model and waits: for its answer, whose error is part of it; with `decoupled`, for an iterator over
+        its answers. Raises TritonModelException where a model may not ask, and on the engine's own thread."""
+        return nested.execute_decoupled(self) if decoupled else nested.execute(self)
 
-    def async_exec(self, decoupled: bool = False) -> NoReturn:
-        raise not_supported_yet("InferenceRequest.async_exec (a request from within a model)")
+    def async_exec(self, decoupled: bool = False) -> Awaitable[InferenceResponse | ResponseIterator]:
+        """The same to be awaited; it is on its way at once. Raises RuntimeError where no asyncio loop runs."""
+        return nested.execute_decoupled_async(self) if decoupled else nested.execute_async(self)
+
+    def given_parameters(self) -> dict[str, Any] | None:
+        """As they were given."""
+        return self._parameters
+
+    def starts_sequence(self) -> bool:
+        return bool(self.flags() & FLAG_SEQUENCE_START)
+
+    def ends_sequence(self) -> bool:
+        return bool(self.flags() & FLAG_SEQUENCE_END)
 
     def tensor(self, name: str) -> Tensor | None:
         """The input of that name, or None."""
@@ -183,6 +216,12 @@ class ReceivedRequest(InferenceRequest):
         request = self.job.request
         return FLAG_SEQUENCE_START * request.sequence_start | FLAG_SEQUENCE_END * request.sequence_end
 
+    def exec(self, decoupled: bool = False) -> NoReturn:
+        raise TritonModelException("a request that a model received cannot be sent: make one of its tensors")
+
+    def async_exec(self, decoupled: bool = False) -> NoReturn:
+        raise TritonModelException("a request that a model received cannot be sent: make one of its tensors")
+
     def set_flags(self, flags: int) -> None:
         arguments.number("set_flags", "flags", flags, UINT32)
         raise TritonModelException("the flags of a request that a model received cannot be changed")
@@ -205,8 +244,7 @@ class ReceivedRequest(InferenceRequest):
             raise not_supported_yet("TRITONSERVER_REQUEST_RELEASE_RESCHEDULE")
 
     def trace(self) -> InferenceTrace:
-        trace = self.job.request.trace
-        return InferenceTrace(None if trace is None else trace.context())
+        return InferenceTrace.of(self.job.request.trace)
 
     def get_response_sender(self) -> InferenceResponseSender:
         if self._sender is None:

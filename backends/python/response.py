@@ -47,6 +47,13 @@ class InferenceResponse:
         self._error = error
         self._parameters = parameters
 
+    @classmethod
+    def received(cls, outputs: list[Tensor], parameters: dict[str, Any] | None) -> InferenceResponse:
+        """What another model has answered."""
+        response = cls(outputs)
+        response._parameters = parameters
+        return response
+
     def output_tensors(self) -> list[Tensor]:
         return self._outputs.copy()
 

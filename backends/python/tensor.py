@@ -13,7 +13,7 @@ from ...schema.tensor import Tensor as WireTensor
 from ...schema.tensor import encode_bytes, plain_array
 from . import arguments
 from .error import TritonModelException
-from .memory import COPY_BYTES_MAX, may_be_kept, owns_memory
+from .memory import COPY_BYTES_MAX, is_alone, may_be_kept, owns_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +98,8 @@ class Tensor:
             # Writable bytes are the request's own body. An array that is there may be a caller's in this process.
             found = wire.array
             array = wire.numpy()
-            if found is not None or not array.flags.behaved:  # behaved: writable and aligned
+            # behaved: writable and aligned
+            if not array.flags.behaved or (found is not None and not is_alone(wire)):
                 array = array.copy()
             self._array = array
         return array
@@ -184,6 +185,16 @@ class Tensor:
             for tensor in holders:
                 tensor._give(array.data)
         return WireTensor(self._name, datatype, array.shape, None, array)
+
+    def passed(self, *, waits: bool) -> WireTensor:
+        """This as an input of another model. Without a copy where the model that passes it `waits`, or lets it go."""
+        array = self._array
+        small = self._wire is None and self._taken is not None
+        if not waits or array is None or small or self._kind() == "BYTES":
+            return self.answer(())
+        view = array.view()
+        view.flags.writeable = False
+        return WireTensor(self._name, self._kind(), array.shape, None, view)
 
     def holds(self, array: np.ndarray) -> bool:
         """Whether this is the very array that `as_numpy` gives."""

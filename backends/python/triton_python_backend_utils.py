@@ -6,9 +6,9 @@ The backend puts this module into `sys.modules` under that bare name before it l
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NoReturn
 
-from .arguments import INT64, number, text
+from .arguments import INT64, number
+from .control import is_model_ready, load_model, unload_model
 from .conversion import (
     TRITON_STRING_TO_NUMPY,
     deserialize_bytes_tensor,
@@ -125,20 +125,3 @@ def get_model_dir() -> str:
     if found is None:
         raise TritonModelException("get_model_dir was not called from a model's code")
     return found
-
-
-def load_model(model_name: str, config: str = "", files: dict[str, bytes] | None = None) -> NoReturn:
-    text("load_model", "model_name", model_name)
-    text("load_model", "config", config)
-    raise not_supported_yet("pb_utils.load_model")
-
-
-def unload_model(model_name: str, unload_dependents: bool = False) -> NoReturn:
-    text("unload_model", "model_name", model_name)
-    raise not_supported_yet("pb_utils.unload_model")
-
-
-def is_model_ready(model_name: str, model_version: str = "") -> NoReturn:
-    text("is_model_ready", "model_name", model_name)
-    text("is_model_ready", "model_version", model_version)
-    raise not_supported_yet("pb_utils.is_model_ready")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ..port.backend import AsyncInstance, BackendInstance, BackendModel, InstanceContext
     from ..port.settings import Strategy
+    from ..request.job import Job
     from .feed import Feed
     from .placement import Placement
     from .warmup import Warmup
@@ -117,6 +118,15 @@ class Instances:
             for member in self._members
             if member.deaths and member.state is not MemberState.SERVING
         ]
+
+    def executing(self, instance: object = None) -> list[Sequence[Job]]:
+        """What each of those that serve executes now on its own thread, nothing if it is idle; or that one alone."""
+        found: list[Sequence[Job]] = []
+        for member in self._members:
+            if member.state is MemberState.SERVING and instance in (None, member.instance):
+                batch = member.instance.current
+                found.append(() if batch is None else batch.jobs)
+        return found
 
     def status(self) -> list[ActorStatus]:
         """What each of them does now."""

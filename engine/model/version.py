@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ..execute.limited import SharedResources
     from ..execute.warmup import Warmup
     from ..port.backend import BackendModel, InstanceContext
+    from ..port.served import Inference
     from ..port.settings import EngineSettings
 
 log = logging.getLogger("despina.engine.model")
@@ -188,6 +189,7 @@ class ModelVersion:
                     self._running = self.accepting = False
                     self._refuse_queued(ShuttingDown("the model was unloaded before its turn came"))
                     self._shut_streams()
+                    self._abandon_children()
                 nursery.cancel_scope.cancel()
         finally:
             self._running = self.accepting = False
@@ -310,6 +312,18 @@ class ModelVersion:
             "requests"
         )
 
+    def blockers(self, inference: Inference) -> Sequence[Sequence[Job]]:
+        """See port/served.py."""
+        job: Job = inference  # type: ignore[assignment]  # one of its own
+        if job.state is JobState.QUEUED:
+            slot = getattr(job.sequence, "slot", None)
+            busy = self.instances.executing(None if slot is None else slot.owner)
+            return busy if all(busy) else ()
+        if job.state is JobState.EXECUTING:
+            return [jobs for jobs in self.instances.executing() if job in jobs] or [(job,)]
+        ordered = self.ledger.ordered
+        return [(ordered[0],)] if ordered and ordered[0] is not job else ()
+
     # --- Inside
 
     def _leave_queue(self, job: Job, state: JobState) -> bool:
@@ -343,6 +357,12 @@ class ModelVersion:
         """The model ends: releases senders that wait for their callers."""
         for stream in list(self.ledger.streams):
             stream.shut(ShuttingDown("the model was unloaded before it had finished answering"))
+
+    def _abandon_children(self) -> None:
+        """The model ends: nobody waits any more for what it has asked of others."""
+        for jobs in self.instances.executing():
+            for job in jobs:
+                job.abandon_children(ShuttingDown("the model that made the request was unloaded"))
 
     def _close(self) -> None:
         try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelConfig
+    from .nested import NestedCaller
     from .resources import Resource
     from .work import Batch
 
@@ -44,6 +45,8 @@ class ModelContext:
     """False when the user wants the configuration taken as it stands."""
     backend_config: Mapping[str, str]
     """`--backend-config=<backend>,<key>=<value>` over the global ones. `default-max-batch-size` is always there."""
+    nested: NestedCaller | None = None
+    """What the model may ask of the engine while it executes. None where there is no engine."""
 
 
 @attrs.frozen(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +73,11 @@ class Served(Protocol):
     def pin(self) -> Callable[[], None]:
         """Keeps it answering requests that are `pinned`, also once it is taken out of service. Returns what is to be
         called when that is needed no longer, once."""
+        ...
+
+    def blockers(self, inference: Inference) -> Sequence[Sequence[Any]]:
+        """What holds up a request of its own: for each executor that might let it go on, the jobs that are executed
+        there. Empty where it can go on."""
         ...
 
     def submit(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..execute.inline import InlineRunner
     from ..model.hosted import HostedVersion
     from ..port.backend import BackendModel
+    from ..port.nested import NestedCaller
     from ..port.served import Served
     from ..port.settings import EngineSettings
     from .discovery import Backends
@@ -56,6 +57,7 @@ class Loader:
         clock: Callable[[], float],
         inline: InlineRunner,
         find: Callable[[str, int], Served],
+        nested: NestedCaller,
     ) -> None:
         """`find` looks up what serves: ensembles ask it for their models."""
         self._find = find
@@ -63,6 +65,7 @@ class Loader:
         self._backends = backends
         self._clock = clock
         self._inline = inline
+        self._nested = nested
         self._slots = trio.CapacityLimiter(settings.model_load_thread_count)
         self._threads = trio.CapacityLimiter(2 * settings.model_load_thread_count)
         """Also those that were given up and hang, which hold no slot any more."""
@@ -117,6 +120,7 @@ class Loader:
             config=config,
             auto_complete=not settings.disable_auto_complete_config,
             backend_config=configuration.backend_settings(config.backend, settings),
+            nested=self._nested,
         )
         try:
             backend_model: BackendModel = backend.open_model(context)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ...schema.wire.generated.inference import RepositoryIndexResponseModelIndex
     from ..execute.inline import InlineRunner
     from ..observe.status import ActorStatus
+    from ..port.nested import NestedCaller
     from ..port.settings import EngineSettings
     from ..port.store import ModelStore
     from .discovery import Backends
@@ -63,6 +64,7 @@ class Repository:
         backends: Backends,
         clock: Callable[[], float],
         inline: InlineRunner,
+        nested: NestedCaller,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -70,7 +72,7 @@ class Repository:
         self._hosts = Hosts(self._ended)
         self._retirement = Retirement(registry, self._hosts)
         ensembles = Ensembles(registry, self._retirement)
-        loader = Loader(settings, backends, clock, inline, registry.find)
+        loader = Loader(settings, backends, clock, inline, registry.find, nested)
         self.resources = loader.resources
         """What instances share where rates are limited."""
         self._loading = Loading(settings, registry, self._store, loader, self._hosts, self._retirement, ensembles)

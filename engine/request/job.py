@@ -115,6 +115,10 @@ class Job:
     """What it was executed in, where answers keep the order of requests: others may be told with it."""
     sequence: Any = None
     """The sequence scheduler's own note of where it belongs."""
+    children: set[Any] | None = None
+    """Requests that its model has made for it and that are under way; None where there never were any."""
+    is_held_up = False
+    """Whether who executes it waits until its caller has read more."""
 
     # What most jobs have at these values is stored with those only that differ.
 
@@ -162,6 +166,11 @@ class Job:
     def is_cancelled(self) -> bool:
         """True once the caller has left. Safe from any thread; a backend may poll it to stop early."""
         return self.on_done is None
+
+    def abandon_children(self, fault: Fault | None = None) -> None:
+        """For the engine, on the trio thread: the caller has left, or with `fault` what executes it ends."""
+        for child in list(self.children or ()):
+            child.look() if fault is None else child.abandon(fault)
 
     def overdue(self) -> None:
         """For the engine, on the trio thread: the caller's deadline has passed while the job executes."""

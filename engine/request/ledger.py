@@ -144,6 +144,8 @@ class Ledger:
             self.end((job,), End.LEFT)
         elif job.fault is None:
             job.fault = Cancelled("the caller has left")
+        if job.children:
+            job.abandon_children()
         if job.request.trace is not None:
             job.request.trace.finish()  # its door has nothing more to note
 
@@ -163,6 +165,8 @@ class Ledger:
         job when it is done."""
         job.fault = DeadlineExceeded("Deadline Exceeded")
         self._tell(job)
+        if job.children:
+            job.abandon_children()
 
     def end(self, jobs: Sequence[Job], how: End, batch: Batch | None = None, fault: Fault | None = None) -> None:
         """The one end of jobs: see the module's table. `batch` is what they were executed in, `fault` what those are

@@ -181,6 +181,10 @@ class StreamJob(Job):
         return self._gone
 
     @property
+    def is_held_up(self) -> bool:  # type: ignore[override]  # of others it is a constant
+        return self._unconsumed >= self._credit > UNATTENDED and not self._gone
+
+    @property
     def is_closed(self) -> bool:
         """True once the final answer was sent."""
         return self._closed
@@ -369,6 +373,8 @@ class StreamJob(Job):
             self._on_answer = None
             self._lock.notify_all()
         self._wake_async()
+        if self.children:
+            self.abandon_children()
 
     def _wake_async(self) -> None:
         room, self._room = self._room, None

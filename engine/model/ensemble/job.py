@@ -9,12 +9,18 @@ from ...request.ledger import End
 from ...request.stream import StreamJob
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ....schema.fault import Fault
     from ...request.stream import Answer
 
 
 class Course(Protocol):
     """What is under way for a job."""
+
+    def blockers(self) -> Sequence[Sequence[Job]]:
+        """What holds it up: see port/served.py."""
+        ...
 
     def abandon(self) -> None:
         """The caller has left."""

@@ -29,7 +29,7 @@ from .plan import Progress
 from .sequences import SequenceFacts, facts_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ...port.served import Answer, Inference, InferenceStream
     from ...request.job import Job
@@ -45,7 +45,9 @@ log = logging.getLogger("despina.engine.model.ensemble")
 class StepRequest(InferenceRequest):
     """To a model that the ensemble has pinned."""
 
-    __slots__ = ()
+    __slots__ = ("depth",)
+
+    depth: int  # type: ignore[misc]  # of the request that it is a step of
 
     pinned: ClassVar[bool] = True
 
@@ -167,6 +169,17 @@ class Run:
         """Ends it with that fault as it is: it cannot begin, or the version ends."""
         self._end(fault)
 
+    def blockers(self) -> list[Sequence[Job]]:
+        """What holds up all of the steps under way; empty if one of them can go on."""
+        found: list[Sequence[Job]] = []
+        for call in self._calls:
+            if call.inference is not None and not call.is_over:
+                busy = self._parts.routes[call.step.index].served.blockers(call.inference)
+                if not busy:
+                    return []
+                found.extend(busy)
+        return found
+
     # --- For the steps' models
 
     def answered(self, call: Call, inference: Inference) -> None:
@@ -283,6 +296,7 @@ class Run:
                 call.facts = facts = scope.facts[tensor_name]
                 request.correlation_id = facts.id
                 request.sequence_start, request.sequence_end = facts.start, facts.end
+        request.depth = whole.depth
         if whole.trace is not None:
             request.trace = whole.trace.child(step.model_name)
         return request

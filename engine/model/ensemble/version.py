@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from ....schema.inference import InferenceRequest
     from ....schema.wire.generated.inference import ModelConfig
-    from ...port.served import Served
+    from ...port.served import Inference, Served
     from ...port.settings import EngineSettings
     from ...request.job import Job
     from ...request.stream import Answer, StreamJob
@@ -270,6 +270,12 @@ class EnsembleVersion:
             self._reading -= 1
             if not run.is_over:
                 self._begin_read(run)
+
+    def blockers(self, inference: Inference) -> Sequence[Sequence[Job]]:
+        """See port/served.py. Those of its steps: it goes on if one of them can."""
+        assert isinstance(inference, EnsembleJob | EnsembleStream), "one of its own"
+        course = inference.course
+        return () if course is None else course.blockers()
 
     # --- For runs, and inside
 

@@ -507,19 +507,15 @@ def test_sending_too_late(bench):
         ("pb_utils.triton_string_to_numpy('X')", "KeyError: 'X'"),
         (
             "pb_utils.InferenceRequest('', 0, [], [], 'q').exec()",
-            "TritonModelException: InferenceRequest.exec (a request from within",
+            "TritonModelException: BLS is only supported during the 'execute' function.",
         ),
         (
             "pb_utils.InferenceRequest('', 0, [], [], 'q').async_exec()",
-            "TritonModelException: InferenceRequest.async_exec",
+            "RuntimeError: no running event loop",
         ),
         (
             "pb_utils.InferenceRequest('', 0, [], [], 'q').get_response_sender()",
             "TritonModelException: get_response_sender is only for",
-        ),
-        (
-            "pb_utils.InferenceRequest('', 0, [], [], 'q').set_release_flags(1)",
-            "TritonModelException: set_release_flags is only for",
         ),
         ("requests[0].set_flags(1)", "TritonModelException: the flags of a request"),
         (
@@ -531,9 +527,12 @@ def test_sending_too_late(bench):
             "TritonModelException: pb_utils.MetricFamily is not supported yet",
         ),
         ("pb_utils.Metric()", "TritonModelException: pb_utils.Metric is not supported yet"),
-        ("pb_utils.load_model('x')", "TritonModelException: pb_utils.load_model is not supported yet"),
-        ("pb_utils.unload_model('x')", "TritonModelException: pb_utils.unload_model is not supported yet"),
-        ("pb_utils.is_model_ready('x')", "TritonModelException: pb_utils.is_model_ready is not supported yet"),
+        ("pb_utils.load_model('x')", "TritonModelException: BLS is only supported"),
+        ("pb_utils.unload_model(3)", "TypeError: unload_model(): expected model_name to be a str"),
+        (
+            "pb_utils.load_model('x', '', {'file:1/model.py': 3})",
+            "TypeError: load_model(): expected files to hold bytes",
+        ),
     ],
 )
 def test_misuse_of_the_helpers(run, expression, expected):

@@ -1,0 +1,130 @@
+"""Models that ask other models: the reference server's answers, recorded, and this server's.
+
+The scripts run inside models of models_nested/, on both servers.
+`python -m tests.conformance.test_nested` records the reference server's answers anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton_http
+
+from tests.conformance.nested_scripts import AWAITED, CALLS, CODES, CONTROL
+from tests.conformance.servers import reference_script, running_despina, running_reference
+
+HERE = Path(__file__).resolve().parent
+MODELS = HERE / "models_nested"
+GOLDEN = HERE / "golden" / "nested.json"
+LOADED = ("caller", "waiter", "add", "repeat", "odd", "total", "late")
+OPTIONS = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in LOADED))
+NEWER = "24.10 makes every error of a nested call INTERNAL; the newest release keeps the code of what was answered"
+KNOWN_DIFFERENCES = {
+    **{f"calls: the code {code}": NEWER for code in CODES if code != "INTERNAL"},
+    "calls: an input too many": "the order in which inputs are named is a hash's there",
+    "calls: decoupled with an error": "24.10 loses errors among the answers",
+    "calls: read twice": "answers are given once: an endless stream cannot be kept",
+    "calls: cancel after the end": "24.10 has no cancel, the newest release has",
+}
+PARTS = {
+    "calls": {name: ("caller", script) for name, script in CALLS.items()}
+    | {name: ("waiter", script) for name, script in AWAITED.items()},
+    "control": {name: ("caller", script) for name, script in CONTROL.items()},
+}
+"""Each is asked of a server of its own."""
+
+
+def asked(client, model, text, name="SCRIPT", output="SAID"):
+    """The lines of the answer, or the error's text."""
+    tensor = triton_http.InferInput(name, [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode()], np.object_))
+    try:
+        return [line.decode() for line in client.infer(model, [tensor]).as_numpy(output).tolist()]
+    except Exception as error:
+        return f"error: {error}"
+
+
+def answers(part, server, names=()):
+    """What was asked -> what was answered, in order."""
+    with triton_http.InferenceServerClient(f"127.0.0.1:{server.http_port}", network_timeout=20) as client:
+        found = {}
+        for name, (model, script) in PARTS[part].items():
+            if names and name not in names:
+                continue
+            found[name] = asked(client, model, script)
+    return {name: settled(answer, str(server.repository)) for name, answer in found.items()}
+
+
+def settled(answer, repository):
+    """Without the folder of this run."""
+    if isinstance(answer, list):
+        return [line.replace(repository, "REPOSITORY") for line in answer]
+    return answer.replace(repository, "REPOSITORY")
+
+
+@pytest.fixture(scope="module")
+def servers_of(tmp_path_factory):
+    """This project's answers, part by part."""
+    found = {}
+
+    def of(part):
+        if part not in found:
+            with running_despina(MODELS, tmp_path_factory.mktemp(part), OPTIONS) as server:
+                found[part] = answers(part, server)
+        return found[part]
+
+    return of
+
+
+RECORDED = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+CASES = [(part, name) for part, found in RECORDED.items() for name in found]
+
+
+@pytest.mark.parametrize(("part", "name"), CASES, ids=[f"{part}: {name}" for part, name in CASES])
+def test_models_hear_what_the_reference_server_says(part, name, servers_of):
+    """Goal: the same answers, in the same words, inside of a model; what differs is listed with its reason."""
+    if f"{part}: {name}" in KNOWN_DIFFERENCES:
+        assert servers_of(part)[name] != RECORDED[part][name], "it does not differ any more"
+    else:
+        assert servers_of(part)[name] == RECORDED[part][name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
+@pytest.mark.parametrize("part", list(RECORDED))
+def test_records_are_what_the_reference_server_says(part):
+    """Goal: the recorded answers are the reference server's. Method: ask it again."""
+    said = recorded(part)
+    differing = {name for name, answer in RECORDED[part].items() if said[name] != answer}
+    assert {name for name in differing if f"{part}: {name}" not in KNOWN_DIFFERENCES} == set()
+
+
+TRIES = 4
+"""The reference server dies of some of this now and then."""
+
+
+def recorded(part, names=()):
+    """The reference server's answers, of one that has lived to the end."""
+    for _ in range(TRIES):
+        with tempfile.TemporaryDirectory() as folder, running_reference(MODELS, Path(folder), OPTIONS) as server:
+            found = answers(part, server, names)
+        if not any("connection closed" in answer or "refused" in answer for answer in found.values()):
+            return found
+    return dict.fromkeys(found, "it dies")
+
+
+def main(*parts):
+    """Records."""
+    found = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    for part in parts or PARTS:
+        found[part] = recorded(part)
+    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
