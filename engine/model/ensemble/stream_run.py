@@ -82,8 +82,8 @@ class StreamRun(Run):
         """What ends it once the line of that stage is empty."""
         self._last: InferenceResponse | None = None
         """The final answer, if that is one."""
-        self._silent_since = 0.0
-        """When the step began, in a stage between, that has not answered so far; 0 for none."""
+        self._silent_since: float | None = None
+        """When the step began, in a stage between, that has not answered so far."""
 
     # --- For the version and the caller
 
@@ -100,7 +100,7 @@ class StreamRun(Run):
         """Looks whether a step is silent for too long."""
         since = self._silent_since
         asking = next((line[0] for line in reversed(self._lines) if line and line[0].asking), None)
-        if asking is None or asking.source.is_over or not since or now < since + SILENT_S_MAX:
+        if asking is None or asking.source.is_over or since is None or now < since + SILENT_S_MAX:
             return
         ending = self._plan.stages[asking.depth].ending
         assert ending is not None, "it is asked"
@@ -123,7 +123,7 @@ class StreamRun(Run):
             self._lines[opened.depth].append(opened)
             if isinstance(call.scope, Opened):
                 call.scope.unread += 1
-                self._silent_since = 0.0
+                self._silent_since = None
         if answer.final:
             self._leave(call, stream)
             call.scope.left -= 1
@@ -162,8 +162,8 @@ class StreamRun(Run):
             if line and line[0].held is not None:
                 head, step = line[0], line[0].held
                 head.held, head.asking = None, True
-                self._silent_since = self._clock.now()
-                self._clock.look_at(self._silent_since + SILENT_S_MAX, self._stream)
+                self._silent_since = now = self._clock.now()
+                self._clock.look_at(now + SILENT_S_MAX, self._stream)
                 self._ready.append((head, step))
         last = self._lines[-1]
         if last and not last[0].left:
@@ -204,7 +204,7 @@ class StreamRun(Run):
         """If its last step is over, and all of that is read, the next one in line has its turn."""
         if scope.asking and not (scope.left or scope.unread):
             scope.asking = False
-            self._silent_since = 0.0
+            self._silent_since = None
             self._lines[scope.depth].popleft()
             self._leave_line(scope)
 
