@@ -1,26 +1,33 @@
-"""Warm-up: executions with configured samples on every instance before the model is ready."""
+"""Warm-up: executions with configured samples on every instance before the model is ready.
+
+A sample is as many requests of one row as it has `batch_size`, executed together, `count` times. They are checked as
+clients' requests are, and counted as theirs, but come from nobody: no queue, no rate limit, no trace.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NUMBER
-from ...schema.fault import ExecutorDied, InvalidArgument
+from ...schema.fault import ExecutorDied, Internal, InvalidArgument
 from ...schema.inference import InferenceRequest
 from ...schema.tensor import Tensor
 from ..port.foreign import as_fault
+from ..request.admission import Admission
 from ..request.batch import Batch
 from ..request.job import Job
 from ..request.stream import UNATTENDED, StreamBatch, StreamJob
 from ..schedule.rules import is_decoupled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from ...schema.datatype import DataType
     from ...schema.wire.generated.inference import ModelConfig, ModelWarmup, ModelWarmupInput
     from ..port.backend import AsyncInstance, BackendInstance
     from ..request.ledger import Ledger
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 ROWS_MAX: Final = 65_536
 COUNT_MAX: Final = 100_000
+_PREFIX: Final = "[request id: <id_unknown>] "
 BYTES_MAX: Final = 2**31 - 1
 """Of one input of a batch, as the protocol bounds it. All three are ours: a number must not keep a load from ending."""
 
@@ -56,6 +64,7 @@ class Warmup:
             except (Exception, SystemExit) as caught:
                 error = caught
             _check(name, batch, error)
+            ledger.post(self._count, ledger, batch)
 
     async def run_async(self, ledger: Ledger, executor: AsyncInstance) -> None:
         """The same for an executor that is awaited."""
@@ -67,6 +76,16 @@ class Warmup:
             except (Exception, SystemExit) as caught:
                 error = caught
             _check(name, batch, error)
+            self._count(ledger, batch)
+
+    def _count(self, ledger: Ledger, batch: Batch) -> None:
+        statistics = ledger.statistics
+        if not self._decoupled:
+            statistics.executed(batch)
+            return
+        statistics.executed_streams(batch)
+        for job in batch.jobs:
+            statistics.streamed(job, batch)  # type: ignore[arg-type]  # a stream
 
     def _batches(self, ledger: Ledger) -> Iterator[tuple[str, Batch]]:
         for name, batch_size, count, inputs in self._samples:
@@ -76,6 +95,7 @@ class Warmup:
                     request = InferenceRequest(ledger.name, dict(inputs))
                     job = StreamJob(request, None, ledger, UNATTENDED) if self._decoupled else Job(request, None)
                     job.ledger = ledger
+                    job.received_ns = time.monotonic_ns()
                     jobs.append(job)
                 yield name, self._batch_type(jobs, len(jobs), "warmup")
 
@@ -100,13 +120,26 @@ def _inputs(sample: ModelWarmup, config: ModelConfig, model_path: Path) -> dict[
                 f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
             )
         kind = BY_NUMBER.get(int(spec.data_type))
-        if kind is None:
-            raise InvalidArgument(f"warmup setting expects input '{name}' to have data_type set")
         shape = [1, *dims] if batched else dims
+        if kind is None:
+            tensors[name] = Tensor(name, "", shape, b"")
+            continue
         elements = _elements(name, dims, (kind.byte_size or 4) * sample.batch_size)
-        memory = _data(name, spec, elements, kind.byte_size, model_path)
+        memory = _data(name, spec, elements, kind, model_path)
         tensors[name] = Tensor(name, kind.name, shape, memory)
+    _admit(config, tensors)
     return tensors
+
+
+def _admit(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raises InvalidArgument for inputs that no request may have. Others than the model's own may be there besides:
+    what the server gives to models of sequences."""
+    names = {entry.name for entry in config.input}
+    own = {name: tensor for name, tensor in tensors.items() if name in names}
+    Admission(config).admit(Job(InferenceRequest(config.name, own), None))
+    for name, tensor in tensors.items():
+        if not tensor.datatype:
+            raise InvalidArgument(f"warmup setting expects input '{name}' to have data_type set")
 
 
 def _check_counts(sample: ModelWarmup, config: ModelConfig) -> None:
@@ -134,23 +167,27 @@ def _elements(name: str, dims: Sequence[int], bytes_each: int) -> int:
     return elements
 
 
-def _data(name: str, spec: ModelWarmupInput, elements: int, byte_size: int, model_path: Path) -> bytes:
+def _data(name: str, spec: ModelWarmupInput, elements: int, kind: DataType, model_path: Path) -> bytes:
     if spec.input_data_file is not None:
         path = model_path / "warmup" / spec.input_data_file
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise InvalidArgument(f"warmup sample for input '{name}': {error}") from error
-        size = elements * byte_size if byte_size else len(data)
+            raise Internal(f"failed to open text file for read {path}: {error.strerror}") from error
+        size = elements * kind.byte_size or len(data)
         if len(data) < size:
             raise InvalidArgument(
-                f"warmup setting expects {size} bytes, but the data provided from {path} only has {len(data)} bytes"
+                f"{_PREFIX}warmup setting expects {size} bytes, but the data provided from {spec.input_data_file}only "
+                f"has {len(data)} bytes"
             )
-        return data[:size]
+        return data[:size] if elements else b""
     if spec.random_data is None and spec.zero_data is None:
-        raise InvalidArgument(f"warmup setting expects input '{name}' to have input_data_type set")
-    if byte_size == 0:
+        raise InvalidArgument(f"{_PREFIX}warmup setting expects input '{name}' to have input_data_type set")
+    if kind.byte_size == 0:
         return bytes(4 * elements)
-    if spec.random_data is not None:
-        return np.random.default_rng(0).bytes(elements * byte_size)
-    return bytes(elements * byte_size)
+    if spec.random_data is None:
+        return bytes(elements * kind.byte_size)
+    random = np.random.default_rng(0)
+    if kind.name == "BOOL":
+        return random.integers(0, 2, elements, np.uint8).tobytes()
+    return random.bytes(elements * kind.byte_size)

@@ -71,7 +71,7 @@ async def test_large_numbers_cost_nothing(repository, backend, opened, options, 
         ({"more": warm_up(dims="70000000", batch_size=8)}, "a batch would take more than"),
         (
             {"more": warm_up().replace("TYPE_INT32", "TYPE_INVALID")},
-            "warmup setting expects input 'IN' to have data_type set",
+            "inference input 'IN' data-type is '<invalid>', but model 'm' expects 'INT32'",
         ),
     ],
 )

@@ -366,7 +366,7 @@ async def test_cancelling_a_task_in_a_stream_tells_the_model(virtual_time, engin
 
 
 async def test_warm_up_of_a_decoupled_model(tmp_path, virtual_time):
-    """Warm-up needs no listener, is not held back and is not counted; its errors fail the load."""
+    """Warm-up needs no listener and is not held back; it is counted; its errors fail the load."""
     warmup = (
         'model_warmup [{ name: "w" batch_size: 1 inputs { key: "IN" value { data_type: TYPE_INT32 dims: [1] '
         "zero_data: true } } }]"
@@ -386,7 +386,8 @@ async def test_warm_up_of_a_decoupled_model(tmp_path, virtual_time):
     backend.execute = execute
     async with despina.open_engine(tmp_path, backends={"fake": backend}) as engine:
         assert cancelled == [False]
-        assert engine.statistics("m")[0].execution_count == 0
+        counted = engine.statistics("m")[0]
+        assert (counted.execution_count, counted.inference_count, counted.inference_stats.success.count) == (1, 1, 1)
 
     async def broken(batch):
         batch.jobs[0].send_fault(InvalidArgument("cold"))
