@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import despina
+import numpy as np
 import pytest
 
 from tests.conformance.servers import running_despina
@@ -65,9 +67,36 @@ def test_http_client(server):
 def test_grpc_client(server):
     """Goal: Triton's gRPC client works for one call and for a stream, in order."""
     text = printed(sys.executable, EXAMPLES / "03_tritonclient_grpc.py", f"127.0.0.1:{server.grpc_port}")
-    assert "models: ['addsub', 'file_type', 'magika', 'silero_vad']" in text
+    assert "models: ['addsub', 'file_features', 'file_label', 'file_type', 'magika', 'silero_vad']" in text
     assert "this file: python" in text
     assert text.endswith("stream answer 0: 0\nstream answer 1: 2\nstream answer 2: 4\n")
+
+
+@pytest.mark.usefixtures("models")
+def test_file_types_of_all_lengths():
+    """Goal: the ensemble of features, magika and labels knows what is too short for the model, and each of its models
+    has executed what came for it, in one batch."""
+    contents = [
+        b"",
+        b" ",
+        b"ab",
+        b"\xff\xfe",
+        b"import os\n\nprint(os.getcwd())\n" * 9,
+        b"<html><body><p>x</p></body></html>" * 9,
+    ]
+    with despina.blocking.open_engine(
+        EXAMPLES / "models", model_control_mode="explicit", load_model=["file_type"]
+    ) as engine:
+        found = engine.infer("file_type", {"CONTENT": np.array([[one] for one in contents], np.object_)})
+        labels = [label.decode() for label in found["LABEL"].ravel()]
+        assert labels == ["empty", "txt", "txt", "unknown", "python", "html"]
+        assert (found["SCORE"].ravel()[:4] == 1).all()
+        assert (found["SCORE"].ravel()[4:] > 0.5).all()
+        counted = {one.name: one for one in engine.statistics()}
+        assert sorted(counted) == ["file_features", "file_label", "file_type", "magika"]
+        assert {(one.inference_count, one.execution_count) for one in counted.values()} == {(6, 1)}
+        only = engine.infer("file_type", {"CONTENT": np.array([[b"ab"]], np.object_)}, outputs=["SCORE"])
+        assert list(only) == ["SCORE"]
 
 
 @pytest.mark.usefixtures("models")
