@@ -26,6 +26,7 @@ from ..observe.status import ActorStatus
 from ..port.foreign import as_fault
 from ..port.groups import first
 from ..port.settings import Restart
+from .binding import bind
 from .supervision import wait_after
 from .task import TaskInstance
 from .thread import ThreadInstance
@@ -252,10 +253,11 @@ class Instances:
     def _instance(self, context: InstanceContext) -> ThreadInstance | TaskInstance:
         if getattr(self._backend_model, "asynchronous", False):
             return TaskInstance(context, self._feed, self._open_async)
-        may_move = context.kind != "GPU" and not self._decoupled
+        may_move = context.kind != "GPU" and not self._decoupled and not context.host_policy.binds
         return ThreadInstance(context, self._feed, self._placement, self._open_on_thread, may_move=may_move)
 
     def _open_on_thread(self, context: InstanceContext) -> BackendInstance:
+        bind(context.host_policy)
         executor = self._backend_model.open_instance(context)
         try:
             self._warmup.run(self._feed.ledger, executor)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
+from .host_policy import HostPolicy
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -59,6 +61,8 @@ class InstanceContext:
     device_id: int
     resources: tuple[Resource, ...] = ()
     """What it needs while it executes, where the server limits rates."""
+    host_policy: HostPolicy = attrs.field(factory=HostPolicy)
+    """Where on the machine it lives. Its own thread is bound already; executors elsewhere are not."""
     priority: int = 0
     """Its executions weigh so much, there; 0 is 1."""
 

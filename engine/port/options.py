@@ -37,6 +37,7 @@ class EngineOptions(TypedDict, total=False):
     backend_config: Mapping[str, Mapping[str, str]]
     rate_limit: RateLimit
     rate_limit_resource: Iterable[ResourceLimit]
+    host_policy: Mapping[str, Mapping[str, str]]
     min_supported_compute_capability: float
     allow_client_shm: bool
     shared_memory_regions_max: int

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from .host_policy import SETTINGS
 from .resources import ResourceLimit
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ def _as_limits(limits: Iterable[ResourceLimit]) -> tuple[ResourceLimit, ...]:
 
 def _as_levels(levels: Iterable[TraceLevel]) -> tuple[TraceLevel, ...]:
     return tuple(levels)
+
+
+def _known_host_settings(instance: object, attribute: object, policies: Mapping[str, Mapping[str, str]]) -> None:
+    unknown = [name for settings in policies.values() for name in settings if name not in SETTINGS]
+    if unknown:
+        raise ValueError(
+            f"Unsupported host policy setting '{unknown[0]}' is specified, supported settings are "
+            + ", ".join(f"'{name}'" for name in SETTINGS)
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -140,6 +150,9 @@ class EngineSettings:
         validator=attrs.validators.deep_iterable(attrs.validators.instance_of(ResourceLimit)),
     )
     """How much there is of resources. Without any, as much of each as one instance needs at most."""
+    host_policy: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict, validator=_known_host_settings)
+    """`{policy: {setting: value}}`: where instances live that name the policy, or are of the kind that it is named
+    after: `cpu`, `gpu_<id>`, `model`. Settings: `numa-node`, `cpu-cores` (`first-last`)."""
     min_supported_compute_capability: float = 6.0
     allow_client_shm: bool = True
     """Let clients register regions of shared memory."""

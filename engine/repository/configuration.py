@@ -25,6 +25,7 @@ from ...schema.model_config import (
 )
 from ...schema.wire.generated.inference import ModelConfig, ModelInstanceGroupKind
 from ..port.backend import InstanceContext
+from ..port.host_policy import HostPolicy
 from ..port.resources import Resource
 from .model_directory import config_file
 
@@ -95,7 +96,7 @@ def complete_ensemble(config: ModelConfig) -> ModelConfig:
     return config
 
 
-def instances(config: ModelConfig) -> list[InstanceContext]:
+def instances(config: ModelConfig, settings: EngineSettings) -> list[InstanceContext]:
     """Every instance that the groups ask for; passive ones get none."""
     contexts: list[InstanceContext] = []
     for group in config.instance_group:
@@ -113,11 +114,21 @@ def instances(config: ModelConfig) -> list[InstanceContext]:
                     kind=kind,
                     device_id=device_id,
                     resources=resources,
+                    host_policy=_host_policy(group.host_policy or _default_policy(kind, device_id), settings),
                     priority=0 if group.rate_limiter is None else group.rate_limiter.priority,
                 )
                 for index in range(group.count)
             )
     return contexts
+
+
+def _host_policy(name: str, settings: EngineSettings) -> HostPolicy:
+    said = settings.host_policy.get(name, {})
+    return HostPolicy(name=name, numa_node=said.get("numa-node", ""), cpu_cores=said.get("cpu-cores", ""))
+
+
+def _default_policy(kind: InstanceKind, device_id: int) -> str:
+    return f"gpu_{device_id}" if kind == "GPU" else kind.lower()
 
 
 def backend_settings(backend: str, settings: EngineSettings) -> dict[str, str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
     from ..model.hosted import HostedVersion
-    from ..port.backend import BackendModel
+    from ..port.backend import BackendModel, InstanceContext
     from ..port.nested import NestedCaller
     from ..port.served import Served
     from ..port.settings import EngineSettings
@@ -105,6 +105,10 @@ class Loader:
         backend = self._backends.get(config.backend)
         return configuration.complete(config, completed, backend, self._gpus, self._settings)
 
+    def instances(self, config: ModelConfig) -> list[InstanceContext]:
+        """Those that a settled configuration asks for."""
+        return configuration.instances(config, self._settings)
+
     def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
@@ -134,7 +138,7 @@ class Loader:
                 version=version,
                 config=config,
                 backend_model=backend_model,
-                instances=configuration.instances(config),
+                instances=self.instances(config),
                 labels=labels(name, reading.source.path, _label_files(config)),
                 settings=settings,
                 clock=self._clock,

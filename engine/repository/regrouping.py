@@ -13,7 +13,6 @@ from ..model.version import ModelVersion
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import only_configuration_differs, only_instances_differ
-from .configuration import instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +47,7 @@ async def regroup(entry: ModelEntry, reading: Reading, registry: Registry, loade
         try:
             config = loader.complete(reading.config, model.config)
             with trio.move_on_after(timeout_s):
-                await model.change_instances(instances(config), config)
+                await model.change_instances(loader.instances(config), config)
                 return
             faults[model.version] = Internal(f"the instances have not opened within {timeout_s:g} s")
         except Exception as error:

@@ -92,6 +92,15 @@ def backend_setting(text: str) -> tuple[str, str, str]:
     return backend, setting, value
 
 
+def host_setting(text: str) -> tuple[str, str, str]:
+    """`policy,setting=value` as its parts."""
+    policy, comma, rest = text.partition(",")
+    setting, equals, value = rest.partition("=")
+    if not (policy and comma and setting and equals and value) or "=" in policy:
+        raise ValueError(f"--host-policy option format is '<policy name>,<setting>=<value>'. Got {text}")
+    return policy, setting, value
+
+
 def metric_setting(text: str) -> tuple[str, str]:
     """`setting=value` as a pair."""
     setting, equals, value = text.partition("=")

@@ -12,6 +12,7 @@ from .option import (
     backend_setting,
     boolean,
     choice,
+    host_setting,
     integer,
     metric_setting,
     number,
@@ -293,6 +294,14 @@ _BACKENDS = [
         repeat=True,
     ),
     Option(
+        "host-policy",
+        host_setting,
+        "engine.host_policy",
+        "<policy>,<setting>=<value>: cpu-cores=<first>-<last>, numa-node=<n>. Where instances live whose group names "
+        "the policy; without a name it is cpu, gpu_<id> or model. May be given several times.",
+        repeat=True,
+    ),
+    Option(
         "min-supported-compute-capability",
         number,
         "engine.min_supported_compute_capability",
@@ -342,7 +351,6 @@ _LATER = [
     _absent("response-cache-byte-size", integer, "the response cache", "0"),
     _tuning("cache-directory", string, "caches are not loaded from directories"),
     _tuning("repoagent-directory", string, "agents are not loaded from directories"),
-    _absent("host-policy", string, "binding instances to cores and memory nodes", repeat=True),
     _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
     _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
     _absent("sagemaker-port", port, "SageMaker's door", "8080"),

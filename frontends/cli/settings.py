@@ -103,6 +103,8 @@ def settle(values: Values) -> ServeSettings:
     engine = values.part("engine")
     if "backend_config" in engine:
         engine["backend_config"] = _folded(engine["backend_config"])
+    if "host_policy" in engine:
+        engine["host_policy"] = _folded(engine["host_policy"])
     if not engine.get("model_repository"):
         complaints.append("--model-repository must be specified")
         engine["model_repository"] = ()

@@ -315,3 +315,13 @@ def test_limits_of_resources():
         ("R:-1", "--rate-limit-resource: there cannot be less than nothing of 'R'. Got R:-1"),
     ):
         assert any(complaint in line for line in complaints(f"--rate-limit-resource={text}")), text
+
+
+def test_host_policies():
+    """Goal: settings by policy, or the protocol's complaints."""
+    given = settled("--host-policy=cpu,cpu-cores=0-1", "--host-policy=a b,numa-node=0", "--host-policy=cpu,numa-node=1")
+    assert given.engine.host_policy == {"cpu": {"cpu-cores": "0-1", "numa-node": "1"}, "a b": {"numa-node": "0"}}
+    for text in ("x", "a,b", ",b=c", "a=b,c", "a,=c"):
+        expected = f"--host-policy option format is '<policy name>,<setting>=<value>'. Got {text}"
+        assert any(expected in line for line in complaints(f"--host-policy={text}")), text
+    assert any("Unsupported host policy setting 'b'" in line for line in complaints("--host-policy=a,b=c"))
