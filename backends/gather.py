@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from ..schema.config.sequence_controls import control_inputs
+from ..schema.config.sequence_tensors import added_inputs
 from ..schema.datatype import BY_NUMBER, DataType
 from ..schema.fault import InvalidArgument, ModelFailure
 from ..schema.tensor import Tensor
@@ -74,7 +74,7 @@ class InputGatherer:
         self.batching = config.max_batch_size > 0
         self._batch_tensors = batch_tensors(config)
         self._sources = _Shapes(config)
-        self.slots = tuple(_input_slot(item) for item in (*config.input, *control_inputs(config)))
+        self.slots = tuple(_input_slot(item) for item in (*config.input, *added_inputs(config)))
 
     @property
     def slots(self) -> tuple[Slot, ...]:

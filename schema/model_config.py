@@ -15,6 +15,7 @@ from .config.collecting import collected, refuse_all
 from .config.file_names import validate_file_names
 from .config.instance_groups import normalise_instance_groups, validate_instance_groups
 from .config.normal_form import accept_completion, normalise, scheduling_choice, shape_text
+from .config.sequence_states import validate_states
 from .config.tensors import validate_io
 from .config.validation import config_warnings, validate
 from .config_json import config_to_json
@@ -42,4 +43,5 @@ __all__ = [
     "validate_file_names",
     "validate_instance_groups",
     "validate_io",
+    "validate_states",
 ]

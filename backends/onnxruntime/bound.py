@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from ...schema.config.sequence_controls import control_inputs
+from ...schema.config.sequence_tensors import added_inputs, state_outputs
 from ...schema.datatype import BY_NUMBER
 from ...schema.fault import Internal
 from ...schema.inference import ResponseTemplate
@@ -84,12 +84,13 @@ class BoundRunner:
     @classmethod
     def of(cls, session: Any, config: ModelConfig, signature: Signature) -> BoundRunner | None:
         """A runner, or None where some size is open, some tensor holds strings, one row is too large already, or the
-        requests of a batch may differ in shape."""
-        if is_ragged(config):
+        requests of a batch may differ in shape, or the model remembers something: states are arrays, answers here
+        are bytes."""
+        if is_ragged(config) or state_outputs(config):
             return None
         batching = config.max_batch_size > 0
         known = {**signature.initializers, **signature.inputs}
-        inputs = [_fixed(item, known[item.name], batching) for item in (*config.input, *control_inputs(config))]
+        inputs = [_fixed(item, known[item.name], batching) for item in (*config.input, *added_inputs(config))]
         outputs = [_fixed(item, signature.outputs[item.name], batching) for item in config.output]
         if None in inputs or None in outputs or any(item.optional for item in config.input):
             return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...schema.config.collecting import collected, refuse_all
 from ...schema.config.normal_form import shape_text
-from ...schema.config.sequence_controls import control_inputs
+from ...schema.config.sequence_tensors import added_inputs, state_outputs
 from ...schema.config.tensors import validate_io
 from ...schema.datatype import BY_NUMBER, DataType
 from ...schema.fault import InvalidArgument
@@ -59,15 +59,18 @@ def complete(config: ModelConfig, signature: Signature, default_max_batch_size: 
         config.dynamic_batching = ModelDynamicBatching(preferred_batch_size=[config.max_batch_size])
     batching = config.max_batch_size > 0
     if not config.input and not config.batch_input:
-        told = {item.name for item in control_inputs(config)}
+        added = {item.name for item in added_inputs(config)}
         for tensor in signature.inputs.values():
-            if tensor.name in told:
+            if tensor.name in added:
                 continue
             dims, reshape = _dims(tensor, batching)
             data_type = _config_type(config.name, "input", tensor)
             config.input.append(ModelInput(name=tensor.name, data_type=data_type, dims=dims, reshape=reshape))
     if not config.output:
+        kept = {item.name for item in state_outputs(config)}
         for tensor in signature.outputs.values():
+            if tensor.name in kept:
+                continue
             dims, reshape = _dims(tensor, batching)
             data_type = _config_type(config.name, "output", tensor)
             config.output.append(ModelOutput(name=tensor.name, data_type=data_type, dims=dims, reshape=reshape))
@@ -82,7 +85,7 @@ def check(config: ModelConfig, signature: Signature) -> None:
         refuse_all(ragged_faults(config), f"unable to load model '{name}': ")
     batching = config.max_batch_size > 0
     told = batch_target_inputs(config)
-    items = [*config.input, *control_inputs(config)]
+    items = [*config.input, *added_inputs(config)]
     wanted = [item for item in (*items, *told) if item.name not in signature.initializers]
     if len(wanted) < len(signature.inputs) or (len(wanted) > len(signature.inputs) and not _unknown(wanted, signature)):
         raise InvalidArgument(
@@ -106,7 +109,7 @@ def check(config: ModelConfig, signature: Signature) -> None:
             else:
                 _check_dims(config, "input", item, tensor)
     cut = cuts(config)
-    for output in config.output:
+    for output in (*config.output, *state_outputs(config)):
         tensor = signature.outputs.get(output.name)
         with collected(found):
             if tensor is None:

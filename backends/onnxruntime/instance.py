@@ -11,6 +11,7 @@ import numpy as np
 
 from ...schema.fault import Fault, InvalidArgument, ModelFailure
 from ..gather import InputGatherer, OutputScatterer, Reshape
+from ..states import StateScatterer
 from .bound import BoundRunner
 from .failure import failure_text
 
@@ -38,8 +39,10 @@ class OnnxInstance:
         self._run_options = run_options
         self._gatherer = InputGatherer(config)
         self._scatterer = OutputScatterer(config)
+        self._states = StateScatterer(config)
         self._text_inputs = [slot.name for slot in self._gatherer.slots if slot.kind.name == "BYTES"]
-        self._text_outputs = {slot.name for slot in self._scatterer.slots.values() if slot.kind.name == "BYTES"}
+        outputs = {name: slot.kind for name, slot in self._scatterer.slots.items()} | self._states.kinds
+        self._text_outputs = {name for name, kind in outputs.items() if kind.name == "BYTES"}
         self._bound = BoundRunner.of(session, config, signature) if movable and run_options is None else None
         self._everything: Sequence[str] = ()
         """What the last caller asked for who asked for all: most ask with the same object."""
@@ -82,7 +85,9 @@ class OnnxInstance:
 
     def _answer_together(self, batch: Batch, jobs: Sequence[BackendJob], rows: int) -> None:
         feeds = self._feeds(jobs, rows)
-        names = self._scatterer.wanted(jobs)
+        wanted = names = self._scatterer.wanted(jobs)
+        if self._states.kinds:
+            names = [*wanted, *(name for name in self._states.kinds if name not in wanted)]
         batch.inputs_ready_ns = time.monotonic_ns()
         try:
             results = self._run(names, feeds, self._run_options)
@@ -95,7 +100,12 @@ class OnnxInstance:
         arrays = dict(zip(names, results, strict=True))
         if self._text_outputs or self._scalar_outputs:
             self._adapt_outputs(arrays)
-        self._scatterer.scatter(jobs, rows, arrays)
+        if self._states.kinds:
+            self._states.check(rows, arrays)
+            self._scatterer.scatter(jobs, rows, {name: arrays[name] for name in wanted})
+            self._states.keep(jobs, arrays)
+        else:
+            self._scatterer.scatter(jobs, rows, arrays)
 
     def _answered_bound(self, batch: Batch, jobs: Sequence[BackendJob]) -> bool:
         bound = self._bound

@@ -49,6 +49,7 @@ class DecoupledSender(InferenceResponseSender):
         self._received = received
         self._instance_name = instance_name
         self._closed = False
+        self.rescheduled = False
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Raises TritonModelException after the final flag and for what is no response or flag.
@@ -69,7 +70,7 @@ class DecoupledSender(InferenceResponseSender):
 
     def __del__(self) -> None:
         job = self._job
-        if self._closed or job.is_closed:
+        if self._closed or self.rescheduled or job.is_closed:
             return
         if not job.is_cancelled():
             _log.error(

@@ -85,6 +85,7 @@ class PythonInstance:
         self.name = instance.name
         self.movable = movable
         self._decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
+        self._iterative = config.sequence_batching is not None and config.sequence_batching.iterative_sequence
         self._output_names = [output.name for output in config.output]
         self._coroutines: BackgroundLoop | None = None
         """Of a decoupled model whose `execute` is a coroutine."""
@@ -152,6 +153,8 @@ class PythonInstance:
             raise told from error
         finally:
             executing.requests = ()
+            for request in requests:
+                request.released = True
 
     def _background_done(
         self, requests: list[DecoupledRequest], jobs: list[BackendStream], returned: object, error: BaseException | None
@@ -207,6 +210,8 @@ class PythonInstance:
                         "Expected an 'InferenceResponse' object in the execute function return list, found type "
                         f"'{type(response)}'."
                     )
+            if self._iterative:
+                self._check_rescheduled(requests, responses)
         else:
             responses = [None] * len(requests)
         output_names = self._output_names
@@ -215,12 +220,21 @@ class PythonInstance:
             if job.response is not None or job.fault is not None:
                 continue  # answered through its sender, and the first answer stands
             if response is None:
-                job.fail(unanswered(self.name))
+                if not job.again:
+                    job.fail(unanswered(self.name))
                 continue
             try:
                 response.answer(request, output_names)
             except Exception as error:  # an input's array, passed on, in which the model has left what is no string
                 job.fail(self._failure(failure_text(error, self._user.roots)))
+
+    def _check_rescheduled(self, requests: list[ReceivedRequest], responses: list[InferenceResponse | None]) -> None:
+        for request, response in zip(requests, responses, strict=True):
+            if request.job.again and response is not None:
+                raise self._failure(
+                    "Expected a None object in the execute function return list for reschduled request, found type "
+                    f"'{type(response)}'."
+                )
 
     def _told(self, error: BaseException) -> BaseException:
         """What the engine is told of an exception out of `execute`; the traceback is logged."""

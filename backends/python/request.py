@@ -6,9 +6,10 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from ...schema.fault import Fault
 from . import arguments, nested
 from .arguments import INT64, UINT32, UINT64
-from .error import TritonModelException, not_supported_yet
+from .error import TritonModelException
 from .parameters import check_parameters
 from .response import InferenceResponseSender
 from .tensor import Tensor
@@ -239,9 +240,18 @@ class ReceivedRequest(InferenceRequest):
         return self.job.is_cancelled()
 
     def set_release_flags(self, flags: int) -> None:
-        flags = arguments.number("set_release_flags", "flags", flags, UINT32)
-        if flags == RELEASE_RESCHEDULE:
-            raise not_supported_yet("TRITONSERVER_REQUEST_RELEASE_RESCHEDULE")
+        """RESCHEDULE, before `execute` returns: the request is executed once more, if it is not answered with the final
+        flag. Raises TritonModelException where the model's sequences are not iterative, and later."""
+        if arguments.number("set_release_flags", "flags", flags, UINT32) != RELEASE_RESCHEDULE:
+            return
+        if self.released:
+            raise TritonModelException("set_release_flags: the request was released when execute returned")
+        try:
+            self.job.reschedule()
+        except Fault as fault:
+            raise TritonModelException(fault.message) from fault
+        if self._sender is not None:
+            self._sender.rescheduled = True
 
     def trace(self) -> InferenceTrace:
         return InferenceTrace.of(self.job.request.trace)

@@ -92,13 +92,15 @@ class InferenceResponse:
 class InferenceResponseSender:
     """Answers one request from inside `execute`. One response and one final flag, together or one after the other."""
 
-    __slots__ = ("_closed", "_output_names", "_request", "_sent")
+    __slots__ = ("_closed", "_output_names", "_request", "_sent", "rescheduled")
 
     def __init__(self, request: ReceivedRequest, output_names: Collection[str]) -> None:
         self._request = request
         self._output_names = output_names
         self._sent = False
         self._closed = False
+        self.rescheduled = False
+        """The request is executed once more, with a sender of its own: this one may go away without the final flag."""
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Raises TritonModelException where the order of responses and flags is not allowed."""

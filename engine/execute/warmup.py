@@ -21,7 +21,9 @@ from ..request.admission import Admission
 from ..request.batch import Batch
 from ..request.job import Job
 from ..request.stream import UNATTENDED, StreamBatch, StreamJob
+from ..schedule.controls import Controls
 from ..schedule.rules import is_decoupled
+from ..schedule.slots import Sequence as RequestSequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig, ModelWarmup, ModelWarmupInput
     from ..port.backend import AsyncInstance, BackendInstance
     from ..request.ledger import Ledger
+    from ..schedule.slots import SequenceId
+    from ..schedule.states import States
 
 
 ROWS_MAX: Final = 65_536
@@ -44,12 +48,13 @@ class Warmup:
     """The samples of one model version. Reads its data files when it is made; raises InvalidArgument for bad ones, and
     for more of anything than could have been meant."""
 
-    def __init__(self, config: ModelConfig, model_path: Path) -> None:
+    def __init__(self, config: ModelConfig, model_path: Path, states: States) -> None:
         self._samples = [
             (sample.name, sample.batch_size, max(1, sample.count), _inputs(sample, config, model_path))
             for sample in config.model_warmup
             if sample.batch_size
         ]
+        self._sequences = _Sequences(config, states) if config.sequence_batching is not None else None
         self._decoupled = is_decoupled(config)
         self._batch_type = StreamBatch if self._decoupled else Batch
 
@@ -96,13 +101,33 @@ class Warmup:
                     job = StreamJob(request, None, ledger, UNATTENDED) if self._decoupled else Job(request, None)
                     job.ledger = ledger
                     job.received_ns = time.monotonic_ns()
+                    if self._sequences is not None:
+                        self._sequences.make_one(job)
                     jobs.append(job)
                 yield name, self._batch_type(jobs, len(jobs), "warmup")
 
 
+class _Sequences:
+    """Makes each request of a sample a whole sequence, where the sample does not say else."""
+
+    def __init__(self, config: ModelConfig, states: States) -> None:
+        assert config.sequence_batching is not None, "a sequence model"
+        controls = Controls(config)
+        self._id: SequenceId = "1" if controls.id_datatype == "BYTES" else 1
+        self._controls = controls.of(self._id, start=True, end=True, ready=True)
+        self._states = states
+        self._is_iterative = config.sequence_batching.iterative_sequence
+
+    def make_one(self, job: Job) -> None:
+        request = job.request
+        request.correlation_id, request.sequence_start, request.sequence_end = self._id, True, True
+        request.inputs = {**self._controls, **self._states.initial, **request.inputs}
+        job.sequence = RequestSequence(self._id, self._states.begin(), self._is_iterative)
+
+
 def _check(name: str, batch: Batch, error: BaseException | None) -> None:
     batch.settle(None if error is None else as_fault(error))
-    faults = [job.fault.message for job in batch.jobs if job.fault is not None]
+    faults = [job.fault.message for job in batch.jobs if job.fault is not None and not job.again]
     if not faults and isinstance(error, ExecutorDied):
         faults.append(error.message)  # whatever it has answered before
     if faults:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ..port.backend import BackendModel, InstanceContext
     from ..port.served import Inference
     from ..port.settings import EngineSettings
+    from ..schedule.states import States
 
 log = logging.getLogger("despina.engine.model")
 
@@ -76,6 +77,7 @@ class ModelVersion:
         settings: EngineSettings,
         clock: Callable[[], float],
         warmup: Warmup,
+        states: States,
         inline: InlineRunner,
         resources: SharedResources | None = None,
     ) -> None:
@@ -94,7 +96,7 @@ class ModelVersion:
         self.load_seconds = 0.0
         self.admission = Admission(config)
         order = order_of(config, settings)
-        self.scheduler = scheduler_of(config, settings.queue_size_max, clock, order)
+        self.scheduler = scheduler_of(config, states, settings.queue_size_max, clock, order)
         self.ledger = Ledger(name, version, self.statistics, self._leave_queue, self.scheduler.ordered)
         self.limits = Limits(QueuePolicies.of(config), self.scheduler, self.ledger, clock, self._look)
         self._limited = self.limits.of_all or order.adaptive
@@ -191,6 +193,8 @@ class ModelVersion:
                     self._shut_streams()
                     self._abandon_children()
                 nursery.cancel_scope.cancel()
+            # What was executing then may have been meant to be executed once more.
+            self._refuse_queued(ShuttingDown("the model was unloaded before it had finished answering"))
         finally:
             self._running = self.accepting = False
             # The framework's model is closed whatever happens; a thread that hangs in it is let go.
@@ -293,6 +297,8 @@ class ModelVersion:
         ledger.streams.add(job)
         if instance is not None:
             self.placement.start(instance)
+        if self._sequences is not None:
+            self._look_when_due(self._sequences)
         return job
 
     def pin(self) -> Callable[[], None]:

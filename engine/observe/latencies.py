@@ -127,7 +127,7 @@ class ObservedStats(ModelStats):
 
     def executed(self, batch: Batch, jobs: Sequence[BackendJob] | None = None) -> None:
         super().executed(batch, jobs)
-        self.observe([job for job in batch.jobs if job.fault is None], batch)
+        self.observe([job for job in (batch.jobs if jobs is None else jobs) if job.fault is None], batch)
 
     def streamed(self, job: CountedStream, batch: Batch) -> None:
         super().streamed(job, batch)
@@ -150,7 +150,7 @@ class ObservedStats(ModelStats):
         outputs = batch.outputs_started_ns or ended
         for job in jobs:
             self.request.observe((now - job.received_ns) // 1000, now_s)
-            self.queue.observe((started - job.received_ns) // 1000, now_s)
+            self.queue.observe((started - job.received_ns - job.executed_ns) // 1000, now_s)
             self.input.observe((ready - started) // 1000, now_s)
             self.infer.observe((outputs - ready) // 1000, now_s)
             self.output.observe((ended - outputs) // 1000, now_s)

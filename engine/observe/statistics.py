@@ -169,9 +169,14 @@ class ModelStats:
         self._executions = together
         self._kinds_max = max(_KINDS_MAX, 2 * len(together))
 
-    def executed_streams(self, batch: Batch) -> None:
-        """Counts one execution whose jobs are counted as their streams end."""
-        self._more["inference_count"] -= batch.size
+    def executed_before(self, spent_ns: int) -> None:
+        """A request that is about to be counted as a success has been executed before: it did not wait meanwhile."""
+        self.queue_ns -= spent_ns
+        self._more["infer_ns"] += spent_ns
+
+    def executed_streams(self, batch: Batch, executed_again: int = 0) -> None:
+        """Counts one execution whose jobs are counted as their streams end, or go on with another execution."""
+        self._more["inference_count"] += executed_again - batch.size
         ModelStats.executed(self, batch, ())
 
     def streamed(self, job: CountedStream, batch: Batch) -> None:
@@ -184,6 +189,8 @@ class ModelStats:
         ready = batch.inputs_ready_ns or batch.started_ns
         self.success_ns += now - job.received_ns
         self.queue_ns += batch.started_ns - job.received_ns
+        if job.executed_ns:
+            self.executed_before(job.executed_ns)
         more = self._more
         more["success_count"] += 1
         more["inference_count"] += job.batch_size

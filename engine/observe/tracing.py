@@ -23,7 +23,7 @@ from .trace_settings import FIELDS, Setting, changed
 from .trace_worker import TraceWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ...schema.fault import Fault
     from ...schema.inference import InferenceResponse
@@ -303,10 +303,10 @@ def trace_accepted(job: BackendJob, version: int) -> None:
         trace.capture("TENSOR_QUEUE_INPUT", tensor)
 
 
-def trace_batch(batch: Batch) -> int:
-    """A batch was executed. How many of its requests are traced."""
+def trace_batch(batch: Batch, jobs: Sequence[BackendJob]) -> int:
+    """A batch was executed, and these of its requests are over. How many of them are traced."""
     count = 0
-    for job in batch.jobs:
+    for job in jobs:
         trace = job.request.trace
         if trace is not None:
             count += 1

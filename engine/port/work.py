@@ -33,6 +33,11 @@ class BackendJob(Protocol):
         ...
 
     @property
+    def executed_ns(self) -> int:
+        """What earlier executions of it took, where it is executed again and again."""
+        ...
+
+    @property
     def version_text(self) -> str:
         """The version that answers, as responses name it."""
         ...
@@ -48,6 +53,21 @@ class BackendJob(Protocol):
 
     def is_cancelled(self) -> bool:
         """True once the caller has left; an executor may poll it to stop early."""
+        ...
+
+    def set_state(self, name: str, tensor: Tensor) -> None:
+        """Keeps a state for the sequence's next request, which has it among its inputs. `name` is the state's output.
+        Raises InvalidArgument for a name that is none."""
+        ...
+
+    @property
+    def again(self) -> bool:
+        """It was released to be executed once more."""
+        ...
+
+    def reschedule(self) -> None:
+        """Releases the request to be executed once more, instead of an answer: of an iterative sequence. Raises
+        InvalidArgument for others."""
         ...
 
 
@@ -91,7 +111,7 @@ class Batch(Protocol):
     size: int
     """Rows over all jobs."""
     reason: str
-    """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `single`, `warmup`."""
+    """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `single`, `sequence`, `warmup`."""
     started_ns: int
     inputs_ready_ns: int
     outputs_started_ns: int

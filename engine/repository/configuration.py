@@ -22,6 +22,7 @@ from ...schema.model_config import (
     validate_file_names,
     validate_instance_groups,
     validate_io,
+    validate_states,
 )
 from ...schema.wire.generated.inference import ModelConfig, ModelInstanceGroupKind
 from ..port.backend import InstanceContext
@@ -85,6 +86,7 @@ def complete(
     validate(config)
     validate_io(config)
     validate_instance_groups(config, gpus, settings.min_supported_compute_capability)
+    validate_states(config)
     refuse_unbuilt(config)
     return config
 
@@ -157,23 +159,13 @@ def check_before_opening(config: ModelConfig) -> None:
     """Raises InvalidArgument, Unsupported for what no backend may see: file names that leave the model's directory, and
     features that this engine lacks."""
     validate_file_names(config)
+    validate_states(config)
     refuse_unbuilt(config)
 
 
 def refuse_unbuilt(config: ModelConfig) -> None:
     """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
     for what, present in (
-        ("sequence_batching.state", config.sequence_batching is not None and bool(config.sequence_batching.state)),
-        (
-            "sequence_batching.iterative_sequence",
-            config.sequence_batching is not None and config.sequence_batching.iterative_sequence,
-        ),
-        (
-            "decoupled with sequence_batching",
-            config.sequence_batching is not None
-            and config.model_transaction_policy is not None
-            and config.model_transaction_policy.decoupled,
-        ),
         ("response_cache", bool(config.response_cache and config.response_cache.enable)),
         ("model_repository_agents", config.model_repository_agents is not None),
         (

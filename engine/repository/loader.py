@@ -15,6 +15,7 @@ from ..model.ensemble.version import EnsembleVersion
 from ..model.version import ModelVersion
 from ..port.backend import ModelContext
 from ..port.foreign import as_fault
+from ..schedule.states import States
 from . import configuration
 from .devices import find_gpus
 from .model_directory import labels
@@ -133,6 +134,7 @@ class Loader:
         try:
             config = self.complete(config, backend_model.config)
             backend_model.config = config  # what instances see, and user models are told, is the settled one
+            states = States(config, reading.source.path)
             opened = ModelVersion(
                 name=name,
                 version=version,
@@ -142,7 +144,8 @@ class Loader:
                 labels=labels(name, reading.source.path, _label_files(config)),
                 settings=settings,
                 clock=self._clock,
-                warmup=Warmup(config, reading.source.path),
+                warmup=Warmup(config, reading.source.path, states),
+                states=states,
                 inline=self._inline,
                 resources=self.resources,
             )

@@ -7,6 +7,7 @@ the scheduler's lock, so exactly one of take, cancel and expire wins.
     QUEUED ──take──▶ EXECUTING ──ended──▶ DONE
       │ cancel ▶ CANCELLED     │ caller leaves, or its deadline passes: it hears at once (or nobody does), the batch
       │ expire, refuse ▶ REJECTED                                      goes on, and the result is dropped
+      ◀──rescheduled────────── by the model of an iterative sequence, to be executed once more
 
 What an end means for statistics, traces, client memory and the caller is in ledger.py.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ...schema.fault import Internal, ModelFailure
+from ...schema.fault import Internal, InvalidArgument, ModelFailure
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _BEFORE: Final = {
     JobState.DONE: JobState.EXECUTING,
     JobState.CANCELLED: JobState.QUEUED,
     JobState.REJECTED: JobState.QUEUED,
+    JobState.QUEUED: JobState.EXECUTING,
 }
 """State -> the one from which it is entered."""
 
@@ -114,7 +116,13 @@ class Job:
     execution: Execution | None = None
     """What it was executed in, where answers keep the order of requests: others may be told with it."""
     sequence: Any = None
-    """The sequence scheduler's own note of where it belongs."""
+    """The sequence that it is of, for the scheduler of sequences; None for other models' jobs."""
+    turn = 0
+    """Of it: who comes first has the lower one."""
+    again = False
+    """The model has released it to be executed once more."""
+    executed_ns = 0
+    """What its earlier executions took."""
     children: set[Any] | None = None
     """Requests that its model has made for it and that are under way; None where there never were any."""
     is_held_up = False
@@ -158,6 +166,23 @@ class Job:
     def fail(self, fault: Fault) -> None:
         """Answers this request alone with a fault; its neighbours in the batch are not touched."""
         self.fault = fault
+
+    def set_state(self, name: str, tensor: Tensor) -> None:
+        """The sequence's state of that output's name from now on: an input of its next request. Shapes include the
+        batch dimension; the tensor must not change any more. Raises InvalidArgument for a name that is none."""
+        if self.sequence is None:
+            raise InvalidArgument(f"state '{name}' is not a valid state name.")
+        self.sequence.states.set(name, tensor)
+
+    def reschedule(self) -> None:
+        """Releases the request unanswered, to be executed once more when `execute` has returned. An answer, or the end
+        of a stream, counts more. Raises InvalidArgument where the model's sequences are not iterative."""
+        if self.sequence is None or not self.sequence.is_iterative:
+            raise InvalidArgument(
+                "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
+                "to handle such a flag."
+            )
+        self.again = True
 
     def settle(self, fault: Fault | None) -> None:
         """For the engine, on the executing thread: the batch is done and this job has no answer yet."""

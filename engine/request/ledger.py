@@ -175,7 +175,7 @@ class Ledger:
         try:
             if how is End.EXECUTED:
                 if self._traced:
-                    self._traced -= trace_batch(batch)  # type: ignore[arg-type]  # what they were executed in
+                    self._traced -= trace_batch(batch, jobs)  # type: ignore[arg-type]  # what they were executed in
                 if self.shares:
                     place(jobs)
                 self.statistics.executed(batch, jobs)  # type: ignore[arg-type]  # as above

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 class Waiting(Protocol):
     """What the policy needs of a waiting request."""
 
-    batch_size: int
-    key: object
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def key(self) -> object: ...
 
 
 @attrs.frozen

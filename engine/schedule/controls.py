@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...schema.config.sequence_controls import control_type
+from ...schema.config.sequence_tensors import control_type
 from ...schema.datatype import BY_NUMBER
 from ...schema.tensor import Tensor, encode_bytes
 from ...schema.wire.generated.inference import ModelSequenceBatchingControlKind

@@ -520,7 +520,7 @@ def test_sending_too_late(bench):
         ("requests[0].set_flags(1)", "TritonModelException: the flags of a request"),
         (
             "requests[0].set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)",
-            "TritonModelException: TRITONSERVER_REQUEST_RELEASE_RESCHEDULE is not supported yet",
+            "TritonModelException: Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model",
         ),
         (
             "pb_utils.MetricFamily(name='a', description='b', kind=pb_utils.MetricFamily.COUNTER)",

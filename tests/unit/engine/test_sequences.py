@@ -335,26 +335,7 @@ async def test_many_sequences_at_once(repository, opened, backend, asynchronous)
         assert not wrong
         assert set(sums.values()) == {29}
         assert engine.model("m").statistics.success_count == 600
-        assert not engine.model("m").scheduler._slots.placed
+        with trio.fail_after(5):  # a thread hands its slots back when it looks for the next batch
+            while engine.model("m").scheduler._slots.placed:  # noqa: ASYNC110  nothing tells
+                await trio.sleep(0.001)
         nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    ("more", "what"),
-    [
-        ("state [{ input_name: 'A' output_name: 'B' data_type: TYPE_FP32 dims: [1] }]", "sequence_batching.state"),
-        ("iterative_sequence: true", "sequence_batching.iterative_sequence"),
-    ],
-)
-async def test_what_is_not_built_is_refused_by_name(virtual_time, repository, opened, batches, more, what):
-    """Goal: at load, never ignored."""
-    write_model(repository, "m", more=batching(more))
-    async with opened(exit_on_error=False) as engine:
-        assert f"model 'm': '{what}' is not supported yet" in engine.health().problems[0]
-
-
-async def test_decoupled_models_of_sequences_are_refused(virtual_time, repository, opened, batches):
-    """Goal: the same, for a sequence's next request would have to wait for the end of a stream."""
-    write_model(repository, "m", more=batching() + " model_transaction_policy { decoupled: true }")
-    async with opened(exit_on_error=False) as engine:
-        assert "'decoupled with sequence_batching' is not supported yet" in engine.health().problems[0]
