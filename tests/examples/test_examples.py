@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import despina
 import numpy as np
 import pytest
+import tritonclient.grpc
 
 from tests.conformance.servers import running_despina
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parents[1] / "examples"
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +72,10 @@ def test_http_client(server):
 def test_grpc_client(server):
     """Goal: Triton's gRPC client works for one call and for a stream, in order."""
     text = printed(sys.executable, EXAMPLES / "03_tritonclient_grpc.py", f"127.0.0.1:{server.grpc_port}")
-    assert "models: ['addsub', 'file_features', 'file_label', 'file_type', 'magika', 'silero_vad']" in text
+    assert (
+        "models: ['addsub', 'file_features', 'file_label', 'file_type', 'magika', 'silero_vad', 'silero_vad_stream']"
+        in text
+    )
     assert "this file: python" in text
     assert text.endswith("stream answer 0: 0\nstream answer 1: 2\nstream answer 2: 4\n")
 
@@ -122,3 +130,32 @@ def test_voice_activity(server):
     assert highest["silence"] < 0.1
     assert highest["tone"] < 0.1
     assert highest["vowel"] > 0.8
+
+
+def test_voice_activity_stream(server):
+    """Goal: stretches of speech where the recording's own annotation has them, within a quarter of a second."""
+    text = printed(sys.executable, EXAMPLES / "07_voice_activity_stream.py", f"127.0.0.1:{server.grpc_port}")
+    found = [(float(line.split()[2]), float(line.split()[5])) for line in text.splitlines()]
+    # Of the turns of both speakers, in the same package; pauses shorter than a quarter of a second are none.
+    annotated = [(6.69, 7.12), (7.55, 17.92), (18.05, 21.49), (21.78, 30.0)]
+    assert np.array(found) == pytest.approx(np.array(annotated), abs=0.25)
+
+
+def test_the_servers_state_is_as_good_as_the_packages_own(server):
+    """Goal: what the model says of real speech is what its own package says, chunk by chunk, the state being the
+    server's. Method: two sequences at once, each over a stream of its own; the package's answers are recorded."""
+    spec = importlib.util.spec_from_file_location("voice_activity_stream", EXAMPLES / "07_voice_activity_stream.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    recorded = json.loads((HERE / "voice_activity.json").read_text())["probabilities"]
+    sound = example.read(example.CONVERSATION)
+
+    def asked(beginning):
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            return example.speech_probabilities(client, sound[int(beginning) :], sequence_id=1 + int(beginning))
+
+    with ThreadPoolExecutor() as pool:
+        answers = dict(zip(recorded, pool.map(asked, recorded), strict=True))
+    for beginning, probabilities in recorded.items():
+        assert len(probabilities) > 300
+        assert answers[beginning] == pytest.approx(probabilities, abs=1e-5)
