@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from .engine import Engine
     from .model.hosted import HostedVersion
+    from .port.agent import RepositoryAgent
     from .port.backend import Backend
     from .port.options import EngineOptions
     from .port.settings import TraceSettings
@@ -109,6 +110,7 @@ def open_engine(
     *,
     backends: Mapping[str, Backend] | None = None,
     open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
+    agents: Mapping[str, RepositoryAgent] | None = None,
     **options: Unpack[EngineOptions],
 ) -> Iterator[BlockingEngine]:
     """As `despina.open_engine`, for a `with` block. The engine runs on a thread of its own until the block ends."""
@@ -119,7 +121,9 @@ def open_engine(
     async def main() -> None:
         close = trio.Event()
         closing.append(close.set)
-        async with open_async_engine(model_repository, backends=backends, open_traces=open_traces, **options) as engine:
+        async with open_async_engine(
+            model_repository, backends=backends, open_traces=open_traces, agents=agents, **options
+        ) as engine:
             opened.put(BlockingEngine(engine, trio.lowlevel.current_trio_token()))
             await close.wait()
 

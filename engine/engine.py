@@ -30,6 +30,7 @@ from .observe.generation import Generation
 from .observe.health import HealthReport, ServerState
 from .observe.trace_file import open_trace_file
 from .observe.tracing import Tracer
+from .repository.agents import Agents
 from .repository.discovery import Backends
 from .repository.registry import Registry
 from .repository.repository import NOT_EXPLICIT, Repository
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .model.hosted import HostedVersion
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
+    from .port.agent import RepositoryAgent
     from .port.backend import Backend
     from .port.served import Inference
     from .port.settings import EngineSettings, TraceSettings
@@ -84,10 +86,12 @@ class Engine:
         settings: EngineSettings,
         backends: Mapping[str, Backend] | None = None,
         open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
+        agents: Mapping[str, RepositoryAgent] | None = None,
     ) -> None:
         """`open_traces` is asked for a place to keep traces when there is a first one."""
         self.settings = settings
         self.backends = Backends(backends, settings.backend_config)
+        self.agents = Agents(agents)
         self.generation = Generation()
         """What doors compare before they use what they remember of earlier requests."""
         self.registry = Registry(self.generation)
@@ -116,7 +120,9 @@ class Engine:
         is no directory.
         """
         clock = trio.lowlevel.current_clock().current_time
-        self._repository = Repository(self.settings, self.registry, self.backends, clock, self.inline, self.nesting)
+        self._repository = Repository(
+            self.settings, self.registry, self.backends, self.agents, clock, self.inline, self.nesting
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(self.nesting.run)
             nursery.start_soon(self.inline.run)

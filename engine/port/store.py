@@ -3,7 +3,7 @@
 names() ── times_ns(name) ──changed?──▶ fetch(name) ──▶ ModelSource: a directory to read and to open from
 
 Directories here, a cloud's buckets elsewhere: those bring what they fetch into a directory that goes when `discard` is
-called. Something that looks at models, or changes them, before they are loaded is a store around another store.
+called. What looks at a model's files, or brings others, before it is loaded is a repository agent (agent.py).
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ class ModelSource:
     """The model's directory."""
     discard: Callable[[], None] | None = None
     """Called once, when nothing uses the directory any more; None where it stays."""
+    serving: Callable[[], None] | None = None
+    """Called when what was made of it serves, also when it does so anew."""
+    leaving: Callable[[], None] | None = None
+    """Called when no look-up finds it any more; before `discard`, which may come without it."""
 
 
 class ModelStore(Protocol):

@@ -1,6 +1,6 @@
 """From a model's directory to a configuration that the engine can serve. Blocking file access; no state.
 
-read ── names ── normalise ── validate ──▶ backend opens and completes ──▶ complete ──▶ instances
+read ── agents ── names ── normalise ── validate ──▶ backend opens and completes ──▶ complete ──▶ instances
 """
 
 from __future__ import annotations
@@ -45,26 +45,30 @@ _KINDS: dict[ModelInstanceGroupKind, InstanceKind] = {
 DEFAULT_MAX_BATCH_SIZE = "4"
 
 
-def read(name: str, path: Path, override: str | None, settings: EngineSettings) -> ModelConfig:
-    """The configuration as far as it follows from the directory: named, normalised, validated.
+def read(path: Path, override: str | None, settings: EngineSettings) -> ModelConfig:
+    """The configuration as it is written. `override` is a whole one in JSON that takes the place of the file.
 
-    `override` is a whole configuration in JSON that takes the place of the file. Raises InvalidArgument.
+    Raises InvalidArgument.
     """
     if override is not None:
         try:
-            config = config_from_json(override)
+            return config_from_json(override)
         except InvalidArgument as fault:
             raise InvalidArgument(f"Invalid config override: {fault.message}") from fault
-    else:
-        file = config_file(path, settings.model_config_name)
-        try:
-            config = parse_config(file.read_bytes(), source=str(file))
-        except FileNotFoundError:
-            if settings.disable_auto_complete_config:
-                raise InvalidArgument(f"failed to open text file for read {file}: No such file or directory") from None
-            config = ModelConfig()
-        except OSError as error:
-            raise InvalidArgument(f"failed to open text file for read {file}: {error.strerror}") from error
+    file = config_file(path, settings.model_config_name)
+    try:
+        return parse_config(file.read_bytes(), source=str(file))
+    except FileNotFoundError:
+        if settings.disable_auto_complete_config:
+            raise InvalidArgument(f"failed to open text file for read {file}: No such file or directory") from None
+        return ModelConfig()
+    except OSError as error:
+        raise InvalidArgument(f"failed to open text file for read {file}: {error.strerror}") from error
+
+
+def settle(config: ModelConfig, name: str, path: Path, settings: EngineSettings) -> ModelConfig:
+    """The configuration as far as it follows from the directory: named, normalised, validated. Raises
+    InvalidArgument."""
     config = complete_names(config, name, _listing(path))
     check_directory_name(config, name)
     config = normalise(config)
@@ -167,7 +171,6 @@ def refuse_unbuilt(config: ModelConfig) -> None:
     """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
     for what, present in (
         ("response_cache", bool(config.response_cache and config.response_cache.enable)),
-        ("model_repository_agents", config.model_repository_agents is not None),
         (
             "TRITON_BATCH_STRATEGY_PATH",
             "TRITON_BATCH_STRATEGY_PATH" in config.parameters and config.dynamic_batching is not None,

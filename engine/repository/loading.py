@@ -23,7 +23,7 @@ from .changes import is_newer
 from .reading import discard_now, read
 from .registry import UNLOADED, State
 from .regrouping import is_regrouping, regroup
-from .retiring import discard
+from .retiring import discard, tell
 from .worker import in_worker
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..model.hosted import HostedVersion
     from ..port.settings import EngineSettings
     from ..port.store import ModelStore
+    from .agents import Agents
     from .ensembles import Ensembles
     from .hosting import Hosted, Hosts
     from .loader import Loader
@@ -54,6 +55,7 @@ class Loading:
         settings: EngineSettings,
         registry: Registry,
         store: ModelStore,
+        agents: Agents,
         loader: Loader,
         hosts: Hosts,
         retirement: Retirement,
@@ -62,6 +64,7 @@ class Loading:
         self._settings = settings
         self._registry = registry
         self._store = store
+        self._agents = agents
         self._loader = loader
         self._hosts = hosts
         self._retirement = retirement
@@ -153,10 +156,10 @@ class Loading:
     ) -> Reading:
         return await in_worker(
             f"reading model '{name}'",
-            partial(read, self._store, self._settings, name, times_ns, config, files),
+            partial(read, self._store, self._agents, self._settings, name, times_ns, config, files),
             discard_now,
             limiter=self._files,
-            timeout_s=float("inf"),
+            timeout_s=self._timeout_s,
             patience_s=self._settings.exit_timeout_secs,
         )
 
@@ -210,6 +213,7 @@ class Loading:
                     nursery.start_soon(hosted.model.drain, 0)
             raise
         log.info("successfully loaded '%s'", entry.name)
+        await tell(reading.source.serving)
 
     async def _open(self, name: str, reading: Reading, number: int, path: Path) -> Hosted:
         """Opens one version and starts its actor. Raises Fault."""

@@ -1,6 +1,6 @@
 """What one load finds in the store. Blocking file access.
 
-fetch, or upload ──▶ configuration ──▶ versions ──▶ chosen by the policy
+fetch, or upload ──▶ configuration ──▶ agents ──▶ versions ──▶ chosen by the policy
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig
     from ..port.settings import EngineSettings
     from ..port.store import ModelSource, ModelStore
+    from .agents import Agents
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +43,7 @@ class Reading:
 
 def read(
     store: ModelStore,
+    agents: Agents,
     settings: EngineSettings,
     name: str,
     times_ns: Mapping[str, int],
@@ -56,10 +58,12 @@ def read(
         raise InvalidArgument("Load parameter 'config' must be specified for model file override")
     source = upload(name, files) if files else store.fetch(name)
     try:
+        written = configuration.read(source.path, config, settings)
+        source = agents.load(name, written, source)
         return Reading(
             source=source,
             times_ns=times_ns,
-            config=configuration.read(name, source.path, config, settings),
+            config=configuration.settle(written, name, source.path, settings),
             versions=version_directories(source.path),
         )
     except BaseException:

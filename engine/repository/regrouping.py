@@ -30,6 +30,7 @@ def is_regrouping(entry: ModelEntry, reading: Reading, chosen: Iterable[int]) ->
     return (
         loaded is not None
         and reading.config.ensemble_scheduling is None
+        and reading.source.serving is None  # its agents are told of a load, and may have brought other files
         and [model.version for model in entry.ready()] == sorted(chosen)
         and only_configuration_differs(reading.times_ns, loaded.times_ns)
         and only_instances_differ(loaded.config, reading.config)

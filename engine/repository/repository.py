@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..port.nested import NestedCaller
     from ..port.settings import EngineSettings
     from ..port.store import ModelStore
+    from .agents import Agents
     from .discovery import Backends
     from .hosting import Hosted
     from .registry import Registry
@@ -62,6 +63,7 @@ class Repository:
         settings: EngineSettings,
         registry: Registry,
         backends: Backends,
+        agents: Agents,
         clock: Callable[[], float],
         inline: InlineRunner,
         nested: NestedCaller,
@@ -75,7 +77,9 @@ class Repository:
         loader = Loader(settings, backends, clock, inline, registry.find, nested)
         self.resources = loader.resources
         """What instances share where rates are limited."""
-        self._loading = Loading(settings, registry, self._store, loader, self._hosts, self._retirement, ensembles)
+        self._loading = Loading(
+            settings, registry, self._store, agents, loader, self._hosts, self._retirement, ensembles
+        )
         self._closure = Closure(registry, self._loading, self._retirement, ensembles, self._turn)
         self._turns = Turns()
         self._looks = trio.CapacityLimiter(LOOKS_MAX)

@@ -11,7 +11,7 @@ from ...schema.fault import Internal
 from .registry import UNLOADED, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..model.hosted import HostedVersion
     from ..port.store import ModelSource
@@ -24,7 +24,7 @@ _AS_LONG_AS_IT_TAKES = float("inf")
 """Unloading waits for what is in flight: nobody is waiting for the place."""
 
 _DISCARD_S = 5.0
-"""For removing files."""
+"""For removing files, and for telling agents."""
 
 
 class Retirement:
@@ -119,10 +119,18 @@ class Retirement:
 
     async def _let_go(self, source: ModelSource, models: Sequence[HostedVersion]) -> None:
         try:
+            await tell(source.leaving)
             for model in models:
                 await model.drain(_AS_LONG_AS_IT_TAKES)
         finally:
             await discard(source)
+
+
+async def tell(callback: Callable[[], None] | None) -> None:
+    """Calls what wants to know of a model. A thread that is not done in time goes on, unobserved."""
+    if callback is not None:
+        with trio.move_on_after(_DISCARD_S):
+            await trio.to_thread.run_sync(callback, abandon_on_cancel=True)
 
 
 async def discard(source: ModelSource) -> None:

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 def backends_table(engine: Engine) -> str:
     """The backends that the loaded models use."""
-    rows = []
-    for name, backend in sorted(engine.backends.loaded().items()):
-        module = sys.modules.get(type(backend).__module__)
-        path = os.path.dirname(os.path.realpath(getattr(module, "__file__", None) or ""))
-        rows.append((name, path, backend.config_summary()))
+    rows = [
+        (name, _directory(backend), backend.config_summary())
+        for name, backend in sorted(engine.backends.loaded().items())
+    ]
     return table(("Backend", "Path", "Config"), rows)
+
+
+def agents_table(engine: Engine) -> str:
+    """The repository agents that the loaded models use."""
+    rows = [(name, _directory(agent)) for name, agent in sorted(engine.agents.loaded().items())]
+    return table(("Repository Agent", "Path"), rows)
 
 
 def models_table(engine: Engine) -> str:
@@ -56,6 +61,11 @@ def options_table(settings: ServeSettings, engine: Engine) -> str:
             value = getattr(getattr(settings, option.part), option.field_name)
             rows.append((option.name.replace("-", "_"), _listed(option.name, value)))
     return table(("Option", "Value"), rows)
+
+
+def _directory(plugin: object) -> str:
+    module = sys.modules.get(type(plugin).__module__)
+    return os.path.dirname(os.path.realpath(getattr(module, "__file__", None) or ""))
 
 
 def _listed(name: str, value: object) -> str:

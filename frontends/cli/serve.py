@@ -21,7 +21,7 @@ from ...engine.observe.trace_file import open_trace_file
 from ...schema.fault import Fault, Internal, Unsupported
 from ..tls import BadCertificate
 from .activation import inherited_doors
-from .banner import backends_table, models_table, options_table
+from .banner import agents_table, backends_table, models_table, options_table
 from .command_line import read_command_line
 from .console import flush_console
 from .forking import keep_from_children
@@ -143,6 +143,7 @@ async def _load(engine: Engine, settings: ServeSettings, nursery: trio.Nursery, 
         with loading_progress(settings), stopping.before as scope:
             await nursery.start(engine.run)
     finally:
+        log.info("%s", agents_table(engine), extra=TABLE)
         log.info("%s", backends_table(engine), extra=TABLE)
         log.info("%s", models_table(engine), extra=TABLE)
     # What was made on the way here stays for good: the collector need not look at it again and again.
