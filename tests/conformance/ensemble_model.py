@@ -49,6 +49,10 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse([], error)
         return self.answer(OUTPUT=value)
 
+    def score(self, request):
+        rows = len(tensor(request, "INPUT"))
+        return self.answer(SCORES=np.tile(np.array([0.25, 0.5, 0.125], np.float32), (rows, 1)))
+
     def streamed(self, requests):
         for request in requests:
             self.count(request)

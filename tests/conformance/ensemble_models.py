@@ -8,15 +8,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 NUMBER, TEXT = "TYPE_INT32", "TYPE_STRING"
+LABELLED = 'output [{ name: "%s" data_type: TYPE_FP32 dims: 3 label_filename: "labels.txt" }]\n'
 DECOUPLED = "model_transaction_policy { decoupled: true }\n"
 
 
 def tensors(kind: str, named: str) -> str:
-    """`named` is like "A B? C:TYPE_STRING D[-1,1]": a question mark makes it optional."""
+    """`named` is like "A B? C:TYPE_STRING[-1,1]": a question mark makes it optional."""
     text = ""
     for word in named.split():
-        name, _, datatype = word.partition(":")
-        name, _, dims = name.partition("[")
+        name, _, dims = word.partition("[")
+        name, _, datatype = name.partition(":")
         optional = "optional: true " if name.endswith("?") else ""
         dims = dims.rstrip("]") or "1"
         text += f'{kind} [{{ name: "{name.rstrip("?")}" data_type: {datatype or NUMBER} dims: [{dims}] {optional}}}]\n'
@@ -58,6 +59,7 @@ MODELS = {
     "join": model_text("A B?", "OUTPUT"),
     "refuse": model_text("INPUT", "OUTPUT"),
     "count": model_text("INPUT", "OUTPUT", more=DECOUPLED),
+    "score": model_text("INPUT", "") + LABELLED % "SCORES",
 }
 ENSEMBLES = {
     "chain": ensemble_text("IN", "OUT", add("IN", "x"), add("x", "OUT")),
@@ -76,6 +78,7 @@ ENSEMBLES = {
     "counted": ensemble_text("IN", "OUT", add("IN", "x", "count"), add("x", "OUT")),
     "late": ensemble_text("IN", "OUT", add("IN", "x"), add("x", "OUT", "count")),
     "around": ensemble_text("IN", "OUT", "counted IN=IN > OUT=x", add("x", "OUT")),
+    "labelled": ensemble_text("IN", "OUT:TYPE_FP32[3]", add("IN", "x"), "score INPUT=x > SCORES=OUT"),
     "stopped": ensemble_text("IN", "OUT", add("IN", "x", "count"), add("x", "OUT", "refuse")),
 }
 BROKEN = {
@@ -111,6 +114,8 @@ def write(folder: Path, configs: dict[str, str]) -> Path:
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(text)
+        if "label_filename" in text:
+            (version.parent / "labels.txt").write_text("cat\ndog\nbird\n")
         if "platform" not in text:
             shutil.copy(HERE / "ensemble_model.py", version / "model.py")
     return folder / "models"

@@ -47,6 +47,7 @@ ASKED = {
     ),
     "two outputs": ("pruned", -3, {"outputs": [{"name": "Y"}, {"name": "X"}]}),
     "an output that is not": ("pruned", 5, {"outputs": [{"name": "W"}]}),
+    "labels of a step's model": ("labelled", 1, {"outputs": [{"name": "OUT", "parameters": {"classification": 2}}]}),
     "a stream": ("counted", 1, {}),
     "a version": ("chain/versions/1", 1, {}),
     "another version": ("chain/versions/2", 1, {}),
