@@ -251,7 +251,7 @@ class Ledger:
             place((job,))
         trace = job.request.trace
         if trace is not None:
-            trace_composed(trace, job.response, job.fault)
+            trace_composed(trace, job.response, None if job.is_cancelled() else job.fault)
             self._traced -= 1
         if job.failure is None:
             self.statistics.executed(batch, (job,))

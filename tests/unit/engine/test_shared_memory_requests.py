@@ -13,7 +13,7 @@ from despina.schema.inference import InferenceRequest
 from despina.schema.shared_memory import SharedMemoryRange, SharedUse
 from despina.schema.tensor import Tensor
 
-from tests.fakes import FakeBackend, Gate, request, tensor_text, write_model
+from tests.fakes import FakeBackend, Gate, chain, ensemble_text, request, tensor_text, write_model
 
 OUTPUT_AT = 1024
 
@@ -402,3 +402,57 @@ def test_settings_have_bounds():
     for name in ("shared_memory_regions_max", "shared_memory_input_bytes_max"):
         with pytest.raises(ValueError, match=name):
             EngineSettings(model_repository=".", **{name: 0})
+
+
+@pytest.mark.parametrize("elements", [1, 200_000], ids=["small", "large"])
+async def test_ensembles(opened, repository, tmp_path, elements):
+    """Goal: an ensemble's input is read from the client's region, on a thread where that takes long, and its output
+    goes there; requests begin in the order of arrival; who leaves while it is read, too, lets go of the region."""
+    tensors = tensor_text("input", "IN", dims=(-1,)) + tensor_text("output", "OUT", dims=(-1,))
+    for name in "ab":
+        write_model(repository, name, tensors=tensors)
+    config = ensemble_text(steps=chain("a", "b")).replace("dims: [1]", "dims: [-1]")
+    write_model(repository, "e", config=config)
+    key = f"despina_test_{os.getpid()}_{os.urandom(4).hex()}"
+    size = 4 * elements
+    number = os.open(f"/dev/shm/{key}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.ftruncate(number, 2 * size)
+        async with opened() as engine:
+            engine.shared_memory.register_system("r", key, 0, 2 * size)
+            (status,) = engine.shared_memory.system_status("r")
+            region = weakref.ref(status)
+            del status
+
+            def asked(id=""):
+                shared = SharedUse(engine.shared_memory)
+                inputs = {"IN": shared.input("IN", "INT32", (1, elements), SharedMemoryRange("r", 0, size))}
+                shared.output("OUT", SharedMemoryRange("r", size, size))
+                return InferenceRequest("e", inputs, id=id, shared=shared)
+
+            for value in (7, 8):
+                os.pwrite(number, np.full(elements, value, np.int32).tobytes(), 0)
+                response = await engine.infer_request(asked())
+                got = np.frombuffer(os.pread(number, size, size), np.int32)
+                assert (got == value).all()
+                assert bytes_of(response) == [b""]
+            order = []
+            calls = [
+                engine.model("e").submit(asked(str(i)), lambda job: order.append(job.request.id)) for i in range(6)
+            ]
+            calls[3].cancel()
+            with trio.fail_after(10):
+                while len(order) < 5:  # noqa: ASYNC110  # callers of jobs are told by calls
+                    await trio.sleep(0.01)
+            assert order == ["0", "1", "2", "4", "5"]
+            os.ftruncate(number, 0)
+            with pytest.raises(InvalidArgument):
+                await engine.infer_request(asked())
+            assert engine.model("e").ledger.inflight == engine.model("a").ledger.pins == 0
+            engine.shared_memory.unregister_system("r")
+            del calls
+            gc.collect()
+            assert region() is None
+    finally:
+        os.close(number)
+        os.unlink(f"/dev/shm/{key}")

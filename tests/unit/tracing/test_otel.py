@@ -10,7 +10,7 @@ import despina
 import pytest
 from despina.engine.port.settings import TraceSettings
 
-from tests.fakes import FakeBackend, answer, request, write_model
+from tests.fakes import FakeBackend, answer, chain, request, write_ensemble, write_model
 
 otel = pytest.importorskip("despina.frontends.otel", reason="the extra `otel` is not installed")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
@@ -138,3 +138,39 @@ async def test_a_trace_of_its_own(collector, tmp_path):
     found = spans(collector)
     assert found["InferRequest"].parent_span_id == b""
     assert attributes(collector.received[0].resource_spans[0].resource)["service.name"] == "triton-inference-server"
+
+
+async def test_spans_of_an_ensemble(collector, tmp_path):
+    """Goal: below the ensemble's span those of its steps' models, each with its compute, all of one trace; one door."""
+    contexts = []
+
+    async def execute(batch):
+        contexts.extend(job.request.trace.context() for job in batch.jobs)
+        answer(batch)
+
+    backend = FakeBackend()
+    backend.execute = execute
+    for name in "ab":
+        write_model(tmp_path, name)
+    write_ensemble(tmp_path, "e", steps=chain("a", "b"))
+    async with despina.open_engine(
+        tmp_path, backends={"fake": backend}, open_traces=otel.open_exporter, trace=settings(collector)
+    ) as engine:
+        await engine.infer_request(request("e"))
+    all_spans = [
+        span
+        for message in collector.received
+        for resource in message.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    found = spans(collector)
+    assert sorted(span.name for span in all_spans) == ["InferRequest", "a", "b", "compute", "compute", "e"]
+    assert len({span.trace_id for span in all_spans}) == 1
+    assert found["e"].parent_span_id == found["InferRequest"].span_id
+    assert found["a"].parent_span_id == found["b"].parent_span_id == found["e"].span_id
+    parents = {span.parent_span_id for span in all_spans if span.name == "compute"}
+    assert parents == {found["a"].span_id, found["b"].span_id}
+    inside = [json.loads(context)["traceparent"].split("-")[2] for context in contexts]
+    assert inside == [found["a"].span_id.hex(), found["b"].span_id.hex()]
+    assert attributes(found["a"])["triton.trace_parent_id"] == attributes(found["e"])["triton.trace_id"]

@@ -18,7 +18,7 @@ from despina.engine.port.sink import CapturedTensor
 from despina.schema.fault import Fault
 from despina.schema.tensor import Tensor
 
-from tests.fakes import FakeBackend, Gate, request, write_model
+from tests.fakes import FakeBackend, Gate, chain, request, write_ensemble, write_model
 
 NAMES = [
     "REQUEST_START", "QUEUE_START", "INFER_RESPONSE_COMPLETE", "COMPUTE_START", "COMPUTE_INPUT_END",
@@ -115,6 +115,44 @@ async def test_failures_and_leaving(models, tmp_path):
         assert engine.model("m").ledger._traced == 0
     found = {objects[0]["request_id"]: names(objects) for objects in traces(tmp_path / "trace.json").values()}
     assert found == {"held": NAMES, "left": ["REQUEST_START", "QUEUE_START", "REQUEST_END"]}
+
+
+async def test_an_ensemble_on_file(tmp_path):
+    """Goal: what a request causes has traces of its own that say who caused them, before it in its file; those of a
+    step that fails, is cancelled or was refused, too; nothing is left over."""
+    path = tmp_path / "models"
+    for name in "ab":
+        write_model(path, name)
+    write_ensemble(path, "inner", steps=chain("a", "b"))
+    write_ensemble(path, "e", steps=chain("inner", "a"))
+    backend = FakeBackend()
+    trace = settings(tmp_path, level=["TIMESTAMPS", "TENSORS"])
+    async with despina.open_engine(path, backends={"fake": backend}, trace=trace) as engine:
+        await engine.infer_request(request("e", 7, id="r1"))
+        backend.execute = Gate()
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as leaving:
+                nursery.start_soon(_leave_soon, leaving)
+                await engine.infer_request(request("e", 7, id="left"))
+            backend.execute.release()
+        await trio.testing.wait_all_tasks_blocked()
+        assert {version.ledger._traced for version in engine.versions()} == {0}
+    found = traces(tmp_path / "trace.json")
+    about = {id: objects[0] for id, objects in found.items()}
+    assert [(one["model_name"], one.get("parent_id")) for id, one in about.items() if one["request_id"] == "r1"] == [
+        ("a", 2),
+        ("b", 2),
+        ("inner", 1),
+        ("a", 1),
+        ("e", None),
+    ]
+    assert names(found[5]) == [name for name in NAMES if name != "INFER_RESPONSE_COMPLETE"]
+    assert names(found[1]) == ["REQUEST_START", "QUEUE_START", "INFER_RESPONSE_COMPLETE", "REQUEST_END"]
+    tensors = [(one["activity"], one["tensor"]["name"]) for one in found[2] if "activity" in one]
+    assert tensors == [("TENSOR_QUEUE_INPUT", "IN"), ("TENSOR_BACKEND_OUTPUT", "OUT")]
+    left = {one["model_name"]: names(found[id]) for id, one in about.items() if one["request_id"] == "left"}
+    assert left.keys() == {"a", "inner", "e"}
+    assert left["e"] == left["inner"] == ["REQUEST_START", "QUEUE_START", "REQUEST_END"]
 
 
 async def _leave_soon(scope):
