@@ -65,6 +65,8 @@ class Slot:
     reshape: Reshape | None
     ragged: bool = False
     """Requests of a batch may differ in shape: the model sees all elements in one dimension."""
+    is_shape_tensor: bool = False
+    """Equal in all requests of a batch: the model sees it once."""
 
 
 class InputGatherer:
@@ -109,7 +111,7 @@ class InputGatherer:
             if slot.ragged:
                 arrays[slot.name] = join_elements([job.request.inputs[slot.name] for job in jobs])
                 continue
-            if len(jobs) == 1:
+            if len(jobs) == 1 or slot.is_shape_tensor:
                 array = tensor.numpy()
                 if not array.flags.aligned:
                     array = array.copy()  # a body's tail may start anywhere; kernels assume aligned elements
@@ -286,7 +288,7 @@ def _reshaped_shape(reshape: Reshape, shape: tuple[int, ...], batching: bool) ->
 
 def _input_slot(item: ModelInput) -> Slot:
     reshape = None if item.reshape is None else Reshape.between(item.dims, item.reshape.shape)
-    return Slot(item.name, BY_NUMBER[int(item.data_type)], reshape, item.allow_ragged_batch)
+    return Slot(item.name, BY_NUMBER[int(item.data_type)], reshape, item.allow_ragged_batch, item.is_shape_tensor)
 
 
 def _output_slot(item: ModelOutput) -> Slot:

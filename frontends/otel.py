@@ -25,6 +25,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
 from ..engine.observe.tracing import MODEL_KNOWN
+from ..engine.port.sink import BatchFacts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +127,7 @@ class SpanExport:
         spans.append(self._span(trace.model_name, model, root, own, within=rest, attributes=_attributes(trace)))
         compute = [moment for moment in rest if moment[0] in _COMPUTE]
         if compute:
-            spans.append(self._child(trace, "compute", model, compute))
+            spans.append(self._child(trace, "compute", model, compute, _batch_attributes(finished)))
         custom = [moment for moment in rest if moment[0] not in _MODEL and moment[0] not in _COMPUTE]
         ends = {name.removesuffix("_END"): (name, ns) for name, ns in custom if name.endswith("_END")}
         for name, ns in custom:
@@ -135,8 +136,16 @@ class SpanExport:
                 spans.append(self._child(trace, title, model, [(name, ns), ends[title]]))
         return spans
 
-    def _child(self, trace: TraceFacts, name: str, parent: SpanContext, moments: Sequence[Moment]) -> ReadableSpan:
-        return self._span(name, self._context(trace, self._ids.generate_span_id()), parent, moments, within=moments)
+    def _child(
+        self,
+        trace: TraceFacts,
+        name: str,
+        parent: SpanContext,
+        moments: Sequence[Moment],
+        attributes: dict[str, str | int] | None = None,
+    ) -> ReadableSpan:
+        context = self._context(trace, self._ids.generate_span_id())
+        return self._span(name, context, parent, moments, within=moments, attributes=attributes)
 
     def _context(self, trace: TraceFacts, span_id: int, *, is_remote: bool = False) -> SpanContext:
         parent = trace.parent
@@ -184,3 +193,15 @@ def _attributes(trace: TraceFacts) -> dict[str, str | int]:
     if trace.request_id:
         attributes["triton.request_id"] = trace.request_id
     return attributes
+
+
+def _batch_attributes(finished: FinishedTrace) -> dict[str, str | int]:
+    """What the request was executed in, and why that was not larger."""
+    for note in finished.notes:
+        if isinstance(note, BatchFacts):
+            return {
+                "despina.batch.rows": note.rows,
+                "despina.batch.requests": note.requests,
+                "despina.batch.reason": note.reason,
+            }
+    return {}

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...schema.datatype import BY_NAME
 from ...schema.tensor import decode_bytes
+from ..port.sink import BatchFacts
 from .tracing import MODEL_KNOWN
 
 if TYPE_CHECKING:
@@ -103,8 +104,11 @@ def own_objects_of(finished: FinishedTrace) -> str:
     """Without those of its children."""
     trace = finished.trace
     objects: list[dict[str, object]] = []
+    batch: dict[str, object] = {}
     for note in finished.notes:
-        if isinstance(note, tuple):
+        if isinstance(note, BatchFacts):
+            batch = {"batch": {"rows": note.rows, "requests": note.requests, "reason": note.reason}}
+        elif isinstance(note, tuple):
             name, ns = note
             if name == MODEL_KNOWN:
                 about: dict[str, object] = {
@@ -118,7 +122,9 @@ def own_objects_of(finished: FinishedTrace) -> str:
                     about["parent_id"] = trace.parent_id
                 objects.append(about)
             else:
-                objects.append({"id": trace.id, "timestamps": [{"name": name, "ns": ns}]})
+                # The batch is told beside its first moment, where readers of the protocol's format pass it over.
+                objects.append({"id": trace.id, "timestamps": [{"name": name, "ns": ns}], **batch})
+                batch = {}
         else:
             tensor = {
                 "name": note.name,

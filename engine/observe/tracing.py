@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import InvalidArgument
 from ...schema.text import encodable
-from ..port.sink import CapturedTensor, FinishedTrace
+from ..port.sink import BatchFacts, CapturedTensor, FinishedTrace
 from .generation import Generation
 from .trace_context import parse_traceparent
 from .trace_settings import FIELDS, Setting, changed
@@ -118,6 +118,11 @@ class Trace:
         """An answer is complete. Of the whole request, as the reference server has it."""
         if not self.parent_id:
             self.stamp("INFER_RESPONSE_COMPLETE")
+
+    def executed_in(self, batch: Batch) -> None:
+        """Notes what the request shared its execution with, and why with no more."""
+        if self.has_timestamps:
+            self._notes.append(BatchFacts(batch.size, len(batch.jobs), batch.reason))
 
     def begin(self, version: int, request_id: str, received_ns: int) -> None:
         """The request was accepted by that version."""
@@ -335,6 +340,7 @@ def trace_composed(trace: Trace, response: InferenceResponse | None, fault: Faul
 
 def trace_computed(trace: Trace, batch: Batch) -> None:
     started, ended = batch.started_ns, batch.ended_ns
+    trace.executed_in(batch)
     trace.stamp("COMPUTE_START", started)
     trace.stamp("COMPUTE_INPUT_END", batch.inputs_ready_ns or started)
     trace.stamp("COMPUTE_OUTPUT_START", batch.outputs_started_ns or ended)

@@ -24,8 +24,18 @@ class CapturedTensor:
     memory: bytes
 
 
-Note = tuple[str, int] | CapturedTensor
-"""A moment's name and its monotonic ns, or a tensor."""
+@attrs.frozen
+class BatchFacts:
+    """What a request was executed in, noted before its COMPUTE_START."""
+
+    rows: int
+    requests: int
+    reason: str
+    """Why it was not larger: see `Batch.reason`."""
+
+
+Note = tuple[str, int] | CapturedTensor | BatchFacts
+"""A moment's name and its monotonic ns, or a tensor, or about the batch."""
 
 
 @attrs.frozen

@@ -111,7 +111,7 @@ class Batch(Protocol):
     size: int
     """Rows over all jobs."""
     reason: str
-    """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `single`, `sequence`, `warmup`."""
+    """Why it was closed: `full`, `preferred`, `delay`, `eager`, `shape`, `policy`, `single`, `sequence`, `warmup`."""
     started_ns: int
     inputs_ready_ns: int
     outputs_started_ns: int

@@ -43,6 +43,8 @@ _KINDS: dict[ModelInstanceGroupKind, InstanceKind] = {
     ModelInstanceGroupKind.MODEL: "MODEL",
 }
 DEFAULT_MAX_BATCH_SIZE = "4"
+BATCH_STRATEGY = "batchstrategy.so"
+"""A library by which the reference server decides which requests share a batch."""
 
 
 def read(path: Path, override: str | None, settings: EngineSettings) -> ModelConfig:
@@ -159,12 +161,19 @@ def _listing(path: Path) -> ModelListing:
     )
 
 
-def check_before_opening(config: ModelConfig) -> None:
+def check_before_opening(config: ModelConfig, *paths: Path) -> None:
     """Raises InvalidArgument, Unsupported for what no backend may see: file names that leave the model's directory, and
-    features that this engine lacks."""
+    features that this engine lacks. `paths` are the directories of the version and the model."""
     validate_file_names(config)
     validate_states(config)
     refuse_unbuilt(config)
+    if config.dynamic_batching is not None:
+        for path in paths:
+            if (path / BATCH_STRATEGY).is_file():
+                raise Unsupported(
+                    f"model '{config.name}': '{path / BATCH_STRATEGY}' is not supported yet; a policy in Python is "
+                    "named by the parameter DESPINA_BATCH_POLICY"
+                )
 
 
 def refuse_unbuilt(config: ModelConfig) -> None:

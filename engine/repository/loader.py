@@ -113,7 +113,7 @@ class Loader:
     def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
-        configuration.check_before_opening(config)
+        configuration.check_before_opening(config, path, reading.source.path)
         if config.ensemble_scheduling is not None:
             return _Opened(self._ensemble(name, reading, version), None)
         backend = self._backends.get(config.backend)

@@ -16,10 +16,10 @@ from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NAME, BY_NUMBER
 from ...schema.fault import InvalidArgument
 from ...schema.inference import InferenceRequest
+from ...schema.shared_memory import SharedTensor
 from ...schema.tensor import Tensor, encode_bytes
 
 if TYPE_CHECKING:
-    from ...schema.shared_memory import SharedTensor
     from ...schema.wire.generated.inference import ModelConfig
     from .job import Job
 
@@ -45,6 +45,8 @@ class InputRule:
     row_bytes: int
     """Bytes of one row of a fixed shape, 0 for BYTES."""
     optional: bool
+    is_shape_tensor: bool
+    """Its values are the shapes of others: it has no batch dimension."""
 
 
 KNOWN_MAX = 1024
@@ -71,18 +73,26 @@ class Admission:
                 element_bytes=kind.byte_size,
                 row_bytes=math.prod(dims) * kind.byte_size if fixed else 0,
                 optional=entry.optional,
+                is_shape_tensor=entry.is_shape_tensor,
             )
         self._known: dict[tuple[str, str, tuple[int, ...]], tuple[int, int]] = {}
         """Name, datatype and shape of inputs found right -> rows, at least one, and bytes. Bounded: clients choose."""
         self.required = [name for name, rule in self.inputs.items() if not rule.optional]
         self.outputs = frozenset(entry.name for entry in config.output)
         ragged = {entry.name for entry in config.input if entry.allow_ragged_batch}
-        self.variable = tuple(name for name, rule in self.inputs.items() if not rule.fixed and name not in ragged)
+        self.shape_tensors = tuple(name for name, rule in self.inputs.items() if rule.is_shape_tensor)
+        """Inputs that must be equal within a batch."""
+        self.variable = tuple(
+            name
+            for name, rule in self.inputs.items()
+            if not rule.fixed and name not in ragged and not rule.is_shape_tensor
+        )
         """Inputs whose shapes must be equal within a batch."""
         self.has_optional = len(self.required) < len(self.inputs)
         self.plain = (
             bool(self.inputs)
             and not self.has_optional
+            and not self.shape_tensors
             and all(rule.fixed and rule.element_bytes for rule in self.inputs.values())
         )
         """Nothing of a request needs looking at but names, datatypes, shapes and sizes, and any two may be joined."""
@@ -150,7 +160,7 @@ class Admission:
             if rule is None:
                 raise InvalidArgument(f"unexpected inference input '{name}' for model '{self.model_name}'")
             shape = tensor.shape
-            if batched:
+            if batched and not rule.is_shape_tensor:
                 if not shape:
                     raise InvalidArgument(
                         f"{request.log_prefix()}input '{name}' has no shape but model requires batch dimension for "
@@ -178,11 +188,12 @@ class Admission:
                     f"'{self.model_name}' expects '{rule.datatype}'"
                 )
             shape = tensor.shape
-            if rows < 0 or not rule.fixed or (tuple(shape[1:]) if batched else tuple(shape)) != rule.dims:
+            by_rows = batched and not rule.is_shape_tensor
+            if rows < 0 or not rule.fixed or (tuple(shape[1:]) if by_rows else tuple(shape)) != rule.dims:
                 self._check_shape(request, tensor, rule)
             if tensor.wire is not None:
                 if rule.fixed and rule.element_bytes:
-                    expected = rule.row_bytes * rows if batched else rule.row_bytes
+                    expected = rule.row_bytes * rows if by_rows else rule.row_bytes
                     if len(tensor.memory()) != expected:
                         self._refuse_size(request, name, expected, len(tensor.memory()))
                 else:
@@ -195,10 +206,11 @@ class Admission:
                 if len(self._known) < KNOWN_MAX:
                     size = rules[name].row_bytes * rows
                     self._known[name, tensor.datatype, tuple(tensor.shape)] = (rows, size)
-        elif self.has_optional:
+        elif self.has_optional or self.shape_tensors:
             job.key = (
                 frozenset(inputs),
                 *(tuple(inputs[name].shape[1:]) for name in self.variable if name in inputs),
+                *(_value(inputs[name]) for name in self.shape_tensors if name in inputs),
             )
         elif self.variable:
             job.key = tuple([tuple(inputs[name].shape[1:]) for name in self.variable])
@@ -228,7 +240,7 @@ class Admission:
                 f"{request.log_prefix()}All input dimensions should be specified for input '{rule.name}' for model "
                 f"'{self.model_name}', got {shape_text(shape)}"
             )
-        batched = self.max_batch_size > 0
+        batched = self.max_batch_size > 0 and not rule.is_shape_tensor
         given = shape[1:] if batched else shape
         if len(given) == len(rule.dims) and all(
             want in (-1, size) for want, size in zip(rule.dims, given, strict=True)
@@ -324,3 +336,10 @@ class Admission:
         )
         found.trace = request.trace
         return found
+
+
+def _value(tensor: Tensor) -> object:
+    """Equal for tensors of equal shape and bytes. One in shared memory, which has not been read, equals no other."""
+    if isinstance(tensor, SharedTensor):
+        return object()
+    return tuple(tensor.shape), bytes(tensor.memory())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .order import ARRIVAL
+from .policies import batch_bounds
 from .rules import dynamic_batcher
 from .sequence import SequenceBatcher
 
@@ -27,4 +28,5 @@ def scheduler_of(
     """An empty one, with the model's rules and bounds."""
     if config.sequence_batching is None:
         return dynamic_batcher(config, queue_size_max, clock, order)
+    batch_bounds(config)  # refuses a policy: what a sequence batcher joins is bounded by its slots and rows
     return SequenceBatcher(config, states, queue_size_max, clock)

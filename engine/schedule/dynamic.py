@@ -70,8 +70,8 @@ class DynamicBatcher:
         """Where a queue that stands is served in another order."""
         self.eager = self.joins and rule.delay_s == 0 and not prioritised and order.is_of_arrival
         """Batches are formed from what waits, in order of arrival."""
-        self.greedy = rule.preferred in ((), (rule.rows_max,))
-        """No smaller size is preferred to what waits."""
+        self.greedy = rule.preferred in ((), (rule.rows_max,)) and rule.bounds is None
+        """No smaller size is preferred to what waits, and rows are all that bounds it."""
         self.deadlines = False
         """A job that waits may have a deadline of its caller's."""
         self.ordered: deque[Job] | None = deque() if ordered else None
@@ -131,8 +131,10 @@ class DynamicBatcher:
 
     def delay(self, job: Job) -> bool:
         with self.lock:
+            if job.state is not JobState.QUEUED:
+                return False
             level = self.levels.at(job.level)
-            if job.state is not JobState.QUEUED or job not in level.jobs:
+            if job not in level.jobs:
                 return False
             level.jobs.remove(job)
             level.delayed.append(job)
@@ -142,11 +144,8 @@ class DynamicBatcher:
         with self.lock:
             jobs = list(self.levels.waiting())
             move(jobs, state)
-            for level in self.levels.in_use:
-                level.jobs.clear()
-                level.delayed.clear()
-                level.live = 0
-            self.live = self.levels.tombstones = 0
+            self.levels.clear()
+            self.live = 0
         return jobs
 
     def oldest_ns(self) -> int:
@@ -194,7 +193,11 @@ class DynamicBatcher:
                 job = self._pop(now + cost_s, late)
                 if job is None:
                     break
-                if jobs and (rows + job.batch_size > self.rule.rows_max or job.key != jobs[0].key):
+                if jobs and (
+                    rows + job.batch_size > self.rule.rows_max
+                    or job.key != jobs[0].key
+                    or (late and self.rule.bounds is not None)
+                ):
                     # A late one left the batch and a stranger came up in its place: it goes first next time.
                     level = self.levels.at(job.level)
                     level.jobs.give_back(job, self.levels.newest_first)

@@ -12,6 +12,7 @@ from ..request.stream import StreamBatch
 from .batching import BatchRule
 from .dynamic import DynamicBatcher
 from .order import ARRIVAL
+from .policies import batch_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,7 +62,8 @@ class QueuePolicies:
 def dynamic_batcher(
     config: ModelConfig, queue_size_max: int, clock: Callable[[], float], order: QueueOrder = ARRIVAL
 ) -> DynamicBatcher:
-    """An empty batcher with the model's rule and bounds."""
+    """An empty batcher with the model's rule and bounds. Raises InvalidArgument for bounds that it cannot have."""
+    bounds = batch_bounds(config)
     batching = config.dynamic_batching
     policies = QueuePolicies.of(config)
     if batching is None or config.max_batch_size == 0:
@@ -71,6 +73,7 @@ def dynamic_batcher(
             rows_max=config.max_batch_size,
             preferred=tuple(sorted(set(batching.preferred_batch_size))),
             delay_s=batching.max_queue_delay_microseconds * 1e-6,
+            bounds=bounds,
         )
     decoupled = is_decoupled(config)
     return DynamicBatcher(

@@ -103,7 +103,11 @@ def told(family, span):
             "state": one.state,
             "kind": one.kind,
             "moments": one.moments,
-            "attributes": {key: value for key, value in one.attributes.items() if key not in SERIAL},
+            "attributes": {
+                key: value
+                for key, value in one.attributes.items()
+                if key not in SERIAL and not key.startswith("despina.")  # what we tell besides
+            },
             "service": one.resource["service.name"],
             "scope": one.scope,
         }

@@ -137,6 +137,15 @@ def test_reshapes_come_first():
     assert jobs[1].response.outputs[0].numpy().ravel().tolist() == list(range(12, 24))
 
 
+def test_a_shape_tensor_reaches_the_model_once():
+    """Goal: all requests of a batch have the same one, and it has no rows."""
+    shape = 'input { name: "S" data_type: TYPE_INT32 dims: 2 is_shape_tensor: true }'
+    jobs = [ragged_job(np.zeros((1, size), np.float32)) for size in (3, 5)]
+    for each in jobs:
+        each.request.inputs["S"] = Tensor.of("S", np.array([4, 5], np.int32))
+    assert InputGatherer(configuration(INPUT + shape)).gather(jobs, 2)["S"].tolist() == [4, 5]
+
+
 def test_an_output_of_other_elements_answers_nobody():
     """Goal: the model's fault, named, with what was expected."""
     config = configuration(INPUT + 'output { name: "OUT" data_type: TYPE_FP32 dims: -1 }' + scattered())

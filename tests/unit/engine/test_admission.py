@@ -7,6 +7,7 @@ from despina.engine.request.job import Job
 from despina.schema.fault import InvalidArgument
 from despina.schema.inference import InferenceRequest
 from despina.schema.model_config import parse_config
+from despina.schema.shared_memory import SharedTensor
 from despina.schema.tensor import Tensor, encode_bytes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -262,6 +263,74 @@ def test_keys_follow_variable_shapes():
 
     assert key(1, 3, 1) == key(2, 3, 9)
     assert key(1, 3, 1) != key(1, 4, 1)
+
+
+SHAPE = ("S", "INT32", [2], "is_shape_tensor: true")
+
+
+def values(*numbers, shape=None):
+    return wire("S", "INT32", shape or [len(numbers)], np.array(numbers, np.int32).tobytes())
+
+
+def test_shape_tensors_have_no_batch_dimension():
+    """Goal: rows are the other inputs' first dimension; shape and size of a shape tensor are its own."""
+    rules = admission(A, SHAPE)
+    assert admit(rules, int32("A", (3, 2)), values(3, 4)).batch_size == 3
+    assert admit(rules, values(3, 4), int32("A", (2, 2))).batch_size == 2
+    assert admit(admission(SHAPE), values(3, 4)).batch_size == 1
+    text = refusal(rules, int32("A", (3, 2)), values(3, 4, 5, 6, 7, 8, shape=[3, 2]))
+    assert text == f"{P}unexpected shape for input 'S' for model 'm'. Expected [2], got [3,2]. "
+    text = refusal(rules, int32("A", (3, 2)), wire("S", "INT32", [2], bytes(24)))
+    assert text == f"{P}input byte size mismatch for input 'S' for model 'm'. Expected 8, got 24"
+
+
+def test_shape_tensors_join_equal_values_only():
+    """Goal: shape and bytes; rows do not matter; one in shared memory, which has not been read, meets nobody."""
+    rules = admission(A, ("S", "INT32", [-1], "is_shape_tensor: true"))
+
+    def key(tensor, rows=1):
+        return admit(rules, int32("A", (rows, 2)), tensor).key
+
+    assert key(values(3, 4)) == key(values(3, 4), rows=3)
+    assert key(values(3, 4)) != key(values(3, 5))
+    assert key(values(3, 4)) != key(values(3, 4, 5))
+
+    class Extent:
+        byte_size = 8
+
+    shared = [SharedTensor("S", "INT32", (2,), Extent()) for _ in range(2)]
+    assert key(shared[0]) != key(shared[1])
+    hash(key(shared[0]))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sets(st.sampled_from("BCS")), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), st.integers(0, 1)
+        ),
+        min_size=2,
+        max_size=2,
+    )
+)
+def test_who_may_share_a_batch_agrees_with_the_oracle(two):
+    """Goal: the rules, read aloud: equal inputs; equal row shapes where a dimension is variable, unless ragged; shape
+    tensors equal in shape and bytes; rows and fixed inputs never matter."""
+    rules = admission(
+        A,
+        ("B", "INT32", [-1], "optional: true"),
+        ("C", "INT32", [-1], "optional: true allow_ragged_batch: true"),
+        ("S", "INT32", [-1], "optional: true is_shape_tensor: true"),
+    )
+    jobs, facts = [], []
+    for names, rows, width, ragged, number in two:
+        tensors = {
+            "B": int32("B", (rows, width)),
+            "C": int32("C", (rows, ragged)),
+            "S": values(*[number] * width),
+        }
+        jobs.append(admit(rules, int32("A", (rows, 2)), *[tensors[name] for name in sorted(names)]))
+        facts.append((names, width if "B" in names else 0, (number, width) if "S" in names else 0))
+    assert (jobs[0].key == jobs[1].key) == (facts[0] == facts[1])
 
 
 def test_arrays_need_no_byte_check():

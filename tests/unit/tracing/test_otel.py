@@ -117,6 +117,9 @@ async def test_spans_of_one_request(collector, tmp_path):
         "triton.model_name": "m", "triton.model_version": 1, "triton.trace_id": 1, "triton.trace_parent_id": 0,
         "triton.request_id": "r1",
     }  # fmt: skip
+    assert attributes(compute) == {
+        "despina.batch.rows": 1, "despina.batch.requests": 1, "despina.batch.reason": "single",
+    }  # fmt: skip
     assert root.start_time_unix_nano <= compute.start_time_unix_nano <= compute.end_time_unix_nano
     (resource,) = {message.resource_spans[0].resource.SerializeToString() for message in collector.received}
     first = collector.received[0].resource_spans[0]

@@ -9,6 +9,7 @@ import despina
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from despina.engine.observe import trace_worker
 from despina.engine.observe.trace_file import TraceFile, data_text
 from despina.engine.observe.trace_worker import TraceWorker
@@ -47,6 +48,32 @@ def models(tmp_path):
     path = tmp_path / "models"
     write_model(path, "m")
     return path
+
+
+async def test_why_a_batch_has_its_size_is_on_file(tmp_path):
+    """Goal: beside COMPUTE_START, whose object has the protocol's members as ever: rows, requests, and the reason.
+    Method: one is held, three wait behind it, of which two are preferred."""
+    models, gate, backend = tmp_path / "models", Gate(), FakeBackend()
+    write_model(models, "m", more="dynamic_batching { preferred_batch_size: 2 }")
+    backend.execute = gate
+    async with (
+        despina.open_engine(models, backends={"fake": backend}, trace=settings(tmp_path)) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        for id in ("alone", "a", "b", "left"):
+            nursery.start_soon(engine.infer_request, request(id=id))
+            await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            gate.release()
+    found = {}
+    for about, *rest in traces(tmp_path / "trace.json").values():
+        (started,) = [one for one in rest if "batch" in one]
+        assert [stamp["name"] for stamp in started.pop("timestamps")] == ["COMPUTE_START"]
+        assert started.keys() == {"id", "batch"}
+        found[about["request_id"]] = tuple(started["batch"].values())
+    pair = (2, 2, "preferred")
+    assert found == {"alone": (1, 1, "eager"), "a": pair, "b": pair, "left": (1, 1, "eager")}
 
 
 async def test_a_request_on_file(models, tmp_path):
