@@ -21,6 +21,7 @@ import numpy as np
 import trio
 from despina.engine.port.backend import InstanceContext, InstanceKind, ModelContext
 from despina.engine.request.batch import Batch
+from despina.engine.request.job import Job
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import ModelConfig
@@ -28,9 +29,11 @@ from despina.schema.wire.generated.inference import ModelConfig
 Execute = Callable[[Batch], Awaitable[None]]
 
 
-def answer(batch: Batch) -> None:
-    """Gives every job of the batch its inputs back as outputs, in order."""
+def answer(batch: Batch, but: Sequence[Job] = ()) -> None:
+    """Gives every job of the batch its inputs back as outputs, in order; not some of them."""
     for job in batch.jobs:
+        if job in but:
+            continue
         job.respond(
             [
                 Tensor(name.replace("IN", "OUT"), tensor.datatype, tensor.shape, array=tensor.numpy())

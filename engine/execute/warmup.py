@@ -127,7 +127,11 @@ class _Sequences:
 
 def _check(name: str, batch: Batch, error: BaseException | None) -> None:
     batch.settle(None if error is None else as_fault(error))
-    faults = [job.fault.message for job in batch.jobs if job.fault is not None and not job.again]
+    if error is None:
+        for job in batch.jobs:
+            if job.again:  # one execution is enough
+                job.fault = None
+    faults = [job.fault.message for job in batch.jobs if job.fault is not None]
     if not faults and isinstance(error, ExecutorDied):
         faults.append(error.message)  # whatever it has answered before
     if faults:

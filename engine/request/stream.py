@@ -382,7 +382,8 @@ class StreamJob(Job):
             room.set()
 
     def _refused(self) -> None:
-        """The engine's `on_done`: the job never got to execute."""
+        """The engine's `on_done`: the job did not get to execute, or not once more."""
+        self._deliver()  # what it was answered before
         self._closed = True
         self.ledger.streams.discard(self)
         self._call(self._on_answer, Answer(None, self.fault, True))

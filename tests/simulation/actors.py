@@ -53,6 +53,11 @@ class Asking:
             name = chance.choice(self.history.names) if chance.random() < 0.97 else "nobody"
         rows = chance.choice([1] * 12 + [2, 2, 3, 4, 9])
         columns = chance.choice([1] * 9 + [2])  # only some models take two
+        if chance.random() < 0.9 and self.history.has_sequences(self.engine, name):
+            rows = columns = 1
+            options["correlation_id"] = chance.choice([0, 1, 1, 2, 2, 3, 4, 5, 6])
+            options["sequence_start"] = chance.random() < 0.35
+            options["sequence_end"] = chance.random() < 0.2
         number = np.full((rows, columns), self.history.next_number(), np.int32)
         return InferenceRequest(name, {"IN": Tensor.of("IN", number)}, **options)
 
@@ -64,6 +69,8 @@ class Asking:
 
     def refused(self, fault: Fault) -> None:
         self.mix[f"callers: {type(fault).__name__}"] += 1
+        if "must specify the START flag" in fault.message:
+            self.mix["sequences: never begun"] += 1
 
 
 async def caller(history: History, engine: Engine) -> None:

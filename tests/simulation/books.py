@@ -19,6 +19,7 @@ from despina.engine.request.job import Job, JobState
 from despina.engine.request.ledger import Ledger
 from despina.engine.request.stream import Answer, StreamJob
 from despina.engine.schedule.order import caller_of
+from despina.engine.schedule.sequence import SequenceBatcher
 from despina.schema.fault import Cancelled, DeadlineExceeded, Fault
 from despina.schema.wire.generated.inference import ModelQueuePolicyTimeoutAction
 
@@ -116,12 +117,18 @@ class Books:
     def __init__(self) -> None:
         self.accounts: dict[Job, Account] = {}
         self.executed: Counter[Ledger] = Counter()
+        self.warmed: Counter[Ledger] = Counter()
+        """Requests of samples that were counted, each executed by itself."""
         self.taken: dict[tuple[ModelVersion, int, str], list[int]] = defaultdict(list)
         """Numbers by model version, level and, where it makes a difference, caller, as they were taken."""
         self.order: dict[ModelVersion, list[int]] = defaultdict(list)
         """Numbers by model version, as they were taken."""
         self.told: dict[ModelVersion, list[int]] = defaultdict(list)
         """Numbers by model version, as their callers were told of the end of their execution."""
+        self.states: dict[object, int] = {}
+        """By sequence: what the model has set last, since START."""
+        self.of_sequences: dict[object, list[int]] = defaultdict(list)
+        """By sequence: numbers, as they were taken."""
         self.violations: list[AssertionError] = []
         self.mix: Counter[str] = Counter()
         """What was reached: `group: kind` -> how often."""
@@ -132,7 +139,7 @@ class Books:
 
     def tell(self, account: Account, job: Job) -> None:
         account.hear(job)
-        self._note_late(account)
+        self._note_end(account)
         if job.state is JobState.DONE:
             self.told[account.model].append(account.number)
 
@@ -151,7 +158,7 @@ class Books:
         self.mix["streams: answers"] += 1
         if answer.final:
             self.mix["streams: ended"] += 1
-            self._note_late(account)
+            self._note_end(account)
 
     @contextmanager
     def asserting(self) -> Iterator[None]:
@@ -178,6 +185,39 @@ class Books:
             self.taken[model, job.level, caller].append(number_of(job))
             self.order[model].append(number_of(job))
 
+    def keep(self, job: Job) -> None:
+        """A model sets a state of the job's sequence."""
+        if job.received_ns:
+            self.states[job.sequence] = number_of(job)
+
+    def take_sequences(self, batch: Batch, model: ModelVersion) -> None:
+        """A batch of a model of sequences was taken; nothing else touches its jobs."""
+        real = [job for job in batch.jobs if job.received_ns]
+        assert real, "a batch for nobody"
+        # Who is there may have a request of another shape.
+        assert batch.jobs[-1].received_ns or -1 in model.config.input[0].dims, "nobody in the highest place"
+        assert batch.size == len(batch.jobs) <= max(1, model.config.max_batch_size)
+        assert len({job.sequence for job in real}) == len(real), "two requests of one sequence at once"
+        self.mix[f"batches: {batch.reason}"] += 1
+        self.mix["sequences: places of nobody"] += len(batch.jobs) - len(real)
+        for job in batch.jobs:
+            ready, old = (int(job.request.inputs[name].numpy().ravel()[0]) for name in ("READY", "OLD"))
+            assert ready == bool(job.received_ns)
+            if not ready:
+                assert old == 0, "nobody has somebody's state"
+                continue
+            assert job.executed_ns or not job.is_cancelled(), "executed for nobody"
+            assert job.ledger is model.ledger
+            if job.request.sequence_start:
+                self.states.pop(job.sequence, None)
+            assert old == self.states.get(job.sequence, 0), "another sequence's state"
+            self.mix["sequences: states found"] += bool(old)
+            what = "executed again" if job.executed_ns else "begun" if job.request.sequence_start else "gone on with"
+            self.mix[f"sequences: {what}"] += 1
+            taken = self.of_sequences[job.sequence]
+            assert not taken or taken[-1] <= number_of(job), "a sequence's requests have not kept their order"
+            taken.append(number_of(job))
+
     def undecided(self) -> list[str]:
         """The requests that have not ended, each with its model and its state."""
         return [
@@ -186,7 +226,14 @@ class Books:
             if job.state in UNDECIDED
         ]
 
-    def _note_late(self, account: Account) -> None:
+    def _note_end(self, account: Account) -> None:
+        message = "" if account.fault is None else account.fault.message
+        if "timeout of the corresponding sequence" in message:
+            self.mix["sequences: too long in the backlog"] += 1
+        elif "the instance that kept the sequence is gone" in message:
+            self.mix["sequences: lost with their instance"] += 1
+        elif isinstance(account.fault, Cancelled) and account.job.sequence is not None:
+            self.mix["sequences: taken along by who left"] += 1
         if isinstance(account.fault, DeadlineExceeded):
             when = "queued" if account.state is JobState.REJECTED else "executing"
             self.mix[f"callers: late while {when}"] += 1
@@ -206,7 +253,9 @@ class Books:
             assert (model.ledger.inflight, model.scheduler.live, model.ledger.broken) == (0, 0, 0)
             assert not model.ledger.streams
             assert not model.ledger.ordered
-            assert not any(level.live for level in model.scheduler.levels.in_use)
+            assert isinstance(model.scheduler, SequenceBatcher) or not any(
+                level.live for level in model.scheduler.levels.in_use
+            )
         for (model, *_), taken in self.taken.items():
             if model.scheduler.order.adaptive:
                 continue
@@ -222,13 +271,14 @@ class Books:
 
     def _check_statistics(self, model: ModelVersion, outcomes: Counter[str]) -> None:
         statistics = model.statistics
-        counted = {"success": statistics.success_count, **statistics.failures}
+        warmed = self.warmed[model.ledger]
+        counted = {"success": statistics.success_count - warmed, **statistics.failures}
         counted = {kind: count for kind, count in counted.items() if count}
         assert counted == dict(outcomes), f"model '{model.name}' counted {counted}, its callers {dict(outcomes)}"
         assert statistics.fail_count == sum(statistics.failures.values())
         executions = statistics.execution_count
         assert executions == sum(row[0] for row in statistics.batches.values())
         assert executions == sum(statistics.batch_reasons.values())
-        assert executions <= self.executed[model.ledger]
+        assert executions <= self.executed[model.ledger] + warmed
         for sum_ns in (statistics.success_ns, statistics.fail_ns, statistics.queue_ns, statistics.infer_ns):
             assert sum_ns >= 0

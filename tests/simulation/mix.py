@@ -16,6 +16,18 @@ WANTED = {
     ),
     "batches": ("delay", "eager", "full", "preferred", "shape", "single"),
     "orders": ("arrival", "newest first", "turns of callers", "turns of callers, newest first"),
+    "sequences": (
+        "begun",
+        "gone on with",
+        "states found",
+        "places of nobody",
+        "executed again",
+        "silent",
+        "never begun",
+        "taken along by who left",
+        "lost with their instance",
+        "too long in the backlog",
+    ),
     "callers": (
         "answered",
         "left while queued",

@@ -24,6 +24,7 @@ import numpy as np
 import trio
 from despina.engine.port.backend import InstanceContext, InstanceKind, ModelContext
 from despina.engine.request.batch import Batch
+from despina.engine.request.job import Job
 from despina.engine.request.stream import StreamJob
 from despina.schema.fault import ExecutorDied, Fault, InvalidArgument
 from despina.schema.tensor import Tensor
@@ -49,6 +50,25 @@ SCHEDULING = (
     "dynamic_batching { priority_levels: 2 default_priority_level: 1 "
     "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 6000 } }",
 )
+CONTROLS = """
+control_input [
+  { name: "START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }] },
+  { name: "READY" control [{ kind: CONTROL_SEQUENCE_READY int32_false_true: [0, 1] }] }
+]
+state [{ input_name: "OLD" output_name: "NEW" data_type: TYPE_INT32 dims: [1] }]
+"""
+SEQUENCES = tuple(
+    f"sequence_batching {{ max_sequence_idle_microseconds: {idle_us} {more} {CONTROLS} }}"
+    for idle_us, more in (
+        (3_000, ""),
+        (30_000, ""),
+        (300_000, "direct { max_queue_delay_microseconds: 3000 minimum_slot_utilization: 0.7 }"),
+        (30_000, "oldest { max_candidate_sequences: 2 }"),
+        (30_000, "oldest { max_candidate_sequences: 8 max_queue_delay_microseconds: 2000 }"),
+        (30_000, "iterative_sequence: true"),
+        (30_000, "iterative_sequence: true oldest { max_candidate_sequences: 8 }"),
+    )
+)
 BACKENDS = ("awaited", "threads", "movable", "movable")
 WARMUP = """
 model_warmup [{ name: "one" batch_size: 1
@@ -72,7 +92,7 @@ class Writer:
 
     def write(self, name: str) -> None:
         chance = self.chance
-        scheduling = chance.choice(SCHEDULING)
+        scheduling = chance.choice(SCHEDULING if chance.random() < 0.7 else SEQUENCES)
         more = [scheduling]
         if chance.random() < 0.5:
             more.append("version_policy { all {} }")
@@ -218,6 +238,21 @@ class Executor:
             self.doing = "nothing"
             raise
 
+    def remember(self, batch: Batch) -> list[Job]:
+        """Keeps some states of sequences, and releases some requests to be executed once more, which it returns."""
+        chance, batching = self.model.chance, self.model.config.sequence_batching
+        going_on: list[Job] = []
+        if batching is None:
+            return going_on
+        for job in batch.jobs:
+            if chance.random() < 0.7:
+                job.set_state("NEW", Tensor.of("NEW", np.full((1, 1), number_of(job), np.int32)))
+                self.history.books.keep(job)
+            if batching.iterative_sequence and chance.random() < 0.4:
+                job.reschedule()
+                going_on.append(job)
+        return going_on
+
     def close(self) -> None:
         self.history.threads.interrupt()
         with self.history.books.asserting():
@@ -233,11 +268,12 @@ class AwaitedExecutor(Executor):
 
     async def _execute(self, batch: Batch) -> None:
         await trio.sleep(self.model.time())
+        going_on = self.remember(batch)
         for job in batch.jobs:
-            if isinstance(job, StreamJob):
+            if isinstance(job, StreamJob) and job not in going_on:
                 await self._speak(job)
         if not self.model.misbehave(batch) and not isinstance(batch.jobs[0], StreamJob):
-            answer(batch)
+            answer(batch, but=going_on)
 
     async def _speak(self, job: StreamJob) -> None:
         speech = Speech(self.model, job)
@@ -267,15 +303,16 @@ class ThreadExecutor(Executor):
     def _execute(self, batch: Batch) -> None:
         history = self.history
         history.threads.work(self.model.time())
+        going_on = self.remember(batch)
         for job in batch.jobs:
-            if isinstance(job, StreamJob):
+            if isinstance(job, StreamJob) and job not in going_on:
                 speech = Speech(self.model, job)
                 if self.model.chance.random() < 0.5:
                     speech.say_all(history)
                 else:
                     history.threads.start(partial(speech.say_all, history), "speaker")
         if not self.model.misbehave(batch) and not isinstance(batch.jobs[0], StreamJob):
-            answer(batch)
+            answer(batch, but=going_on)
 
 
 @attrs.define

@@ -13,13 +13,17 @@ from unittest.mock import patch
 import trio
 import trio._core._run
 from despina.engine.execute.instances import Instances
+from despina.engine.execute.warmup import Warmup
 from despina.engine.model.version import ModelVersion
 from despina.engine.port.backend import InstanceContext
 from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
+from despina.engine.request.ledger import Ledger
 from despina.engine.request.stream import Answer, StreamJob
 from despina.engine.schedule import standing
 from despina.engine.schedule.dynamic import DynamicBatcher
+from despina.engine.schedule.sequence import SequenceBatcher
+from despina.engine.schedule.slots import Slots
 from despina.schema.inference import InferenceRequest
 
 if TYPE_CHECKING:
@@ -67,7 +71,8 @@ def noted(history: History) -> Iterator[None]:
     books, threads = history.books, history.threads
     submit, submit_stream, cancel = ModelVersion.submit, ModelVersion.submit_stream, Job.cancel
     take, taken = DynamicBatcher.take, DynamicBatcher._taken
-    change = Instances.change
+    take_of_sequences, silence = SequenceBatcher.take, Slots.silence
+    change, count = Instances.change, Warmup._count
 
     def noted_submit(
         self: ModelVersion, request: InferenceRequest, on_done: Callable[[Job], None], deadline: float = 0.0
@@ -110,6 +115,21 @@ def noted(history: History) -> Iterator[None]:
         threads.interrupt()
         return result
 
+    def noted_take_of_sequences(self: SequenceBatcher, instance: Any, cost_s: float) -> Any:
+        threads.interrupt()
+        result = take_of_sequences(self, instance, cost_s)
+        batch = result[0]
+        if batch is not None:
+            with books.asserting():
+                books.take_sequences(batch, history.versions[self])
+        threads.interrupt()
+        return result
+
+    def noted_silence(self: Slots, now: float) -> None:
+        before = len(self.active)
+        silence(self, now)
+        books.mix["sequences: silent"] += before - len(self.active)
+
     def noted_taken(self: DynamicBatcher, *args: Any) -> Batch:
         turns = "turns of callers" if self.order.caller and self.live else ""
         newest = "newest first" if self.levels.newest_first else ""
@@ -118,6 +138,10 @@ def noted(history: History) -> Iterator[None]:
         with books.asserting():
             books.take(batch, history.versions[self])
         return batch
+
+    def noted_count(self: Warmup, ledger: Ledger, batch: Batch) -> None:
+        count(self, ledger, batch)
+        books.warmed[ledger] += len(batch.jobs)
 
     async def noted_change(self: Instances, contexts: Sequence[InstanceContext]) -> None:
         await change(self, contexts)
@@ -146,7 +170,10 @@ def noted(history: History) -> Iterator[None]:
             (Job, "cancel", noted_cancel),
             (DynamicBatcher, "take", noted_take),
             (DynamicBatcher, "_taken", noted_taken),
+            (SequenceBatcher, "take", noted_take_of_sequences),
+            (Slots, "silence", noted_silence),
             (Instances, "change", noted_change),
+            (Warmup, "_count", noted_count),
             (trio.to_thread, "run_sync", slow),
             (time, "monotonic_ns", threads.monotonic_ns),
             (time, "thread_time_ns", threads.thread_time_ns),

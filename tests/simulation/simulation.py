@@ -91,6 +91,12 @@ class History:
         except Fault:
             return False
 
+    def has_sequences(self, engine: Engine, name: str) -> bool:
+        try:
+            return engine.model(name).config.sequence_batching is not None
+        except Fault:
+            return False
+
     # --- The run
 
     async def run(self) -> None:

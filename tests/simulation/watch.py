@@ -10,6 +10,10 @@ from despina.engine.model.version import ModelVersion
 from despina.engine.repository.registry import UNLOADED, State
 from despina.engine.request.job import JobState
 from despina.engine.request.stream import StreamJob
+from despina.engine.schedule.dynamic import DynamicBatcher
+from despina.engine.schedule.scheduler import Scheduler
+from despina.engine.schedule.sequence import SequenceBatcher
+from despina.engine.schedule.sequence_forming import Direct
 from despina.engine.schedule.timers import SWEEP_MIN
 
 WAITS_MAX = 6
@@ -27,9 +31,17 @@ class Watch:
         check_now(engine)
         for model in engine.versions():
             queue = model.scheduler
-            forsaken = queue.live and queue.idle and not queue.rule.delay_s
-            self._waits[model] = self._waits[model] + 1 if forsaken else 0
+            self._waits[model] = self._waits[model] + 1 if is_forsaken(queue) else 0
             assert self._waits[model] < WAITS_MAX, "a request waits although an instance is idle"
+
+
+def is_forsaken(queue: Scheduler) -> bool:
+    """Whether a request waits that could be executed."""
+    if not isinstance(queue, SequenceBatcher):
+        return bool(queue.live and queue.idle and not queue.rule.delay_s)
+    strategy = queue._strategy
+    delay_s = strategy.delay_s if isinstance(strategy, Direct) else strategy.rule.delay_s
+    return not delay_s and any(queue._slots.of(instance).waiting for instance in queue.idle)
 
 
 def check_now(engine: Engine) -> None:
@@ -55,13 +67,10 @@ def check_now(engine: Engine) -> None:
 def check_model(model: ModelVersion) -> None:
     """Queue, books, limits and streams of one."""
     queue, ledger = model.scheduler, model.ledger
-    for level in queue.levels.in_use:
-        queued = sum(job.state is JobState.QUEUED for job in (*level.jobs, *level.delayed))
-        assert 0 <= level.live == queued
-        assert not level.size_max or level.live <= level.size_max
-    stored = sum(map(len, queue.levels.in_use))
-    assert queue.live == sum(level.live for level in queue.levels.in_use) <= queue.size_max
-    assert queue.levels.tombstones == stored - queue.live
+    if isinstance(queue, SequenceBatcher):
+        check_sequences(queue)
+    else:
+        check_levels(queue)
     assert ledger.inflight >= max(queue.live, len(ledger.streams))
     assert ledger.broken == 0
     assert len(set(map(id, queue.idle))) == len(queue.idle) <= len(model.instances.status())
@@ -70,6 +79,26 @@ def check_model(model: ModelVersion) -> None:
         assert isinstance(stream, StreamJob)
         assert 0 <= stream._unconsumed <= stream._credit
         assert len(stream._outbox) <= stream._credit + 1
+
+
+def check_levels(queue: DynamicBatcher) -> None:
+    for level in queue.levels.in_use:
+        queued = sum(job.state is JobState.QUEUED for job in (*level.jobs, *level.delayed))
+        assert 0 <= level.live == queued
+        assert not level.size_max or level.live <= level.size_max
+    stored = sum(map(len, queue.levels.in_use))
+    assert queue.live == sum(level.live for level in queue.levels.in_use) <= queue.size_max
+    assert queue.levels.tombstones == stored - queue.live
+
+
+def check_sequences(queue: SequenceBatcher) -> None:
+    slots = queue._slots
+    waiting = [job for sequence in (*slots.placed, *slots.backlog) for job in sequence.jobs]
+    assert all(job.state is JobState.QUEUED for job in waiting)
+    assert queue.live == len(waiting)  # those that go on beyond the bound were accepted long ago
+    assert not (slots.placed.keys() & slots.backlog.keys())
+    assert all(sequence.slot is not None and sequence.slot.sequence is sequence for sequence in slots.placed)
+    assert all(sequence.jobs for sequence in slots.backlog)
 
 
 def check_quiet(engine: Engine) -> None:

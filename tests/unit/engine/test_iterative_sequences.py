@@ -332,3 +332,5 @@ async def test_warm_up(virtual_time, repository, opened, backend, told, start, d
         assert engine.is_model_ready("m")
         assert seen == [[[0, start, 1, 0], [0, start, 1, 0]]]
         assert engine.model("m").scheduler.sequences == 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert (engine.model("m").statistics.success_count, engine.model("m").statistics.fail_count) == (2, 0)
