@@ -29,6 +29,7 @@ from .waits import stuck
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from .port.metrics import Metrics
     from .port.nested import NestedRequest, Origin
     from .port.served import Answer, Inference, InferenceStream, Served
     from .request.job import Job
@@ -133,10 +134,12 @@ class Nesting:
         find: Callable[[str, int], Served],
         load: Callable[..., Awaitable[None]],
         unload: Callable[..., Awaitable[None]],
+        metrics: Metrics,
     ) -> None:
         """`find` says what serves a model, and raises as Engine.model does; `load` and `unload` are the engine's."""
         self.calls: dict[Call, None] = {}
         """Under way, oldest first."""
+        self.metrics = metrics
         self._find = find
         self._load = load
         self._unload = unload

@@ -104,8 +104,11 @@ class PythonInstance:
                 self._execute = self._model.execute
                 if asker is not None:
                     asker.executes = True
+                self._asker = asker
             except BaseException:
                 self._user.imports.close()
+                if asker is not None:
+                    asker.close()
                 raise
         except BaseException:
             self._loop.close()
@@ -193,6 +196,8 @@ class PythonInstance:
             self._loop.close()
             self._model = self._execute = None
             self._user.imports.close()
+            if self._asker is not None:
+                self._asker.close()
 
     def _answer(self, requests: list[ReceivedRequest], responses: object) -> None:
         """Checks the whole list before the first answer, so that a violation spoils all of the batch or nothing."""
@@ -220,7 +225,8 @@ class PythonInstance:
             if job.response is not None or job.fault is not None:
                 continue  # answered through its sender, and the first answer stands
             if response is None:
-                if not job.again:
+                comes = job.again or request.comes_later(self.name)
+                if not comes and job.response is None and job.fault is None:
                     job.fail(unanswered(self.name))
                 continue
             try:

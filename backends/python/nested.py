@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
+import weakref
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...engine.port.nested import NestedRequest, Origin
 from ...schema.tensor import Tensor as WireTensor
@@ -19,6 +21,7 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ...engine.port.metrics import Metrics
     from ...engine.port.nested import NestedCall, NestedCaller
     from ...engine.port.served import Answer
     from ...engine.port.work import BackendJob
@@ -41,6 +44,9 @@ class Asker:
         self._nested = nested
         self._there = vars(executing)
         """What is executed on the instance's own thread, which makes this."""
+        self._kept: dict[int, weakref.finalize[..., Any]] = {}
+        """What is to be released with the model."""
+        self._numbers = itertools.count()
 
     def ask(
         self, request: InferenceRequest, on_answer: Callable[[Answer], None], *, decoupled: bool, waits: bool
@@ -64,6 +70,26 @@ class Asker:
         )
         origin = Origin(self.name, self.model_name, jobs, request.trace().noted())
         return nested.call(made, origin, on_answer, decoupled=decoupled, waits=waits and bool(executing.requests))
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._nested.metrics
+
+    def keep(self, thing: object, release: Callable[[Any], object], held: object) -> None:
+        """Calls `release(held)` once, when `thing` is gone or the model is, whichever is first."""
+        number = next(self._numbers)
+        self._kept[number] = kept = weakref.finalize(thing, self._release, number, release, held)
+        kept.atexit = False
+
+    def _release(self, number: int, release: Callable[[Any], object], held: object) -> None:
+        self._kept.pop(number, None)
+        release(held)
+
+    def close(self) -> None:
+        """The model is finalized: nothing of it is kept."""
+        self.executes = False
+        for kept in list(self._kept.values()):
+            kept()
 
     def waiting(self) -> NestedCaller:
         """The engine, to be waited for. Raises TritonModelException on its own thread."""

@@ -11,7 +11,7 @@ from . import arguments, nested
 from .arguments import INT64, UINT32, UINT64
 from .error import TritonModelException
 from .parameters import check_parameters
-from .response import InferenceResponseSender
+from .response import InferenceResponseSender, Later
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class InferenceRequest:
 class ReceivedRequest(InferenceRequest):
     """A job as `execute` sees it. Everything is made when it is asked for; most models ask for little."""
 
-    __slots__ = ("_output_names", "_sender", "job", "received", "released")
+    __slots__ = ("_output_names", "_sender", "job", "later", "received", "released")
 
     outlives_execute: ClassVar[bool] = False
     """The model may answer it after `execute` has returned, when it works on others."""
@@ -191,6 +191,8 @@ class ReceivedRequest(InferenceRequest):
         """The inputs that the model has looked at."""
         self.released = False
         """True once execute has returned: the job is no longer ours to answer."""
+        self.later: Later | None = None
+        """Where its answer comes after `execute` has returned."""
         self._output_names = output_names
         self._sender: InferenceResponseSender | None = None
 
@@ -255,6 +257,16 @@ class ReceivedRequest(InferenceRequest):
 
     def trace(self) -> InferenceTrace:
         return InferenceTrace.of(self.job.request.trace)
+
+    def comes_later(self, instance_name: str) -> bool:
+        """`execute` returns without a response: whether the model has a sender, so that it may still come."""
+        sender = self._sender
+        return sender is not None and sender.put_off(instance_name)
+
+    def put_off(self, instance_name: str) -> None:
+        """The model answers later. It alone has this from now on."""
+        self.later = Later(self.job.defer(), instance_name)
+        self._sender = None
 
     def get_response_sender(self) -> InferenceResponseSender:
         if self._sender is None:

@@ -1,8 +1,10 @@
-"""`pb_utils.InferenceResponse` and the sender that answers a request before `execute` returns."""
+"""`pb_utils.InferenceResponse` and the sender that answers a request of an ordinary model, in `execute` or later."""
 
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import ModelFailure
@@ -14,9 +16,11 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from ...engine.port.work import BackendJob, BackendStream
+    from ...engine.port.work import BackendJob, BackendStream, LateAnswer
     from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
+
+_log = logging.getLogger("despina.backends.python")
 
 RESPONSE_COMPLETE_FINAL = 1
 
@@ -70,10 +74,11 @@ class InferenceResponse:
     def answer(self, request: ReceivedRequest, outputs: Collection[str]) -> None:
         """Answers the request's job with those of its requested outputs that are here; `outputs` are the model's."""
         job: BackendJob = request.job
+        to = job if request.later is None else request.later.answer
         if self._error is not None:
-            job.fail(self._error.fault())
+            to.fail(self._error.fault())
         else:
-            job.respond(self._wanted(job, request.received, outputs), self._parameters)
+            to.respond(self._wanted(job, request.received, outputs), self._parameters)
 
     def stream(
         self, job: BackendStream, received: Mapping[str, Tensor], outputs: Collection[str], *, final: bool
@@ -89,10 +94,30 @@ class InferenceResponse:
         return [tensor.answer(received.values()) for tensor in self._outputs if tensor._name in wanted]
 
 
-class InferenceResponseSender:
-    """Answers one request from inside `execute`. One response and one final flag, together or one after the other."""
+class Later:
+    """Of a request that the model answers after `execute` has returned. Once the model has dropped both the request
+    and its senders, nobody has this: the request fails."""
 
-    __slots__ = ("_closed", "_output_names", "_request", "_sent", "rescheduled")
+    __slots__ = ("answer", "is_used", "name")
+
+    def __init__(self, answer: LateAnswer, instance_name: str) -> None:
+        self.answer = answer
+        self.is_used = False
+        self.name = instance_name
+
+    def __del__(self) -> None:
+        if not self.is_used:
+            _log.error(
+                "model instance '%s': the response sender of a request was dropped without a response", self.name
+            )
+            self.answer.fail(unanswered(self.name))
+
+
+class InferenceResponseSender:
+    """Answers one request, from any thread, also after `execute` has returned None for it. One response and one final
+    flag, together or one after the other."""
+
+    __slots__ = ("_closed", "_lock", "_output_names", "_request", "_sent", "rescheduled")
 
     def __init__(self, request: ReceivedRequest, output_names: Collection[str]) -> None:
         self._request = request
@@ -101,28 +126,39 @@ class InferenceResponseSender:
         self._closed = False
         self.rescheduled = False
         """The request is executed once more, with a sender of its own: this one may go away without the final flag."""
+        self._lock = threading.Lock()
+        """Between a thread that sends and the end of `execute`."""
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Raises TritonModelException where the order of responses and flags is not allowed."""
         check_sent(response, flags)
-        if self._closed:
-            raise TritonModelException("Unable to send response. Response sender has been closed.")
-        if response is None and not self._sent:
-            raise TritonModelException(
-                "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
-            )
-        if response is not None and self._sent:
-            raise TritonModelException(
-                "Unable to send response. Non-decoupled model cannot send more than one response."
-            )
-        if response is not None:
-            self._sent = True
-            if self._request.released:
+        with self._lock:
+            if self._closed:
+                raise TritonModelException("Unable to send response. Response sender has been closed.")
+            if response is None and not self._sent:
                 raise TritonModelException(
-                    "Unable to send response. Sending after execute has returned is not supported yet."
+                    "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
                 )
-            response.answer(self._request, self._output_names)
-        self._closed = flags == RESPONSE_COMPLETE_FINAL
+            if response is not None and self._sent:
+                raise TritonModelException(
+                    "Unable to send response. Non-decoupled model cannot send more than one response."
+                )
+            if response is not None:
+                self._sent = True
+                later = self._request.later
+                if later is None and self._request.released:
+                    raise TritonModelException("Unable to send response. Response sender has been closed.")
+                if later is not None:
+                    later.is_used = True
+                response.answer(self._request, self._output_names)
+            self._closed = flags == RESPONSE_COMPLETE_FINAL
+
+    def put_off(self, instance_name: str) -> bool:
+        """`execute` returns without a response to the request: it comes later, unless it was sent already."""
+        with self._lock:
+            if not self._sent:
+                self._request.put_off(instance_name)
+            return not self._sent
 
     def is_cancelled(self) -> bool:
         return self._request.is_cancelled()

@@ -22,9 +22,10 @@ from .conversion import (
     triton_to_numpy_type,
     using_decoupled_model_transaction_policy,
 )
-from .error import TritonError, TritonModelException, not_supported_yet
+from .error import TritonError, TritonModelException
 from .imports import version_path_of_caller
 from .logger import Logger
+from .metrics import Metric, MetricFamily
 from .model_config import ModelConfig
 from .request import (
     FLAG_SEQUENCE_END,
@@ -101,22 +102,6 @@ class PreferredMemory:
             )
         self.preferred_memory_type = preferred_memory_type
         self.preferred_device_id = number("PreferredMemory", "preferred_device_id", preferred_device_id, INT64)
-
-
-class MetricFamily:
-    """Custom metrics are not built yet; making one says so."""
-
-    COUNTER = 0
-    GAUGE = 1
-    HISTOGRAM = 2
-
-    def __init__(self, name: str, description: str, kind: int) -> None:
-        raise not_supported_yet("pb_utils.MetricFamily")
-
-
-class Metric:
-    def __init__(self) -> None:
-        raise not_supported_yet("pb_utils.Metric")
 
 
 def get_model_dir() -> str:

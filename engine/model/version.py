@@ -192,6 +192,7 @@ class ModelVersion:
                     self._refuse_queued(ShuttingDown("the model was unloaded before its turn came"))
                     self._shut_streams()
                     self._abandon_children()
+                    self.ledger.shut_deferred(ShuttingDown("the model was unloaded before it had answered"))
                 nursery.cancel_scope.cancel()
             # What was executing then may have been meant to be executed once more.
             self._refuse_queued(ShuttingDown("the model was unloaded before it had finished answering"))

@@ -1,12 +1,18 @@
 """Metric families that models and backends make themselves, for the metrics page.
 
-Any thread may make, change and read them. A family is one per name; a metric is one per set of labels within it.
+Any thread may make, change and read them. A family is one per name; a metric is one per set of labels within it. Each
+is there as long as somebody holds it: whoever asks for one does, until he releases it.
+
+Locks are taken again by the thread that has them: releasing may happen within garbage collection, at any moment.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import threading
-from typing import TYPE_CHECKING, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ...schema.fault import InvalidArgument, Unsupported
 from .latencies import Histogram
@@ -14,17 +20,20 @@ from .latencies import Histogram
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-CustomKind = Literal["counter", "gauge", "histogram"]
+    from ..port.metrics import CustomKind, Metric, MetricFamily
 
 FAMILIES_MAX = 1000
 METRICS_MAX = 10_000
 """Per family: labels often come from requests."""
 
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
 
 class CustomMetric:
     """One series of a family, or one histogram. Raises Unsupported for what its kind does not do."""
 
-    __slots__ = ("_kind", "_lock", "_value", "histogram", "labels")
+    __slots__ = ("_kind", "_lock", "_value", "histogram", "holders", "labels")
 
     def __init__(self, kind: CustomKind, labels: Mapping[str, str], buckets: Sequence[float]) -> None:
         self.labels = dict(labels)
@@ -32,6 +41,7 @@ class CustomMetric:
         self._kind = kind
         self._lock = threading.Lock()
         self._value = 0.0
+        self.holders = 0
 
     def increment(self, value: float) -> None:
         """Raises InvalidArgument for a counter that would go down."""
@@ -69,33 +79,49 @@ class CustomFamily:
         self.kind = kind
         self.name = name
         self.text = text
+        self.holders = 0
         self._metrics: dict[tuple[tuple[str, str], ...], CustomMetric] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def metric(self, labels: Mapping[str, str], buckets: Sequence[float] | None = None) -> CustomMetric:
-        """The metric with these labels, made if it is new. Raises InvalidArgument for buckets that are missing or not
-        called for, and when there are too many metrics."""
-        if self.kind == "histogram" and not buckets:
-            raise InvalidArgument("Bucket boundaries not found in Metric args.")
-        if self.kind != "histogram" and buckets is not None:
-            raise InvalidArgument(f"Unexpected args found in {self.kind} Metric constructor.")
+        """See port/metrics.py."""
+        self._check(labels, buckets)
         key = tuple(sorted(labels.items()))
         with self._lock:
             found = self._metrics.get(key)
             if found is None:
                 if len(self._metrics) >= METRICS_MAX:
                     raise InvalidArgument(f"metric family '{self.name}' has {METRICS_MAX} metrics, no more are kept")
-                found = self._metrics[key] = CustomMetric(self.kind, labels, buckets or ())
+                found = CustomMetric(self.kind, labels, buckets or ())
+            found.holders += 1
+            self._metrics[key] = found
             return found
 
-    def remove(self, metric: CustomMetric) -> None:
-        """Takes a metric off the page. Idempotent."""
+    def release(self, metric: Metric) -> None:
+        """See port/metrics.py. One that nobody holds is no error."""
+        assert isinstance(metric, CustomMetric), "one of this family's"
         with self._lock:
-            self._metrics.pop(tuple(sorted(metric.labels.items())), None)
+            metric.holders -= 1
+            if metric.holders <= 0:
+                self._metrics.pop(tuple(sorted(metric.labels.items())), None)
 
     def metrics(self) -> list[CustomMetric]:
         with self._lock:
             return list(self._metrics.values())
+
+    def _check(self, labels: Mapping[str, str], buckets: Sequence[float] | None) -> None:
+        for label in labels:
+            if _LABEL.fullmatch(label) is None or (label == "le" and self.kind == "histogram"):
+                raise InvalidArgument("Invalid label name")
+        if self.kind != "histogram":
+            if buckets is not None:
+                raise InvalidArgument(f"Unexpected args found in {self.kind} Metric constructor.")
+        elif buckets is None:
+            raise InvalidArgument("Bucket boundaries not found in Metric args.")
+        elif not all(map(math.isfinite, buckets)):
+            raise InvalidArgument(f"bucket boundaries must be finite numbers, got {list(buckets)}")
+        elif not all(low < high for low, high in pairwise(buckets)):
+            raise InvalidArgument("Bucket Boundaries must be strictly sorted")
 
 
 class CustomMetrics:
@@ -103,20 +129,31 @@ class CustomMetrics:
 
     def __init__(self) -> None:
         self._families: dict[str, CustomFamily] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def family(self, kind: CustomKind, name: str, text: str) -> CustomFamily:
-        """The family of that name, made if it is new. Raises InvalidArgument when there is one of another kind, and
-        when there are too many."""
+        """See port/metrics.py."""
+        if _NAME.fullmatch(name) is None:
+            raise InvalidArgument("Invalid metric name")
         with self._lock:
             found = self._families.get(name)
             if found is None:
                 if len(self._families) >= FAMILIES_MAX:
                     raise InvalidArgument(f"there are {FAMILIES_MAX} metric families, no more are kept")
-                found = self._families[name] = CustomFamily(kind, name, text)
+                found = CustomFamily(kind, name, text)
             if found.kind != kind:
-                raise InvalidArgument(f"metric family '{name}' is a {found.kind}, not a {kind}")
+                raise InvalidArgument("Family name already exists with different type")
+            found.holders += 1
+            self._families[name] = found
             return found
+
+    def release(self, family: MetricFamily) -> None:
+        """See port/metrics.py. One that nobody holds is no error."""
+        assert isinstance(family, CustomFamily), "one of these"
+        with self._lock:
+            family.holders -= 1
+            if family.holders <= 0 and self._families.get(family.name) is family:
+                del self._families[family.name]
 
     def families(self) -> list[CustomFamily]:
         """Those that have metrics."""

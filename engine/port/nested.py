@@ -14,6 +14,7 @@ from ...schema.inference import LATEST, InferenceRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .metrics import Metrics
     from .served import Answer
     from .work import BackendJob
 
@@ -57,6 +58,11 @@ class NestedCall(Protocol):
 
 class NestedCaller(Protocol):
     """The engine as models see it."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Families of the models' own."""
+        ...
 
     def may_wait(self) -> bool:
         """Whether the thread that asks may wait for an answer: the engine's own may not."""

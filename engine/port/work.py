@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from ...schema.tensor import Tensor
 
 
+class LateAnswer(Protocol):
+    """Answers one request, from any thread, once: what comes after that is dropped."""
+
+    def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
+        """As BackendJob.respond."""
+        ...
+
+    def fail(self, fault: Fault) -> None:
+        """As BackendJob.fail. Never blocks, also within garbage collection."""
+        ...
+
+
 class BackendJob(Protocol):
     """One accepted request. `respond` and `fail` are for the executing thread, `is_cancelled` for any."""
 
@@ -49,6 +61,11 @@ class BackendJob(Protocol):
 
     def fail(self, fault: Fault) -> None:
         """Answers this request alone with a fault; its neighbours in the batch are not touched."""
+        ...
+
+    def defer(self) -> LateAnswer:
+        """The answer comes after `execute` has returned, through what this gives, which must be used once. On the
+        executing thread; not for streams, which need none."""
         ...
 
     def is_cancelled(self) -> bool:

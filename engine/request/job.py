@@ -17,26 +17,16 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ...schema.fault import Internal, InvalidArgument, ModelFailure
+from ...schema.fault import Internal, InvalidArgument
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
+from .deferral import Deferral
+from .encoding import encoding_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ...schema.fault import Fault
     from ...schema.tensor import Tensor
-
-
-def encoding_fault(outputs: list[Tensor]) -> Fault | None:
-    """What is wrong with the first output that has no wire form, or None. On the executing thread: strings get theirs
-    here, for an array of objects may hold anything, and who asks for it later is not to blame."""
-    for tensor in outputs:
-        if tensor.wire is None and tensor.array.dtype.kind not in "biufc":  # type: ignore[union-attr]  # one of the two
-            try:
-                tensor.memory()
-            except Exception as error:  # whatever a backend has put into the array raises
-                return ModelFailure(f"output '{tensor.name}' has no wire form: {type(error).__name__}: {error}")
-    return None
 
 
 class JobState(IntEnum):
@@ -75,6 +65,16 @@ class Book(Protocol):
     """Where a job is in the books: see ledger.py."""
 
     version_text: str
+    defers: bool
+    """A job has been answered later at least once."""
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        """Runs a call on the trio thread soon."""
+        ...
+
+    def end_deferred(self, later: Deferral) -> None:
+        """An answer has come after its batch."""
+        ...
 
     @property
     def ending(self) -> Execution | None:
@@ -125,6 +125,10 @@ class Job:
     """What its earlier executions took."""
     children: set[Any] | None = None
     """Requests that its model has made for it and that are under way; None where there never were any."""
+    ended_ns = 0
+    """When it was answered, of one that is answered later."""
+    later: Deferral | None = None
+    """Set where its answer comes after `execute` has returned."""
     is_held_up = False
     """Whether who executes it waits until its caller has read more."""
 
@@ -184,8 +188,17 @@ class Job:
             )
         self.again = True
 
+    def defer(self) -> Deferral:
+        """The answer comes later, through what this gives. On the executing thread."""
+        assert self.ledger is not None, "a job in a backend was accepted"
+        self.ledger.defers = True
+        self.later = later = Deferral(self, self.ledger)
+        return later
+
     def settle(self, fault: Fault | None) -> None:
         """For the engine, on the executing thread: the batch is done and this job has no answer yet."""
+        if self.later is not None and fault is None:
+            return
         self.fault = fault or Internal("the backend did not answer this request")
 
     def is_cancelled(self) -> bool:

@@ -5,6 +5,7 @@
 | how      | who                                        | counts as                                        |
 |----------|--------------------------------------------|--------------------------------------------------|
 | EXECUTED | a batch that was executed                  | success, or failure BACKEND, or CANCELED         |
+| DEFERRED | a request answered after its batch        | the same                                         |
 | STREAMED | a stream that is over                      | the same, by its first error                     |
 | COMPOSED | what other models have answered            | success, or failure OTHER, or CANCELED           |
 | LOST     | a batch whose executor does not come back  | failure BACKEND, or CANCELED                     |
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from ..observe.statistics import CountedStream, FailureReason, ModelStats
     from ..port.work import Batch
+    from .deferral import Deferral
     from .job import Execution, Job
 
 log = logging.getLogger("despina.engine.request.ledger")
@@ -49,6 +51,7 @@ class End(Enum):
     """How a job ends: see the module's table."""
 
     EXECUTED = "executed"
+    DEFERRED = "deferred"
     STREAMED = "streamed"
     COMPOSED = "composed"
     LOST = "lost"
@@ -88,6 +91,10 @@ class Ledger:
         """Callers who will send more, and must find the model: see Served.pin."""
         self.ending: Execution | None = None
         """What those jobs were executed in whose callers are just being told."""
+        self.deferred: dict[Job, Deferral] = {}
+        """Those that will be answered although their batches are over."""
+        self.defers = False
+        """A job has been answered later at least once. Set on executing threads, too."""
         self.shares = False
         """A request has used client memory at least once."""
         self.broken = 0
@@ -174,6 +181,8 @@ class Ledger:
         before, self.ending = self.ending, batch  # type: ignore[assignment]  # the engine's own are executions
         try:
             if how is End.EXECUTED:
+                if self.defers:
+                    jobs = self._put_off(jobs, batch)
                 if self._traced:
                     self._traced -= trace_batch(batch, jobs)  # type: ignore[arg-type]  # what they were executed in
                 if self.shares:
@@ -197,7 +206,7 @@ class Ledger:
         else:
             for job in jobs:
                 job.execution = self.ending
-                if how not in (End.EXECUTED, End.LOST):
+                if how not in (End.EXECUTED, End.DEFERRED, End.LOST):
                     self._tell(job)
             while ordered and ordered[0].state is JobState.DONE:
                 self._tell(ordered.popleft())
@@ -225,6 +234,8 @@ class Ledger:
         for job in jobs:
             if how is End.STREAMED:
                 self._book_stream(job, batch)  # type: ignore[arg-type]  # streams only, see stream.py
+            elif how is End.DEFERRED:
+                self._book_deferred(job, batch)
             elif how is End.COMPOSED:
                 self._book_composed(job, batch, now)
             else:
@@ -233,7 +244,7 @@ class Ledger:
                 self.untrace(job)
             if job.request.shared is not None:
                 job.request.shared.release()
-        if how in (End.STREAMED, End.COMPOSED, End.LOST):
+        if how in (End.DEFERRED, End.STREAMED, End.COMPOSED, End.LOST):
             move(jobs, JobState.DONE)
 
     def _book_stream(self, job: CountedStream, batch: Batch | None) -> None:
@@ -244,6 +255,39 @@ class Ledger:
             trace.finish()  # its door has noted all it had to
             self._traced -= 1
         self.statistics.streamed(job, batch)
+
+    def end_deferred(self, later: Deferral) -> None:
+        """An answer has come after its batch, or will not come any more."""
+        job: Job = later.job  # type: ignore[assignment]  # as it was taken from one
+        if self.deferred.pop(job, None) is not None:
+            self.end((job,), End.DEFERRED, later.batch)  # type: ignore[arg-type]  # what it was executed in
+
+    def shut_deferred(self, fault: Fault) -> None:
+        """The model ends: nothing more comes."""
+        for later in list(self.deferred.values()):
+            later.come(None, fault)
+
+    def _put_off(self, jobs: Sequence[Job], batch: Batch | None) -> Sequence[Job]:
+        """Those that are over with their batch; the others end later."""
+        over = []
+        for job in jobs:
+            later = job.later
+            if later is None or later.has_come or job.fault is not None:
+                over.append(job)
+            else:
+                later.batch = batch
+                self.deferred[job] = later
+                self.statistics.nobodys(job.batch_size)
+        return over
+
+    def _book_deferred(self, job: Job, batch: Batch | None) -> None:
+        assert batch is not None, "it was executed"
+        if job.request.shared is not None:
+            place((job,))
+        if job.request.trace is not None:
+            self._traced -= trace_batch(batch, (job,))
+        job.ended_ns = time.monotonic_ns()
+        self.statistics.streamed(job, batch)  # type: ignore[arg-type]  # counted as a stream of one answer
 
     def _book_composed(self, job: Job, batch: Batch | None, now: int) -> None:
         assert batch is not None, "its parts have times"

@@ -30,7 +30,8 @@ from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 from ..observe.tracing import trace_response
 from .batch import Batch
-from .job import Job, JobState, encoding_fault
+from .encoding import encoding_fault
+from .job import Job, JobState
 from .ledger import End
 from .sharing import place_response
 

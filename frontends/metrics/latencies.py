@@ -24,6 +24,8 @@ _SUMMARIES = (
     (families.OUTPUT_SUMMARY, "output"),
 )
 
+_OWN_NAMES = frozenset(value.name for value in vars(families).values() if isinstance(value, families.Family))
+
 Row = tuple[dict[str, str], "ObservedStats"]
 
 
@@ -35,8 +37,10 @@ def latency_families(rows: Sequence[Row], quantiles: Sequence[float], now_s: flo
 
 
 def custom_families(custom: CustomMetrics) -> Iterator[Metric]:
-    """What models and backends count themselves."""
+    """What models and backends count themselves, but for names that are the server's own: a page has each once."""
     for family in custom.families():
+        if family.name in _OWN_NAMES:
+            continue
         metric = Metric(family.name, family.text, family.kind)
         for kept in family.metrics():
             if kept.histogram is None:

@@ -7,14 +7,17 @@ The scripts run inside models of models_nested/, on both servers.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.http as triton_http
 
+from tests.conformance.metric_scripts import KEPT, METRICS, PAGE
 from tests.conformance.nested_scripts import AWAITED, CALLS, CODES, CONTROL
 from tests.conformance.servers import reference_script, running_despina, running_reference
 
@@ -35,6 +38,9 @@ PARTS = {
     "calls": {name: ("caller", script) for name, script in CALLS.items()}
     | {name: ("waiter", script) for name, script in AWAITED.items()},
     "control": {name: ("caller", script) for name, script in CONTROL.items()},
+    "metrics": {name: ("caller", script) for name, script in METRICS.items()},
+    "kept": {name: ("caller", script) for name, script in KEPT.items()},
+    "late": {how: ("late", how) for how in ("now", "later", "list", "error", "flag first", "two sends")},
 }
 """Each is asked of a server of its own."""
 
@@ -49,6 +55,13 @@ def asked(client, model, text, name="SCRIPT", output="SAID"):
         return f"error: {error}"
 
 
+def page(server):
+    """The lines of the metrics page about families of the models' own."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sorted(line for line in lines if re.match("(# [A-Z]+ )?[cgh]1[ _{]", line))
+
+
 def answers(part, server, names=()):
     """What was asked -> what was answered, in order."""
     with triton_http.InferenceServerClient(f"127.0.0.1:{server.http_port}", network_timeout=20) as client:
@@ -56,7 +69,8 @@ def answers(part, server, names=()):
         for name, (model, script) in PARTS[part].items():
             if names and name not in names:
                 continue
-            found[name] = asked(client, model, script)
+            names_of = ("HOW", "SUM") if model == "late" else ("SCRIPT", "SAID")
+            found[name] = page(server) if script == PAGE else asked(client, model, script, *names_of)
     return {name: settled(answer, str(server.repository)) for name, answer in found.items()}
 
 
@@ -99,7 +113,7 @@ def test_models_hear_what_the_reference_server_says(part, name, servers_of):
 @pytest.mark.parametrize("part", list(RECORDED))
 def test_records_are_what_the_reference_server_says(part):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""
-    said = recorded(part)
+    said = {name: recorded(part, (name,))[name] for name in METRICS} if part == "metrics" else recorded(part)
     differing = {name for name, answer in RECORDED[part].items() if said[name] != answer}
     assert {name for name in differing if f"{part}: {name}" not in KNOWN_DIFFERENCES} == set()
 
@@ -122,7 +136,10 @@ def main(*parts):
     """Records."""
     found = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     for part in parts or PARTS:
-        found[part] = recorded(part)
+        if part == "metrics":  # of a server for each
+            found[part] = {name: recorded(part, (name,))[name] for name in METRICS}
+        else:
+            found[part] = recorded(part)
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -435,14 +435,17 @@ def test_sender_misuse(run, sends, expected):
     assert text.startswith(f"TritonModelException: {expected}\n\nAt:")
 
 
-def test_sending_too_late(bench):
-    """A sender kept beyond execute is told that this is not there yet; the request has been failed already."""
-    write_execute(bench, "self.kept = requests[0].get_response_sender()\nself.answer = lambda: " + ANSWER)
+def test_sending_what_execute_has_failed(bench):
+    """A sender kept beyond an execute that raised is told that it is closed: its request has failed."""
+    write_execute(
+        bench, "self.kept = requests[0].get_response_sender()\nself.answer = lambda: " + ANSWER + "\nraise KeyError"
+    )
     instance = opened(bench)
     job = bench.job({"IN": ONE})
-    instance.execute(bench.batch(job))
+    with pytest.raises(ModelFailure):
+        instance.execute(bench.batch(job))
     model = instance._model
-    with pytest.raises(Exception, match="after execute has returned is not supported yet"):
+    with pytest.raises(Exception, match=r"Response sender has been closed\."):
         model.kept.send(model.answer())
     assert job.response is None
 
@@ -524,9 +527,9 @@ def test_sending_too_late(bench):
         ),
         (
             "pb_utils.MetricFamily(name='a', description='b', kind=pb_utils.MetricFamily.COUNTER)",
-            "TritonModelException: pb_utils.MetricFamily is not supported yet",
+            "TritonModelException: BLS is only supported",
         ),
-        ("pb_utils.Metric()", "TritonModelException: pb_utils.Metric is not supported yet"),
+        ("pb_utils.Metric(3, 4)", "TypeError: Metric(): metrics are made by MetricFamily.Metric"),
         ("pb_utils.load_model('x')", "TritonModelException: BLS is only supported"),
         ("pb_utils.unload_model(3)", "TypeError: unload_model(): expected model_name to be a str"),
         (

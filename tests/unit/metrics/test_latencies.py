@@ -199,7 +199,7 @@ def test_families_of_models():
         gauge.observe(1)
     with pytest.raises(InvalidArgument, match=r"^Bucket boundaries not found in Metric args\.$"):
         custom.family("histogram", "h", "").metric({"other": "1"})
-    with pytest.raises(InvalidArgument, match="'c' is a counter, not a gauge"):
+    with pytest.raises(InvalidArgument, match="Family name already exists with different type"):
         custom.family("gauge", "c", "")
     text = text_of(EngineCollector(custom=custom).collect()).decode()
     assert '# TYPE c counter\nc{k="v"} 2\n' in text
@@ -207,9 +207,52 @@ def test_families_of_models():
     assert 'h_bucket{le="1"} 1\n' in text
     assert "empty" not in text
     family = custom.family("counter", "c", "")
-    family.remove(counter)
-    family.remove(counter)
+    again = family.metric({"k": "v"})
+    assert again is counter
+    family.release(counter)
+    assert family.metrics() == [counter], "it is held once more"
+    family.release(counter)
+    family.release(counter)
     assert family.metrics() == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1a", "a-b", "ä", "a\n"])
+def test_names_that_scrapers_could_not_read(name):
+    """Goal: one model cannot spoil the page for all. Names and labels are refused in the reference server's words."""
+    custom = CustomMetrics()
+    with pytest.raises(InvalidArgument, match=r"^Invalid metric name$"):
+        custom.family("gauge", name, "")
+    with pytest.raises(InvalidArgument, match=r"^Invalid label name$"):
+        custom.family("gauge", "g", "").metric({name: "1"})
+
+
+def test_names_of_the_servers_own():
+    """Goal: the page has each family once: the server's."""
+    custom = CustomMetrics()
+    custom.family("gauge", "nv_inference_count", "mine").metric({}).set(7)
+    assert "mine" not in text_of(EngineCollector(custom=custom).collect()).decode()
+
+
+@pytest.mark.parametrize("buckets", [[2, 1], [1, 1], [float("nan")], [1, float("inf")]])
+def test_buckets_that_cannot_be(buckets):
+    """Goal: what is not in order, or no number, is refused."""
+    with pytest.raises(InvalidArgument, match=r"strictly sorted|finite"):
+        CustomMetrics().family("histogram", "h", "").metric({}, buckets)
+
+
+def test_families_are_held():
+    """Goal: a family is there as long as somebody holds it, and then another kind may have its name."""
+    custom = CustomMetrics()
+    first, second = custom.family("counter", "c", "x"), custom.family("counter", "c", "y")
+    assert first is second
+    first.metric({}).increment(1)
+    custom.release(first)
+    assert custom.families() == [first]
+    custom.release(first)
+    assert custom.families() == []
+    other = custom.family("gauge", "c", "")
+    custom.release(first)
+    assert custom.family("gauge", "c", "") is other
 
 
 def test_metrics_from_many_threads():
