@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import trio
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .model.hosted import HostedVersion
     from .port.agent import RepositoryAgent
     from .port.backend import Backend
+    from .port.cache import OpenCache
     from .port.options import EngineOptions
     from .port.settings import TraceSettings
     from .port.sink import TraceSink
@@ -111,6 +113,7 @@ def open_engine(
     backends: Mapping[str, Backend] | None = None,
     open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
     agents: Mapping[str, RepositoryAgent] | None = None,
+    caches: Mapping[str, OpenCache] = MappingProxyType({}),
     **options: Unpack[EngineOptions],
 ) -> Iterator[BlockingEngine]:
     """As `despina.open_engine`, for a `with` block. The engine runs on a thread of its own until the block ends."""
@@ -122,7 +125,7 @@ def open_engine(
         close = trio.Event()
         closing.append(close.set)
         async with open_async_engine(
-            model_repository, backends=backends, open_traces=open_traces, agents=agents, **options
+            model_repository, backends=backends, open_traces=open_traces, agents=agents, caches=caches, **options
         ) as engine:
             opened.put(BlockingEngine(engine, trio.lowlevel.current_trio_token()))
             await close.wait()

@@ -10,6 +10,7 @@ Everything here is called on the trio thread that runs the engine; `blocking.py`
 from __future__ import annotations
 
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -24,6 +25,7 @@ from ..schema.wire.generated.inference import (
     ServerMetadataResponse,
 )
 from .execute.inline import InlineRunner
+from .model.cache.opening import open_cache
 from .nesting import Nesting
 from .observe.custom_metrics import CustomMetrics
 from .observe.generation import Generation
@@ -49,11 +51,13 @@ if TYPE_CHECKING:
         ModelStatistics,
         RepositoryIndexResponseModelIndex,
     )
+    from .model.cache.keeper import Keeper
     from .model.hosted import HostedVersion
     from .observe.status import ActorStatus
     from .observe.tracing import Trace
     from .port.agent import RepositoryAgent
     from .port.backend import Backend
+    from .port.cache import OpenCache
     from .port.served import Inference
     from .port.settings import EngineSettings, TraceSettings
     from .port.sink import TraceSink
@@ -87,8 +91,10 @@ class Engine:
         backends: Mapping[str, Backend] | None = None,
         open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
         agents: Mapping[str, RepositoryAgent] | None = None,
+        caches: Mapping[str, OpenCache] = MappingProxyType({}),
     ) -> None:
-        """`open_traces` is asked for a place to keep traces when there is a first one."""
+        """`caches`, by name, come before those of entry points. `open_traces` is asked for a place to keep traces when
+        there is a first one."""
         self.settings = settings
         self.backends = Backends(backends, settings.backend_config)
         self.agents = Agents(agents)
@@ -104,6 +110,9 @@ class Engine:
         self.nesting = Nesting(self.model, self.load, self.unload, self.custom_metrics)
         """What models ask of the engine."""
         self._repository: Repository | None = None
+        self._caches = caches
+        self.cache: Keeper | None = None
+        """Where answers are kept, once it runs."""
         self.shared_memory = SharedMemory(
             allowed=settings.allow_client_shm,
             regions_max=settings.shared_memory_regions_max,
@@ -120,12 +129,14 @@ class Engine:
         is no directory.
         """
         clock = trio.lowlevel.current_clock().current_time
-        self._repository = Repository(
-            self.settings, self.registry, self.backends, self.agents, clock, self.inline, self.nesting
-        )
         async with trio.open_nursery() as nursery:
             await nursery.start(self.nesting.run)
             nursery.start_soon(self.inline.run)
+            if self.settings.cache():
+                await self._open_cache(nursery)
+            self._repository = Repository(
+                self.settings, self.registry, self.backends, self.agents, clock, self.inline, self.nesting, self.cache
+            )
             await nursery.start(self._repository.run)
             try:
                 await self._repository.start()
@@ -136,6 +147,16 @@ class Engine:
                     raise
             self.state = ServerState.READY
             task_status.started()
+
+    async def _open_cache(self, nursery: trio.Nursery) -> None:
+        try:
+            self.cache = await trio.to_thread.run_sync(
+                open_cache, self.settings.cache(), self._caches, abandon_on_cancel=True
+            )
+        except Fault:
+            self.state = ServerState.FAILED
+            raise
+        await nursery.start(self.cache.run)
 
     async def stop(self) -> None:
         """Refuses new work, finishes what is in flight, unloads everything. Called again it waits with the first.
@@ -181,6 +202,8 @@ class Engine:
             found.append(self._repository.resources.status())
         for model in self.registry.serving():
             found.extend(model.status())
+        if self.cache is not None:
+            found.append(self.cache.status())
         return [*found, self.inline.status(), *self.tracer.status()]
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:

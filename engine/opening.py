@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from os import PathLike
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Unpack
 
 import trio
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from .port.agent import RepositoryAgent
     from .port.backend import Backend
+    from .port.cache import OpenCache
     from .port.options import EngineOptions
     from .port.settings import TraceSettings
     from .port.sink import TraceSink
@@ -30,18 +32,19 @@ async def open_engine(
     backends: Mapping[str, Backend] | None = None,
     open_traces: Callable[[TraceSettings], TraceSink] = open_trace_file,
     agents: Mapping[str, RepositoryAgent] | None = None,
+    caches: Mapping[str, OpenCache] = MappingProxyType({}),
     **options: Unpack[EngineOptions],
 ) -> AsyncIterator[Engine]:
     """An engine over one model repository, or several, for the length of an `async with` block.
 
     Options are the command line's, with underscores (see EngineSettings). `open_traces` is for traces that do not go
-    to files (see TraceSettings), `agents` are repository agents by name. Entering waits until the start-up models are
-    loaded; leaving refuses new work and finishes what is in flight. Raises Internal when a start-up model does not
-    load, TypeError or ValueError for options that cannot be, alone or together.
+    to files (see TraceSettings), `agents` and `caches` are those that no entry point names. Entering waits until the
+    start-up models are loaded; leaving refuses new work and finishes what is in flight. Raises Internal when a start-up
+    model does not load, TypeError or ValueError for options that cannot be, alone or together.
     """
     paths = [model_repository] if isinstance(model_repository, str | PathLike) else model_repository
     settings = EngineSettings(model_repository=[str(path) for path in paths], **options)
-    engine = Engine(settings, backends, open_traces, agents)
+    engine = Engine(settings, backends, open_traces, agents, caches)
     try:
         async with trio.open_nursery() as nursery:
             running = trio.CancelScope()

@@ -80,8 +80,11 @@ class ModelVersion:
         states: States,
         inline: InlineRunner,
         resources: SharedResources | None = None,
+        generation: str = "",
     ) -> None:
-        """`resources` are what instances share where the server limits rates."""
+        """`resources` are what instances share where the server limits rates, `generation` tells this load of the model
+        from others where answers are kept."""
+        self.generation = generation
         self.name = name
         self.version = version
         self.version_text = str(version)

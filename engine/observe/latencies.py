@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig
     from ..port.settings import LatencySettings
     from ..port.work import BackendJob, Batch
-    from .statistics import CountedStream
+    from .statistics import CountedHit, CountedStream
 
 FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
 BUCKETS_MS: Final = (100.0, 500.0, 2000.0, 5000.0)
@@ -111,7 +111,7 @@ class Histogram:
 class ObservedStats(ModelStats):
     """Counters of a model version with the distributions behind them."""
 
-    __slots__ = ("first_response", "infer", "input", "output", "queue", "request")
+    __slots__ = ("first_response", "hits", "infer", "input", "misses", "output", "queue", "request")
 
     def __init__(self, settings: LatencySettings, config: ModelConfig) -> None:
         super().__init__()
@@ -122,8 +122,27 @@ class ObservedStats(ModelStats):
         self.input = Summary(now_s) if made else None
         self.infer = Summary(now_s) if made else None
         self.output = Summary(now_s) if made else None
+        self.hits: Summary | None = None
+        self.misses: Summary | None = None
         decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
         self.first_response = Histogram(_bounds(config)) if settings.histograms and decoupled else None
+
+    def keeps(self) -> None:
+        super().keeps()
+        if self.request is not None:
+            self.request = None  # the protocol's choice
+            self.hits, self.misses = Summary(time.monotonic()), Summary(time.monotonic())
+
+    def hit(self, job: CountedHit, now_ns: int) -> None:
+        super().hit(job, now_ns)
+        if self.queue is not None and self.hits is not None:
+            self.queue.observe((job.looked_ns - job.received_ns) // 1000, now_ns * 1e-9)
+            self.hits.observe(job.hit_ns // 1000, now_ns * 1e-9)
+
+    def missed(self, spent_ns: int) -> None:
+        super().missed(spent_ns)
+        if self.misses is not None:
+            self.misses.observe(spent_ns // 1000, time.monotonic())
 
     def executed(self, batch: Batch, jobs: Sequence[BackendJob] | None = None) -> None:
         super().executed(batch, jobs)
@@ -140,7 +159,7 @@ class ObservedStats(ModelStats):
 
     def observe(self, jobs: Sequence[BackendJob], batch: Batch) -> None:
         """Adds requests that succeeded just now."""
-        if self.request is None or self.queue is None or self.input is None or self.infer is None:
+        if self.queue is None or self.input is None or self.infer is None:
             return
         assert self.output is not None, "all summaries are kept, or none"
         now = time.monotonic_ns()
@@ -149,7 +168,8 @@ class ObservedStats(ModelStats):
         ready = batch.inputs_ready_ns or started
         outputs = batch.outputs_started_ns or ended
         for job in jobs:
-            self.request.observe((now - job.received_ns) // 1000, now_s)
+            if self.request is not None:
+                self.request.observe((now - job.received_ns) // 1000, now_s)
             self.queue.observe((started - job.received_ns - job.executed_ns) // 1000, now_s)
             self.input.observe((ready - started) // 1000, now_s)
             self.infer.observe((outputs - ready) // 1000, now_s)

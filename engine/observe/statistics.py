@@ -41,9 +41,21 @@ class CountedStream(BackendJob, Protocol):
     """The first error among the answers: the request counts as failed."""
 
 
+class CountedHit(BackendJob, Protocol):
+    """What is counted of a request that was answered from the cache."""
+
+    looked_ns: int
+    """When it was looked up."""
+    hit_ns: int
+    """How long that took."""
+
+
 _KINDS_MAX = 1024
 """Of executions that are told apart before those with the same rows are put together."""
 
+_PLAIN_SUMS = (
+    "success_ns", "fail_count", "fail_ns", "queue_ns", "hit_count", "hit_ns", "miss_count", "miss_ns",
+)  # fmt: skip
 _SUMS = ("success_count", "input_ns", "infer_ns", "output_ns", "inference_count", "execution_count")
 
 
@@ -98,6 +110,11 @@ class ModelStats:
         "fail_count",
         "fail_ns",
         "failures",
+        "has_cache",
+        "hit_count",
+        "hit_ns",
+        "miss_count",
+        "miss_ns",
         "queue_ns",
         "responses",
         "success_ns",
@@ -109,6 +126,14 @@ class ModelStats:
         self.fail_ns = 0
         self.failures: dict[str, int] = dict.fromkeys(FAILURE_REASONS, 0)
         self.queue_ns = 0
+        self.has_cache = False
+        """Whether its answers are kept."""
+        self.hit_count = 0
+        self.hit_ns = 0
+        self.miss_count = 0
+        """Answers that were not found and are kept from now on."""
+        self.miss_ns = 0
+        """Looking up, and keeping."""
         self.responses = ResponseStatistics()
         """Of decoupled models; empty for others."""
         self._executions: dict[tuple[int, int, str], Executions] = {}
@@ -200,6 +225,24 @@ class ModelStats:
     def answered_first(self, job: BackendJob) -> None:
         """A stream's first response is on its way. Of interest to distributions only, see latencies.py."""
 
+    def keeps(self) -> None:
+        """Once, before anything is counted: the model's answers are kept."""
+        self.has_cache = True
+
+    def hit(self, job: CountedHit, now_ns: int) -> None:
+        """Counts one request that was answered from the cache."""
+        self._more["success_count"] += 1
+        self.success_ns += now_ns - job.received_ns
+        self.queue_ns += job.looked_ns - job.received_ns
+        self.hit_count += 1
+        self.hit_ns += job.hit_ns
+
+    def missed(self, spent_ns: int) -> None:
+        """An answer that was not found is kept now: looking up and keeping took so long."""
+        self.success_ns += spent_ns
+        self.miss_count += 1
+        self.miss_ns += spent_ns
+
     def failed(self, job: BackendJob, reason: FailureReason, now_ns: int) -> None:
         """Counts one request that failed after it was accepted."""
         self.fail_count += 1
@@ -208,7 +251,7 @@ class ModelStats:
 
     def add(self, other: ModelStats) -> None:
         """Takes over another's sums."""
-        for name in ("success_ns", "fail_count", "fail_ns", "queue_ns"):
+        for name in _PLAIN_SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _SUMS:
             self._more[name] += getattr(other, name)
@@ -284,6 +327,7 @@ class ModelStats:
             return StatisticDuration(count=count, ns=ns)
 
         success = self.success_count
+        computed = success - self.hit_count
         return ModelStatistics(
             name=name,
             version=version,
@@ -294,11 +338,11 @@ class ModelStats:
                 success=spent(success, self.success_ns),
                 fail=spent(self.fail_count, self.fail_ns),
                 queue=spent(success, self.queue_ns),
-                compute_input=spent(success, self.input_ns),
-                compute_infer=spent(success, self.infer_ns),
-                compute_output=spent(success, self.output_ns),
-                cache_hit=spent(0, 0),
-                cache_miss=spent(0, 0),
+                compute_input=spent(computed, self.input_ns),
+                compute_infer=spent(computed, self.infer_ns),
+                compute_output=spent(computed, self.output_ns),
+                cache_hit=spent(self.hit_count, self.hit_ns),
+                cache_miss=spent(self.miss_count, self.miss_ns),
             ),
             batch_stats=[
                 InferBatchStatistics(

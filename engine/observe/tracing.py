@@ -338,6 +338,13 @@ def trace_composed(trace: Trace, response: InferenceResponse | None, fault: Faul
     trace.stamp("REQUEST_END")
 
 
+def trace_answered(trace: Trace, response: InferenceResponse | None) -> None:
+    """A request was answered without an execution."""
+    if response is not None:
+        trace_response(trace, response)
+    trace.stamp("REQUEST_END")
+
+
 def trace_computed(trace: Trace, batch: Batch) -> None:
     started, ended = batch.started_ns, batch.ended_ns
     trace.executed_in(batch)

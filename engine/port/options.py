@@ -39,6 +39,9 @@ class EngineOptions(TypedDict, total=False):
     rate_limit_resource: Iterable[ResourceLimit]
     host_policy: Mapping[str, Mapping[str, str]]
     min_supported_compute_capability: float
+    cache_config: Mapping[str, Mapping[str, str]]
+    response_cache_byte_size: int
+    cache_joins: bool
     allow_client_shm: bool
     shared_memory_regions_max: int
     shared_memory_input_bytes_max: int

@@ -66,6 +66,11 @@ class Served(Protocol):
     """Of an ensemble: how many are within each other; else 0."""
 
     @property
+    def generation(self) -> str:
+        """What tells this load of it from others where answers are kept, an ensemble's models included."""
+        ...
+
+    @property
     def is_serving(self) -> bool:
         """Whether anything answers what comes, now."""
         ...

@@ -154,6 +154,27 @@ class EngineSettings:
     """`{policy: {setting: value}}`: where instances live that name the policy, or are of the kind that it is named
     after: `cpu`, `gpu_<id>`, `model`. Settings: `numa-node`, `cpu-cores` (`first-last`)."""
     min_supported_compute_capability: float = 6.0
+    cache_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+    """`{cache: {key: value}}`: where answers are kept of models that ask for it. One cache at most."""
+
+    @cache_config.validator
+    def _only_one(self, attribute: object, config: Mapping[str, Mapping[str, str]]) -> None:
+        if len(config) > 1:
+            raise ValueError("found multiple cache configurations, but only a single cache is currently supported")
+
+    response_cache_byte_size: int = attrs.field(default=0, validator=_NOT_NEGATIVE)
+    """Deprecated: the same as the cache `local` of that `size`; 0 for none."""
+
+    @response_cache_byte_size.validator
+    def _instead(self, attribute: object, size: int) -> None:
+        if size and self.cache_config:
+            raise ValueError(
+                "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide "
+                "one or the other."
+            )
+
+    cache_joins: bool = False
+    """Requests of such a model wait for an equal one's execution, and share its answer. Ours."""
     allow_client_shm: bool = True
     """Let clients register regions of shared memory."""
     shared_memory_regions_max: int = attrs.field(default=1024, validator=_POSITIVE)
@@ -180,3 +201,9 @@ class EngineSettings:
         factory=LatencySettings, validator=attrs.validators.instance_of(LatencySettings)
     )
     """Distributions of latencies kept for each model; none at first."""
+
+    def cache(self) -> Mapping[str, Mapping[str, str]]:
+        """`cache_config` in either form."""
+        if self.response_cache_byte_size:
+            return {"local": {"size": str(self.response_cache_byte_size)}}
+        return self.cache_config

@@ -179,7 +179,6 @@ def check_before_opening(config: ModelConfig, *paths: Path) -> None:
 def refuse_unbuilt(config: ModelConfig) -> None:
     """Raises Unsupported for features of the configuration that this engine lacks: they are never ignored."""
     for what, present in (
-        ("response_cache", bool(config.response_cache and config.response_cache.enable)),
         (
             "TRITON_BATCH_STRATEGY_PATH",
             "TRITON_BATCH_STRATEGY_PATH" in config.parameters and config.dynamic_batching is not None,

@@ -11,6 +11,7 @@ import trio
 from ...schema.fault import Unavailable
 from ..execute.limited import SharedResources
 from ..execute.warmup import Warmup
+from ..model.cache.version import CachedEnsemble, CachedVersion
 from ..model.ensemble.version import EnsembleVersion
 from ..model.version import ModelVersion
 from ..port.backend import ModelContext
@@ -18,6 +19,7 @@ from ..port.foreign import as_fault
 from ..schedule.states import States
 from . import configuration
 from .devices import find_gpus
+from .fingerprint import fingerprint
 from .model_directory import labels
 from .worker import in_worker
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
+    from ..model.cache.keeper import Keeper
     from ..model.hosted import HostedVersion
     from ..port.backend import BackendModel, InstanceContext
     from ..port.nested import NestedCaller
@@ -59,9 +62,12 @@ class Loader:
         inline: InlineRunner,
         find: Callable[[str, int], Served],
         nested: NestedCaller,
+        keeper: Keeper | None = None,
     ) -> None:
-        """`find` looks up what serves: ensembles ask it for their models."""
+        """`find` looks up what serves: ensembles ask it for their models. `keeper` is the engine's cache, None for
+        none."""
         self._find = find
+        self._keeper = keeper
         self._settings = settings
         self._backends = backends
         self._clock = clock
@@ -115,7 +121,7 @@ class Loader:
         config = reading.config
         configuration.check_before_opening(config, path, reading.source.path)
         if config.ensemble_scheduling is not None:
-            return _Opened(self._ensemble(name, reading, version), None)
+            return _Opened(self._ensemble(name, reading, version, path), None)
         backend = self._backends.get(config.backend)
         context = ModelContext(
             name=name,
@@ -135,7 +141,11 @@ class Loader:
             config = self.complete(config, backend_model.config)
             backend_model.config = config  # what instances see, and user models are told, is the settled one
             states = States(config, reading.source.path)
-            opened = ModelVersion(
+            keeper = self._keeper
+            make: Callable[..., ModelVersion] = ModelVersion
+            if keeper is not None and _is_kept(config):
+                make = partial(CachedVersion, keeper=keeper)
+            opened = make(
                 name=name,
                 version=version,
                 config=config,
@@ -148,15 +158,20 @@ class Loader:
                 states=states,
                 inline=self._inline,
                 resources=self.resources,
+                generation=self._generation(reading, path, config),
             )
             return _Opened(opened, backend_model)
         except BaseException:
             backend_model.close()
             raise
 
-    def _ensemble(self, name: str, reading: Reading, version: int) -> EnsembleVersion:
+    def _ensemble(self, name: str, reading: Reading, version: int, path: Path) -> EnsembleVersion:
         config = configuration.complete_ensemble(reading.config)
-        return EnsembleVersion(
+        keeper = self._keeper
+        make: Callable[..., EnsembleVersion] = EnsembleVersion
+        if keeper is not None and _is_kept(config):
+            make = partial(CachedEnsemble, keeper=keeper)
+        return make(
             name=name,
             version=version,
             config=config,
@@ -164,7 +179,17 @@ class Loader:
             settings=self._settings,
             clock=self._clock,
             find=self._find,
+            generation=self._generation(reading, path, config),
         )
+
+    def _generation(self, reading: Reading, path: Path, config: ModelConfig) -> str:
+        if self._keeper is None:
+            return ""
+        return self._keeper.generation(partial(fingerprint, reading.source.path, path, config))
+
+
+def _is_kept(config: ModelConfig) -> bool:
+    return config.response_cache is not None and config.response_cache.enable
 
 
 def _label_files(config: ModelConfig) -> dict[str, str]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ...schema.wire.generated.inference import RepositoryIndexResponseModelIndex
     from ..execute.inline import InlineRunner
+    from ..model.cache.keeper import Keeper
     from ..observe.status import ActorStatus
     from ..port.nested import NestedCaller
     from ..port.settings import EngineSettings
@@ -67,6 +68,7 @@ class Repository:
         clock: Callable[[], float],
         inline: InlineRunner,
         nested: NestedCaller,
+        keeper: Keeper | None = None,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -74,7 +76,7 @@ class Repository:
         self._hosts = Hosts(self._ended)
         self._retirement = Retirement(registry, self._hosts)
         ensembles = Ensembles(registry, self._retirement)
-        loader = Loader(settings, backends, clock, inline, registry.find, nested)
+        loader = Loader(settings, backends, clock, inline, registry.find, nested, keeper)
         self.resources = loader.resources
         """What instances share where rates are limited."""
         self._loading = Loading(

@@ -11,6 +11,8 @@
 | LOST     | a batch whose executor does not come back  | failure BACKEND, or CANCELED                     |
 | LEFT     | a queued request whose caller has left     | failure CANCELED                                 |
 | REFUSED  | a request taken out of the queue           | failure REJECTED, or CANCELED                    |
+| CACHED   | a request answered from the cache          | success, and a hit                               |
+| RELAYED  | a request that another job has answered    | nothing: that job does                           |
 
 A request counts as CANCELED exactly if its caller did not wait for the answer: it left, or its deadline passed, while
 the request was queued or executing. Rules:
@@ -30,7 +32,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
-from ..observe.tracing import trace_accepted, trace_batch, trace_composed, trace_computed
+from ..observe.tracing import trace_accepted, trace_answered, trace_batch, trace_composed, trace_computed
 from ..port.threads import THREADS, SystemThreads, Threads
 from .job import JobState, move
 from .sharing import place
@@ -57,6 +59,8 @@ class End(Enum):
     LOST = "lost"
     LEFT = "left"
     REFUSED = "refused"
+    CACHED = "cached"
+    RELAYED = "relayed"
 
 
 class OpenStream(Protocol):
@@ -206,7 +210,9 @@ class Ledger:
         else:
             for job in jobs:
                 job.execution = self.ending
-                if how not in (End.EXECUTED, End.DEFERRED, End.LOST):
+                if how is End.CACHED:
+                    ordered.append(job)  # behind those that execute
+                elif how not in (End.EXECUTED, End.DEFERRED, End.LOST):
                     self._tell(job)
             while ordered and ordered[0].state is JobState.DONE:
                 self._tell(ordered.popleft())
@@ -238,6 +244,8 @@ class Ledger:
                 self._book_deferred(job, batch)
             elif how is End.COMPOSED:
                 self._book_composed(job, batch, now)
+            elif how in (End.CACHED, End.RELAYED):
+                self._book_answered(job, how, now)
             else:
                 job.fault = job.fault or fault
                 self.statistics.failed(job, _reason(job, how), now)
@@ -301,6 +309,22 @@ class Ledger:
             self.statistics.executed(batch, (job,))
         else:
             self.statistics.failed(job, _reason(job, End.COMPOSED), now)
+
+    def _book_answered(self, job: Job, how: End, now_ns: int) -> None:
+        """Of a job without an execution of its own."""
+        if job.request.shared is not None:
+            place((job,))
+        if how is End.RELAYED:
+            job.fault = job.fault or (None if job.response is not None else Cancelled("the caller has left"))
+            return
+        trace = job.request.trace
+        if trace is not None:
+            trace_answered(trace, job.response)
+            self._traced -= 1
+        if job.fault is None:
+            self.statistics.hit(job, now_ns)  # type: ignore[arg-type]  # CACHED are calls of a cache only
+        else:
+            self.statistics.failed(job, "BACKEND", now_ns)
 
     def _break(self, jobs: Sequence[Job]) -> None:
         """Something failed on the way to an end: the end comes all the same."""

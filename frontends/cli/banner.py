@@ -72,6 +72,13 @@ def _listed(name: str, value: object) -> str:
     if name in ("http-restricted-api", "grpc-restricted-protocol"):
         restricted: Mapping[str, tuple[bytes, bytes]] = value  # type: ignore[assignment]  # the option says what it is
         return " ".join(f"{api} ({key.decode()})" for api, (key, _) in restricted.items())  # not the secret
+    if name == "cache-config":
+        caches: Mapping[str, Mapping[str, str]] = value  # type: ignore[assignment]  # the option says what it is
+        return " ".join(
+            f"{cache},{setting}={'...' if setting == 'password' else text}"  # not the secret
+            for cache, pairs in caches.items()
+            for setting, text in pairs.items()
+        )
     if name == "backend-config":
         folded: Mapping[str, Mapping[str, str]] = value  # type: ignore[assignment]  # the option says what it is
         return " ".join(

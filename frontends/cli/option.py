@@ -101,6 +101,18 @@ def host_setting(text: str) -> tuple[str, str, str]:
     return policy, setting, value
 
 
+def cache_setting(text: str) -> tuple[str, str, str]:
+    """`cache,setting=value` as its parts."""
+    head, equals, value = text.partition("=")
+    cache, comma, setting = head.partition(",")
+    form = "--cache-config option format is <cache name>,<setting>=<value>."
+    if not comma or not cache:
+        raise ValueError(f"No cache specified. {form} Got {text}")
+    if not equals or not setting or "," in setting:
+        raise ValueError(f"{form} Got {text}")
+    return cache, setting, value
+
+
 def metric_setting(text: str) -> tuple[str, str]:
     """`setting=value` as a pair."""
     setting, equals, value = text.partition("=")

@@ -11,6 +11,7 @@ from .option import (
     Option,
     backend_setting,
     boolean,
+    cache_setting,
     choice,
     host_setting,
     integer,
@@ -331,6 +332,29 @@ _RATE_LIMITING = [
         repeat=True,
     ),
 ]
+_CACHE = [
+    Option(
+        "cache-config",
+        cache_setting,
+        "engine.cache_config",
+        "<cache>,<setting>=<value>, for each setting: where answers are kept of models that ask for it: "
+        "local,size=<bytes>, or redis,host=<host> and redis,port=<port>.",
+        repeat=True,
+    ),
+    Option(
+        "response-cache-byte-size",
+        integer,
+        "engine.response_cache_byte_size",
+        "Deprecated: the same as --cache-config=local,size=<bytes>; 0 keeps nothing.",
+    ),
+    Option(
+        "cache-joins",
+        boolean,
+        "engine.cache_joins",
+        "Ours: a request of such a model waits for an equal one that executes, and shares its answer.",
+    ),
+    _tuning("cache-directory", string, "caches are Python packages, found by entry points"),
+]
 _SHARED_MEMORY = [
     Option("allow-client-shm", boolean, "engine.allow_client_shm", "Let clients share memory with the server."),
     Option(
@@ -347,9 +371,6 @@ _SHARED_MEMORY = [
     ),
 ]
 _LATER = [
-    _absent("cache-config", string, "the response cache", repeat=True),
-    _absent("response-cache-byte-size", integer, "the response cache", "0"),
-    _tuning("cache-directory", string, "caches are not loaded from directories"),
     _tuning("repoagent-directory", string, "agents are not loaded from directories"),
     _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
     _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
@@ -372,6 +393,7 @@ GROUPS: dict[str, list[Option]] = {
     "Tracing": _TRACING,
     "Backends and memory": _BACKENDS,
     "Rate limiting": _RATE_LIMITING,
+    "Response cache": _CACHE,
     "Shared memory": _SHARED_MEMORY,
     "Not built yet": _LATER,
 }

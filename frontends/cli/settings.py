@@ -105,6 +105,15 @@ def settle(values: Values) -> ServeSettings:
         engine["backend_config"] = _folded(engine["backend_config"])
     if "host_policy" in engine:
         engine["host_policy"] = _folded(engine["host_policy"])
+    if "cache_config" in engine:
+        engine["cache_config"] = _folded(engine["cache_config"])
+    size = engine.get("response_cache_byte_size")
+    if size:
+        values.warnings.append(
+            "'--response-cache-byte-size' has been deprecated! This will default to the 'local' cache implementation "
+            "with the provided byte size for its config. Please use '--cache-config' instead. The equivalent "
+            f"--cache-config CLI args would be: '--cache-config=local,size={size}'"
+        )
     if not engine.get("model_repository"):
         complaints.append("--model-repository must be specified")
         engine["model_repository"] = ()

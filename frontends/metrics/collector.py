@@ -21,12 +21,15 @@ from .settings import MetricsSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ...engine.model.cache.keeper import Keeper
     from ...engine.model.hosted import HostedVersion
     from ...engine.observe.custom_metrics import CustomMetrics
     from ...engine.observe.statistics import ModelStats
     from .families import Family
     from .gpu import Gpus
     from .machine import Machine
+
+    Row = tuple[dict[str, str], HostedVersion, ModelStats, ModelStats]
 
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 GONE_MAX = 1000
@@ -38,6 +41,12 @@ _DURATIONS = (
     (families.INPUT_DURATION, "input_ns"),
     (families.INFER_DURATION, "infer_ns"),
     (families.OUTPUT_DURATION, "output_ns"),
+)
+_CACHE_SUMS = (
+    (families.CACHE_HITS, "hit_count", 1),
+    (families.CACHE_HIT_DURATION, "hit_ns", 1000),
+    (families.CACHE_MISSES, "miss_count", 1),
+    (families.CACHE_MISS_DURATION, "miss_ns", 1000),
 )
 _GPU_FAMILIES = (
     (families.GPU_UTILIZATION, "utilization"),
@@ -60,7 +69,9 @@ class EngineCollector:
         gpus: Gpus | None = None,
         settings: MetricsSettings | None = None,
         custom: CustomMetrics | None = None,
+        cache: Keeper | None = None,
     ) -> None:
+        self._cache = cache
         self.versions: Sequence[HostedVersion] = list(versions)
         """Taken on the trio thread before each scrape; the numbers may then be read on any thread."""
         settings = settings or MetricsSettings()
@@ -79,9 +90,9 @@ class EngineCollector:
         """Every family that has at least one series, in the page's order."""
         rows = [(self._labels(version), version, version.statistics, version.carried) for version in self.versions]
 
-        def summed(family: Family, name: str, unit: int = 1) -> Metric:
+        def summed(family: Family, name: str, unit: int = 1, among: Sequence[Row] | None = None) -> Metric:
             metric = Metric(family.name, family.text, family.kind)
-            for labels, _, now, carried in rows:
+            for labels, _, now, carried in rows if among is None else among:
                 metric.add_sample(family.name, labels, (getattr(now, name) + getattr(carried, name)) // unit)
             return metric
 
@@ -91,24 +102,27 @@ class EngineCollector:
                 metric.add_sample(family.name, labels, value)
             return metric
 
+        cached = [row for row in rows if row[2].has_cache]
         everything = [
             summed(families.SUCCESS, "success_count"),
             self._failed(rows),
             summed(families.COUNT, "inference_count"),
             summed(families.EXECUTIONS, "execution_count"),
             *(summed(family, name, 1000) for family, name in _DURATIONS if self._with_durations),
+            *(summed(family, name, unit, cached) for family, name, unit in _CACHE_SUMS),
             level(families.PENDING, (version.pending for version in self.versions)),
             level(families.LOAD_DURATION, (version.load_seconds for version in self.versions)),
         ]
         yield from (metric for metric in [*everything, _batches(rows)] if metric.samples)
         yield from self._machine_families()
         yield from self._gpu_families()
+        yield from self._cache_families()
         observed = [(labels, stats) for labels, _, stats, _ in rows if isinstance(stats, ObservedStats)]
         yield from latency_families(observed, self._quantiles, time.monotonic())
         if self._custom is not None:
             yield from custom_families(self._custom)
 
-    def _failed(self, rows: Sequence[tuple[dict[str, str], HostedVersion, ModelStats, ModelStats]]) -> Metric:
+    def _failed(self, rows: Sequence[Row]) -> Metric:
         """Failures stay on the page after an unload and go on from there after the next load."""
         family = families.FAILURE
         metric = Metric(family.name, family.text, family.kind)
@@ -139,6 +153,25 @@ class EngineCollector:
             metric.add_sample(family.name, {}, value)
             yield metric
 
+    def _cache_families(self) -> Iterator[Metric]:
+        """Of the cache as a whole, where the engine itself has it."""
+        fill = None if self._cache is None else self._cache.fill
+        if self._cache is None or fill is None:
+            return
+        for family, value in (
+            (families.CACHE_UTIL, fill.used_bytes / fill.byte_size),
+            (families.CACHE_ENTRIES, fill.entries),
+            (families.ALL_HITS, self._cache.hits),
+            (families.ALL_MISSES, self._cache.misses),
+            (families.ALL_LOOKUPS, self._cache.lookups),
+            (families.EVICTIONS, fill.evictions),
+            (families.LOOKUP_DURATION, self._cache.lookup_ns // 1000),
+            (families.INSERTION_DURATION, self._cache.insertion_ns // 1000),
+        ):
+            metric = Metric(family.name, family.text, family.kind)
+            metric.add_sample(family.name, {}, value)
+            yield metric
+
     def _gpu_families(self) -> Iterator[Metric]:
         readings = self._gpus.read() if self._gpus is not None else []
         for family, name in _GPU_FAMILIES:
@@ -160,7 +193,7 @@ class EngineCollector:
         return labels
 
 
-def _batches(rows: Sequence[tuple[dict[str, str], HostedVersion, ModelStats, ModelStats]]) -> Metric:
+def _batches(rows: Sequence[Row]) -> Metric:
     family = families.BATCHES
     metric = Metric(family.name, family.text, family.kind)
     for labels, _, now, carried in rows:

@@ -61,6 +61,35 @@ PENDING: Final = Family(
 )
 LOAD_DURATION: Final = Family("nv_model_load_duration_secs", "gauge", "Model load time in seconds")
 
+CACHE_HITS: Final = Family("nv_cache_num_hits_per_model", "counter", "Number of cache hits per model")
+CACHE_HIT_DURATION: Final = Family(
+    "nv_cache_hit_duration_per_model", "counter", "Total cache hit duration per model, in microseconds"
+)
+CACHE_MISSES: Final = Family("nv_cache_num_misses_per_model", "counter", "Number of cache misses per model")
+CACHE_MISS_DURATION: Final = Family(
+    "nv_cache_miss_duration_per_model",
+    "counter",
+    "Total cache miss (insert+lookup) duration per model, in microseconds",
+)
+CACHE_HIT_SUMMARY: Final = Family(
+    "nv_cache_hit_summary_per_model", "summary", "Summary of cache hit counts/durations per model, in microseconds."
+)
+CACHE_MISS_SUMMARY: Final = Family(
+    "nv_cache_miss_summary_per_model", "summary", "Summary of cache miss counts/durations per model, in microseconds."
+)
+CACHE_UTIL: Final = Family("nv_cache_util", "gauge", "Cache utilization [0.0 - 1.0]")
+CACHE_ENTRIES: Final = Family("nv_cache_num_entries", "gauge", "Number of responses stored in response cache")
+ALL_HITS: Final = Family("nv_cache_num_hits", "gauge", "Number of cache hits in response cache")
+ALL_MISSES: Final = Family("nv_cache_num_misses", "gauge", "Number of cache misses in response cache")
+ALL_LOOKUPS: Final = Family("nv_cache_num_lookups", "gauge", "Number of cache lookups in response cache")
+EVICTIONS: Final = Family("nv_cache_num_evictions", "gauge", "Number of cache evictions in response cache")
+LOOKUP_DURATION: Final = Family(
+    "nv_cache_lookup_duration", "gauge", "Total cache lookup duration (hit and miss), in microseconds"
+)
+INSERTION_DURATION: Final = Family(
+    "nv_cache_insertion_duration", "gauge", "Total cache insertion duration, in microseconds"
+)
+
 BATCHES: Final = Family(
     "despina_batch_count", "counter", "Number of executions by the reason for which their batch was closed"
 )

@@ -22,6 +22,8 @@ _SUMMARIES = (
     (families.INPUT_SUMMARY, "input"),
     (families.INFER_SUMMARY, "infer"),
     (families.OUTPUT_SUMMARY, "output"),
+    (families.CACHE_HIT_SUMMARY, "hits"),
+    (families.CACHE_MISS_SUMMARY, "misses"),
 )
 
 _OWN_NAMES = frozenset(value.name for value in vars(families).values() if isinstance(value, families.Family))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from trio import TaskStatus
 
+    from ...engine.model.cache.keeper import Keeper
     from ...engine.model.hosted import HostedVersion
     from ...engine.observe.custom_metrics import CustomMetrics
     from ..http.request.request import HttpRequest
@@ -36,6 +37,7 @@ class HasVersions(Protocol):
     """What the page asks of an engine."""
 
     custom_metrics: CustomMetrics
+    cache: Keeper | None
 
     def versions(self) -> Iterable[HostedVersion]: ...
 
@@ -50,7 +52,9 @@ class MetricsPage:
         interval_s = settings.interval_ms / 1000
         machine = Machine(interval_s, time.monotonic) if settings.allow_cpu_metrics else None
         gpus = open_gpus(interval_s, time.monotonic) if settings.allow_gpu_metrics else None
-        self._collector = EngineCollector(machine=machine, gpus=gpus, settings=settings, custom=engine.custom_metrics)
+        self._collector = EngineCollector(
+            machine=machine, gpus=gpus, settings=settings, custom=engine.custom_metrics, cache=engine.cache
+        )
         self.registry.register(self._collector)
         self._writing = trio.Lock()
 

@@ -67,8 +67,10 @@ class EnsembleVersion:
         settings: EngineSettings,
         clock: Callable[[], float],
         find: Callable[[str, int], Served],
+        generation: str = "",
     ) -> None:
-        """`labels` are the ensemble's own; `find` looks up what serves."""
+        """`labels` and `generation` are the ensemble's own; `find` looks up what serves."""
+        self._generation = generation
         self.name = name
         self.version = version
         self.version_text = str(version)
@@ -106,6 +108,11 @@ class EnsembleVersion:
         self._closed = trio.Event()
 
     # --- What is known of it
+
+    @property
+    def generation(self) -> str:
+        """See port/served.py."""
+        return " ".join((self._generation, *sorted(served.generation for served in self.parts.served)))
 
     @property
     def gpus(self) -> tuple[int, ...]:

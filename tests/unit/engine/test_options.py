@@ -78,7 +78,7 @@ def test_options_are_the_settings_fields():
     for function in (despina.open_engine, despina.blocking.open_engine):
         parameters = inspect.signature(function).parameters
         assert parameters["options"].annotation == "Unpack[EngineOptions]"
-        assert parameters.keys() == {"model_repository", "backends", "open_traces", "options"}
+        assert parameters.keys() == {"model_repository", "backends", "open_traces", "agents", "caches", "options"}
 
 
 def keywords(function):

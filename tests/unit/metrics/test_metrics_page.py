@@ -45,6 +45,7 @@ class Version:
 class FakeEngine:
     loaded: list
     custom_metrics: CustomMetrics = field(factory=CustomMetrics)
+    cache: None = None
 
     def versions(self):
         return iter(self.loaded)

@@ -1,0 +1,1 @@
+"""Where answers are kept, each behind the engine's port for caches."""
