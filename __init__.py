@@ -4,32 +4,38 @@ async with despina.open_engine("models/") as engine:
     result = await engine.infer("addsub", {"INPUT0": a, "INPUT1": b})
 """
 
-from .engine import blocking
-from .engine.engine import Engine
-from .engine.opening import open_engine
-from .engine.port.settings import EngineSettings, LatencySettings, Restart, Stop, TraceSettings
-from .engine.request.call import Result
-from .schema.fault import (
-    AlreadyExists,
-    Cancelled,
-    DeadlineExceeded,
-    ExecutorDied,
-    Fault,
-    Internal,
-    InvalidArgument,
-    MalformedRequest,
-    ModelFailure,
-    NotFound,
-    NotReady,
-    QueueFull,
-    QueueTimeout,
-    Restricted,
-    ShuttingDown,
-    Unavailable,
-    Unknown,
-    Unsupported,
-)
-from .schema.tensor import Tensor
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine import blocking
+    from .engine.engine import Engine
+    from .engine.opening import open_engine
+    from .engine.port.settings import EngineSettings, LatencySettings, Restart, Stop, TraceSettings
+    from .engine.request.call import Result
+    from .schema.fault import (
+        AlreadyExists,
+        Cancelled,
+        DeadlineExceeded,
+        ExecutorDied,
+        Fault,
+        Internal,
+        InvalidArgument,
+        MalformedRequest,
+        ModelFailure,
+        NotFound,
+        NotReady,
+        QueueFull,
+        QueueTimeout,
+        Restricted,
+        ShuttingDown,
+        Unavailable,
+        Unknown,
+        Unsupported,
+    )
+    from .schema.tensor import Tensor
 
 __all__ = [
     "AlreadyExists",
@@ -63,3 +69,26 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Engine": ".engine.engine",
+    "EngineSettings": ".engine.port.settings",
+    "LatencySettings": ".engine.port.settings",
+    "Restart": ".engine.port.settings",
+    "Result": ".engine.request.call",
+    "Stop": ".engine.port.settings",
+    "Tensor": ".schema.tensor",
+    "TraceSettings": ".engine.port.settings",
+    "open_engine": ".engine.opening",
+}
+"""Of what is no fault. Looked up when it is asked for: a model's own process needs little of this package."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "blocking":
+        return importlib.import_module(".engine.blocking", __name__)
+    value = getattr(importlib.import_module(_HOMES.get(name, ".schema.fault"), __name__), name)
+    globals()[name] = value
+    return value

@@ -146,11 +146,14 @@ class FakeTask:
         self.model = model
         self.context = context
 
+    async def open(self, nursery: trio.Nursery) -> None:
+        pass
+
     async def execute_async(self, batch: Batch) -> None:
         self.backend.note(batch, self.model, self.context.name, trio.current_time())
         await self.backend.execute(batch)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         self.backend.instances_open -= 1
         if self.backend.close_error is not None:
             raise self.backend.close_error

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...schema.fault import Internal, InvalidArgument
 from ..telemetry import refuse_telemetry
+from .completion import apply, arguments, helper_for, is_decoupled, is_iterative
 from .event_loop import ThreadLoop
+from .imports import ModelImports
 from .instance import PythonInstance, UserModel
-from .model_config import ModelConfig as ConfigHelper
-from .model_config import apply, helper_for
+from .isolated.model import IsolatedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,27 +26,33 @@ if TYPE_CHECKING:
 UTILS_NAME = "triton_python_backend_utils"
 
 
-_IN_PROCESS = "models run in this process"
+_SEGMENTS = "shared memory has no name, and grows and shrinks by itself"
 
 
 class PythonBackend:
     name = "python"
     preferred_kind: InstanceKind | None = "GPU"
     settings: Mapping[str, str] = MappingProxyType(
-        dict.fromkeys(
-            (
-                "shm-default-byte-size",
-                "shm-growth-byte-size",
-                "shm-region-prefix-name",
-                "stub-timeout-seconds",
-                "thread-pool-size",
-            ),
-            _IN_PROCESS,
-        )
+        {
+            "isolation": "",
+            "stub-timeout-seconds": "",
+            "shm-default-byte-size": _SEGMENTS,
+            "shm-growth-byte-size": _SEGMENTS,
+            "shm-region-prefix-name": _SEGMENTS,
+            "thread-pool-size": "nested calls take no threads",
+        }
     )
 
-    def open_model(self, context: ModelContext) -> PythonModel:
-        return PythonModel(context)
+    def open_model(self, context: ModelContext) -> PythonModel | IsolatedModel:
+        file = _model_file(context)
+        if "EXECUTION_ENV_PATH" in context.config.parameters:
+            raise InvalidArgument(
+                f"unable to load model '{context.name}': parameter EXECUTION_ENV_PATH is not supported yet"
+            )
+        refuse_telemetry()  # models may import ONNX Runtime themselves
+        if _is_isolated(context):
+            return IsolatedModel(context, file)
+        return PythonModel(context, file)
 
     def config_summary(self) -> str:
         return f"Python {platform.python_version()}, models run in this process"
@@ -53,21 +61,25 @@ class PythonBackend:
 class PythonModel:
     """One opened version. Every instance loads the file again, into module globals of its own."""
 
-    def __init__(self, context: ModelContext) -> None:
+    def __init__(self, context: ModelContext, file: Path) -> None:
         self._context = context
-        self._file = _model_file(context)
-        if "EXECUTION_ENV_PATH" in context.config.parameters:
-            raise InvalidArgument(
-                f"unable to load model '{context.name}': parameter EXECUTION_ENV_PATH is not supported yet"
-            )
+        self._file = file
         _install_utils()
-        refuse_telemetry()  # models may import ONNX Runtime themselves
         self.config: ModelConfig = _completed(context, self._file) if context.auto_complete else context.config
 
     def open_instance(self, instance: InstanceContext) -> PythonInstance:
         wanted = self.config.parameters.get("DESPINA_EXECUTOR")
         movable = wanted is not None and wanted.string_value == "inline"
-        return PythonInstance(self._context, self.config, self._file, instance, movable=movable)
+        return PythonInstance(
+            instance.name,
+            partial(_user_model, self._context, self._file),
+            arguments=arguments(self._context, self.config, instance),
+            output_names=[output.name for output in self.config.output],
+            decoupled=is_decoupled(self.config),
+            iterative=is_iterative(self.config),
+            movable=movable,
+            nested=self._context.nested,
+        )
 
     def close(self) -> None:
         """Instances own everything."""
@@ -83,29 +95,31 @@ def _model_file(context: ModelContext) -> Path:
     return path
 
 
+def _user_model(context: ModelContext, file: Path) -> UserModel:
+    """In a module space of its own."""
+    imports = ModelImports(context.version_path, context.model_path)
+    return UserModel(context.name, context.version, file, imports, (str(context.version_path), str(context.model_path)))
+
+
 def _completed(context: ModelContext, file: Path) -> ModelConfig:
     """What the model's `auto_complete_config` makes of the configuration, in module globals that are then dropped."""
     loop = ThreadLoop()
     try:
-        return _completed_by(UserModel(context, file), context)
+        completed = _user_model(context, file).complete(helper_for(context.config))
+        return context.config if completed is None else apply(completed, context.config)
     finally:
         loop.close()
 
 
-def _completed_by(user: UserModel, context: ModelContext) -> ModelConfig:
-    try:
-        function = getattr(user.model_class, "auto_complete_config", None)
-        if function is None:
-            return context.config
-        with user.failing_as_internal(f"model '{context.name}': auto_complete_config failed"):
-            completed = function(helper_for(context.config))
-        if not isinstance(completed, ConfigHelper):
-            raise Internal(
-                f"auto_complete_config function in model '{context.name}' must return a valid pb.ModelConfig object."
-            )
-        return apply(completed, context.config)
-    finally:
-        user.imports.close()
+def _is_isolated(context: ModelContext) -> bool:
+    """Whether the model's instances run in processes of their own."""
+    parameter = context.config.parameters.get("DESPINA_ISOLATION")
+    chosen = parameter.string_value if parameter is not None else context.backend_config.get("isolation", "none")
+    if chosen not in ("none", "process"):
+        raise InvalidArgument(
+            f"unable to load model '{context.name}': isolation must be 'none' or 'process', got '{chosen}'"
+        )
+    return chosen == "process"
 
 
 def _install_utils() -> None:

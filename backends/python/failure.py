@@ -10,7 +10,7 @@ _MAIN_THREAD_ONLY = "only works in main thread"
 """What Python says of `signal.signal`, and of a loop's `add_signal_handler`, elsewhere."""
 _ISOLATION = (
     " (models run on threads of the server's process, whose signals are the server's; a model that handles signals "
-    "itself needs isolation in a process of its own, which is not supported yet)"
+    "itself needs isolation in a process of its own: parameter DESPINA_ISOLATION = process)"
 )
 
 

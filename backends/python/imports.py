@@ -26,7 +26,7 @@ import itertools
 import sys
 import threading
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,8 +34,20 @@ if TYPE_CHECKING:
 
 PREFIX = "despina_model_"
 
+only_space: Space | None = None
+"""In the process of one model: its own."""
+
 _numbers = itertools.count(1)
 _spaces: dict[str, ModelImports] = {}
+
+
+class Space(Protocol):
+    """What is found by whoever calls: a model's own."""
+
+    asker: object
+
+    @property
+    def version_path(self) -> Path | str: ...
 
 
 class ModelImports:
@@ -147,7 +159,7 @@ def version_path_of_caller() -> str | None:
     return None if space is None else str(space.version_path)
 
 
-def space_of_caller() -> ModelImports | None:
+def space_of_caller() -> Space | None:
     """The modules of the nearest model on the call stack, as above."""
     frame = sys._getframe(1)
     while frame is not None:
@@ -156,4 +168,4 @@ def space_of_caller() -> ModelImports | None:
         if space is not None:
             return space
         frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
-    return None
+    return only_space

@@ -10,50 +10,80 @@ import inspect
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ...schema.config_json import config_to_json
 from ...schema.fault import Fault, Internal, ModelFailure, ShuttingDown
 from .decoupled import BackgroundLoop, DecoupledRequest
 from .event_loop import ThreadLoop
 from .failure import failure_text
-from .imports import ModelImports
 from .memory import executing
+from .model_config import ModelConfig
 from .nested import Asker, going_on
 from .request import ReceivedRequest
 from .response import InferenceResponse, unanswered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from types import ModuleType
 
-    from ...engine.port.backend import InstanceContext, ModelContext
+    from ...engine.port.nested import NestedCaller
     from ...engine.port.work import BackendStream, Batch
-    from ...schema.wire.generated.inference import ModelConfig
 
 _log = logging.getLogger("despina.backends.python")
 
 _MUST_RETURN_NONE = "Python model '{}' is using the decoupled mode and the execute function must return None."
 
 
-class UserModel:
-    """The class `TritonPythonModel` of one model file, loaded into a module space of its own."""
+class Imports(Protocol):
+    """Where a model's modules are found and live."""
 
-    def __init__(self, context: ModelContext, file: Path) -> None:
-        """Raises Internal, with the model's own exception as text, where the file cannot be executed."""
-        self.roots = (str(context.version_path), str(context.model_path))
-        self.imports = ModelImports(context.version_path, context.model_path)
+    asker: object
+    """What its model asks other models with, while it may."""
+
+    def load(self, file: Path) -> ModuleType:
+        """Executes the model's own file. Raises whatever it raises."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class UserModel:
+    """The class `TritonPythonModel` of one model file."""
+
+    def __init__(self, name: str, version: int, file: Path, imports: Imports, roots: tuple[str, ...]) -> None:
+        """`roots` are the model's directories. Raises Internal, with the model's own exception as text, where the file
+        cannot be executed."""
+        self.name = name
+        self.file = file
+        self.roots = roots
+        self.imports = imports
         try:
-            with self.failing_as_internal(f"model '{context.name}': loading {file} failed"):
+            with self.failing_as_internal(f"model '{name}': loading {file} failed"):
                 module = self.imports.load(file)
             found = getattr(module, "TritonPythonModel", None)
             if found is None:
-                raise Internal(
-                    f"AttributeError: module '{context.version}.{file.stem}' has no attribute 'TritonPythonModel'"
-                )
+                raise Internal(f"AttributeError: module '{version}.{file.stem}' has no attribute 'TritonPythonModel'")
         except BaseException:
             self.imports.close()
             raise
         self.model_class: Any = found
+
+    def complete(self, config: ModelConfig) -> ModelConfig | None:
+        """What `auto_complete_config` makes of it; None for a model without one. Closes the model's modules."""
+        try:
+            function = getattr(self.model_class, "auto_complete_config", None)
+            if function is None:
+                return None
+            with self.failing_as_internal(f"model '{self.name}': auto_complete_config failed"):
+                completed = function(config)
+            if not isinstance(completed, ModelConfig):
+                raise Internal(
+                    f"auto_complete_config function in model '{self.name}' must return a valid pb.ModelConfig object."
+                )
+            return completed
+        finally:
+            self.imports.close()
 
     def failing_as_internal(self, what: str) -> _FailingAsInternal:
         return _FailingAsInternal(self.roots, what)
@@ -79,28 +109,38 @@ class PythonInstance:
     """Calls `execute` with one request object per job. Calls never overlap."""
 
     def __init__(
-        self, context: ModelContext, config: ModelConfig, file: Path, instance: InstanceContext, *, movable: bool
+        self,
+        name: str,
+        load: Callable[[], UserModel],
+        *,
+        arguments: dict[str, str],
+        output_names: Sequence[str],
+        decoupled: bool,
+        iterative: bool,
+        movable: bool,
+        nested: NestedCaller | None,
     ) -> None:
-        """Loads the file and initializes the model. Raises Internal with what it raised."""
-        self.name = instance.name
+        """Loads the model's file and initializes the model with `arguments`. Raises Internal with what it raised.
+        `nested` is what the model may ask other models with."""
+        self.name = name
         self.movable = movable
-        self._decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
-        self._iterative = config.sequence_batching is not None and config.sequence_batching.iterative_sequence
-        self._output_names = [output.name for output in config.output]
+        self._decoupled = decoupled
+        self._iterative = iterative
+        self._output_names = output_names
         self._coroutines: BackgroundLoop | None = None
         """Of a decoupled model whose `execute` is a coroutine."""
         self._loop = ThreadLoop()
         try:
-            self._user = UserModel(context, file)
-            asker = None if context.nested is None else Asker(context.nested, context.name, self.name)
+            self._user = load()
+            asker = None if nested is None else Asker(nested, self._user.name, name)
             self._user.imports.asker = asker
             try:
                 with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):
                     self._model = self._user.model_class()
                     if not hasattr(self._model, "execute"):
-                        raise Internal(f"Python model {file} does not implement `execute` method.")
+                        raise Internal(f"Python model {self._user.file} does not implement `execute` method.")
                     if hasattr(self._model, "initialize"):
-                        self._model.initialize(_arguments(context, config, instance))
+                        self._model.initialize(arguments)
                 self._execute = self._model.execute
                 if asker is not None:
                     asker.executes = True
@@ -263,16 +303,3 @@ def _is_ours(error: BaseException) -> bool:
     if type(error) is Internal:
         return True
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-
-
-def _arguments(context: ModelContext, config: ModelConfig, instance: InstanceContext) -> dict[str, str]:
-    """What `initialize` receives: strings all."""
-    return {
-        "model_config": config_to_json(config).decode(),
-        "model_instance_kind": instance.kind,
-        "model_instance_name": instance.name,
-        "model_instance_device_id": str(instance.device_id),
-        "model_repository": str(context.model_path),
-        "model_version": str(context.version),
-        "model_name": context.name,
-    }

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-from ...schema.config.copying import copied
-from ...schema.model_config import config_from_json, config_to_json
-
-if TYPE_CHECKING:
-    from ...schema.wire.generated.inference import ModelConfig as ConfigMessage
+from typing import Any
 
 _INPUT = ("name", "data_type", "dims", "optional")
 _OUTPUT = ("name", "data_type", "dims")
@@ -112,24 +106,3 @@ class ModelConfig:
                 f"model '{self._name}', tensor '{name}': the model expects optional {given.get('optional', False)} but "
                 f"the model configuration specifies optional {configured.get('optional', False)}"
             )
-
-
-def helper_for(config: ConfigMessage) -> ModelConfig:
-    return ModelConfig(config_to_json(config).decode())
-
-
-def apply(completed: ModelConfig, config: ConfigMessage) -> ConfigMessage:
-    """A copy of `config` with what a model may complete. Raises InvalidArgument for values that no field takes."""
-    parts = ("max_batch_size", "input", "output", "dynamic_batching", "model_transaction_policy")
-    given = completed.as_dict()
-    read = config_from_json(json.dumps({key: given[key] for key in parts if key in given}))
-    config = copied(config)
-    config.max_batch_size = read.max_batch_size
-    config.input = read.input
-    config.output = read.output
-    config.model_transaction_policy = read.model_transaction_policy
-    if read.dynamic_batching is not None:
-        config.dynamic_batching = read.dynamic_batching
-        if not config.dynamic_batching.preferred_batch_size and config.max_batch_size > 0:
-            config.dynamic_batching.preferred_batch_size = [config.max_batch_size]
-    return config

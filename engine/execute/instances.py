@@ -28,7 +28,7 @@ from ..port.groups import first
 from ..port.settings import Restart
 from .binding import bind
 from .supervision import wait_after
-from .task import TaskInstance
+from .task import TaskInstance, close
 from .thread import ThreadInstance
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Instances:
         return [
             f"instance {member.name} is {member.state.value}: {member.reason}"
             for member in self._members
-            if member.deaths and member.state is not MemberState.SERVING
+            if member.reason and member.state is not MemberState.SERVING
         ]
 
     def executing(self, instance: object = None) -> list[Sequence[Job]]:
@@ -235,6 +235,14 @@ class Instances:
         self._feed.scheduler.withdraw(member.instance)
         self._placement.look()
 
+    def _dying(self, instance: TaskInstance, fault: Fault) -> None:
+        """It does not serve any more: `_down` follows once its executor is gone."""
+        for member in self._members:
+            if member.instance is instance and member.state is MemberState.SERVING:
+                member.state = MemberState.DOWN
+                member.reason = fault.message
+                self._on_change()
+
     def _down(self, member: Member, fault: Fault, wait_s: float | None) -> None:
         self._withdraw(member)
         member.state = MemberState.STOPPED if wait_s is None else MemberState.DOWN
@@ -252,7 +260,7 @@ class Instances:
 
     def _instance(self, context: InstanceContext) -> ThreadInstance | TaskInstance:
         if getattr(self._backend_model, "asynchronous", False):
-            return TaskInstance(context, self._feed, self._open_async)
+            return TaskInstance(context, self._feed, self._open_async, self._dying)
         may_move = context.kind != "GPU" and not self._decoupled and not context.host_policy.binds
         return ThreadInstance(context, self._feed, self._placement, self._open_on_thread, may_move=may_move)
 
@@ -266,15 +274,16 @@ class Instances:
             raise
         return executor
 
-    async def _open_async(self, context: InstanceContext) -> AsyncInstance:
+    async def _open_async(self, context: InstanceContext, nursery: trio.Nursery) -> AsyncInstance:
         try:
             executor: AsyncInstance = self._backend_model.open_instance(context)  # type: ignore[assignment]
         except SystemExit as error:  # a user model's; here it would end the engine
             raise as_fault(error) from error
         try:
+            await executor.open(nursery)
             await self._warmup.run_async(self._feed.ledger, executor)
         except BaseException:
-            executor.close()
+            await close(executor, context.name, self._close_timeout_s)
             raise
         return executor
 

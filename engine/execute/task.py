@@ -40,24 +40,32 @@ class TaskInstance:
         self,
         context: InstanceContext,
         feed: Feed,
-        open_executor: Callable[[InstanceContext], Awaitable[AsyncInstance]],
+        open_executor: Callable[[InstanceContext, trio.Nursery], Awaitable[AsyncInstance]],
+        on_death: Callable[[TaskInstance, Fault], None],
     ) -> None:
-        """What `open_executor` returns is ready for requests."""
+        """What `open_executor` returns is ready for requests. `on_death` is told that the executor has died before the
+        callers of its last batch are: letting go of it takes a while."""
         self.context = context
         self.current: Batch | None = None
         self._feed = feed
         self._open_executor = open_executor
+        self._on_death = on_death
         self._ring, self._bell = trio.open_memory_channel[None](1)
         self.ends = False
 
     async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens the executor, reports started, serves until cancelled or retired, closes.
 
-        Cancelled, a batch in execution is given up and its callers are told. Raises what opening raised, and
-        ExecutorDied when the executor cannot go on. `close_timeout_s` is for instances on threads.
+        Cancelled, a batch in execution is given up and its callers are told. Raises (in a group) what opening raised,
+        and ExecutorDied when the executor cannot go on. Closing may take `close_timeout_s`.
         """
         self.ends = False
-        executor = await self._open_executor(self.context)
+        async with trio.open_nursery() as nursery:
+            executor = await self._open_executor(self.context, nursery)
+            await self._serve(executor, close_timeout_s, task_status)
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, executor: AsyncInstance, close_timeout_s: float, task_status: trio.TaskStatus[None]) -> None:
         try:
             task_status.started()
             while not self.ends:
@@ -71,10 +79,7 @@ class TaskInstance:
             if batch is not None:
                 batch.lose(self._feed.ledger, ShuttingDown("the model was unloaded while it executed"))
             self._feed.rest(self)
-            try:
-                executor.close()
-            except Exception:
-                log.exception("instance %s failed to close", self.context.name)
+            await close(executor, self.context.name, close_timeout_s)
 
     def start(self) -> None:
         with suppress(trio.WouldBlock):
@@ -106,6 +111,8 @@ class TaskInstance:
         lasted_s = feed.clock() - began
         feed.cost.learn(lasted_s, lasted_s)
         self.current = None
+        if isinstance(fault, ExecutorDied):
+            self._on_death(self, fault)
         batch.over(feed.ledger)
         if isinstance(fault, ExecutorDied):
             log.error("instance %s: its executor died: %s", self.context.name, fault.message)
@@ -117,3 +124,13 @@ class TaskInstance:
             return fetch(batch, self._feed.admission)
         # A cancelled wait goes on until the thread is done: nobody else may have the batch meanwhile.
         return await trio.to_thread.run_sync(fetch, batch, self._feed.admission)
+
+
+async def close(executor: AsyncInstance, name: str, timeout_s: float) -> None:
+    """Closes it, whatever happens: errors are logged."""
+    try:
+        # Bounded: what cannot finalize in time is cut off.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout_s):
+            await executor.aclose()
+    except Exception:
+        log.exception("instance %s failed to close", name)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import trio
+
     from ...schema.wire.generated.inference import ModelConfig
     from .nested import NestedCaller
     from .resources import Resource
@@ -101,14 +103,22 @@ class BackendModel(Protocol):
 class AsyncInstance(Protocol):
     """An executor that is awaited on the trio thread: a child process, a scripted fake.
 
-    A backend model whose `asynchronous` attribute is true opens these instead, on the trio thread.
+    A backend model whose `asynchronous` attribute is true makes these instead, on the trio thread.
     """
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Makes it ready. Tasks of its own run in `nursery`, which is cancelled when it has been closed; ExecutorDied
+        raised there ends it, too. When this raises, or is cancelled, `aclose` follows all the same."""
+        ...
 
     async def execute_async(self, batch: Batch) -> None:
         """As `execute`. Cancelled only when the model is torn down; must then leave nothing behind."""
         ...
 
-    def close(self) -> None: ...
+    async def aclose(self) -> None:
+        """Frees the model object. Called once; errors are logged only. Cancelled when it takes too long: must then
+        leave nothing behind."""
+        ...
 
 
 class Backend(Protocol):

@@ -113,6 +113,10 @@ class BackendStream(BackendJob, Protocol):
         """`send` for executors that are awaited. Cancelled, it has sent nothing."""
         ...
 
+    async def send_fault_async(self, fault: Fault, *, final: bool = False) -> bool:
+        """`send_fault` for executors that are awaited. Cancelled, it has sent nothing."""
+        ...
+
     def close(self, fault: Fault | None = None) -> None:
         """Ends the stream if it has not ended, with that error if given. Never blocks."""
         ...

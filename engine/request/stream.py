@@ -153,7 +153,13 @@ class StreamJob(Job):
         self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
     ) -> bool:
         """`send` for executors that are awaited on the trio thread. Cancelled, it has sent nothing."""
-        answer = self._answer(outputs, parameters, final)
+        return await self._send_when_there_is_room(self._answer(outputs, parameters, final))
+
+    async def send_fault_async(self, fault: Fault, *, final: bool = False) -> bool:
+        """`send_fault`, likewise."""
+        return await self._send_when_there_is_room(Answer(None, fault, final))
+
+    async def _send_when_there_is_room(self, answer: Answer) -> bool:
         await trio.lowlevel.checkpoint()
         while True:
             with self._lock:

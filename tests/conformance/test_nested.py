@@ -81,14 +81,15 @@ def settled(answer, repository):
     return answer.replace(repository, "REPOSITORY")
 
 
-@pytest.fixture(scope="module")
-def servers_of(tmp_path_factory):
-    """This project's answers, part by part."""
+@pytest.fixture(scope="module", params=["none", "process"])
+def servers_of(tmp_path_factory, request):
+    """This project's answers, part by part, of models in the server's process and in their own."""
     found = {}
+    options = (*OPTIONS, f"--backend-config=python,isolation={request.param}")
 
     def of(part):
         if part not in found:
-            with running_despina(MODELS, tmp_path_factory.mktemp(part), OPTIONS) as server:
+            with running_despina(MODELS, tmp_path_factory.mktemp(part), options) as server:
                 found[part] = answers(part, server)
         return found[part]
 

@@ -262,6 +262,12 @@ class Executor:
 
 
 class AwaitedExecutor(Executor):
+    async def open(self, nursery: trio.Nursery) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        self.close()
+
     async def execute_async(self, batch: Batch) -> None:
         with self.executing(batch):
             await self._execute(batch)

@@ -1,5 +1,6 @@
 """Whole-backend tests: real model.py files, jobs made by hand. Texts are those of the reference server."""
 
+import json
 import logging
 import sys
 import textwrap
@@ -21,6 +22,8 @@ from despina.schema.wire.generated.inference import (
     ModelSequenceBatching,
     ModelTransactionPolicy,
 )
+
+from .portal import PortalBackend
 
 HEAD = "import json\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n"
 ANSWER = "pb_utils.InferenceResponse([pb_utils.Tensor('OUT', np.array([[1]], np.int32))])"
@@ -60,6 +63,27 @@ def write_execute(bench, body):
 def opened(bench, config=None, **instance):
     model = PythonBackend().open_model(bench.context(config or configuration()))
     return model.open_instance(bench.instance(**instance))
+
+
+ABOUT_THIS_PROCESS = {
+    "test_large_fresh_outputs_are_not_copied",
+    "test_sending_too_late",
+    "test_where_a_model_may_run",
+    "test_modules_are_forgotten",
+    "test_summary_names_the_interpreter",
+}
+
+
+def pytest_generate_tests(metafunc):
+    """All but these hold for models in the server's process and in processes of their own."""
+    isolated = ["isolated"] if metafunc.definition.originalname not in ABOUT_THIS_PROCESS else []
+    metafunc.parametrize("where", ["in process", *isolated], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def where(request, monkeypatch):
+    if request.param == "isolated":
+        monkeypatch.setattr(sys.modules[__name__], "PythonBackend", PortalBackend)
 
 
 @pytest.fixture
@@ -653,8 +677,11 @@ def load_failure(bench, config=None, fault=Internal):
 
 def test_arguments_of_initialize(bench):
     """The dict that initialize receives holds exactly these strings."""
-    write_methods(bench, "def initialize(self, args):\n    self.args = args\ndef execute(self, requests):\n    pass")
-    args = opened(bench, kind="GPU", device_id=3)._model.args
+    tell = "return [pb_utils.InferenceResponse(error=pb_utils.TritonError(json.dumps(self.args)))]"
+    write_methods(bench, f"def initialize(self, args):\n    self.args = args\ndef execute(self, requests):\n    {tell}")
+    job = bench.job({"IN": ONE})
+    opened(bench, kind="GPU", device_id=3).execute(bench.batch(job))
+    args = json.loads(job.fault.message)
     assert args.pop("model_config").startswith('{"name":"m","platform":"","backend":"python"')
     assert args == {
         "model_instance_kind": "GPU",
@@ -766,7 +793,7 @@ def test_models_with_equal_names_do_not_meet(tmp_path, bench):
             def execute(self, requests):
                 import later
                 names = [helper.NAME, pack.inner.NAME, again.NAME, relative.NAME, NAME, self.late, later.NAME]
-                assert helper is relative
+                assert helper.NAME == relative.NAME
                 return [pb_utils.InferenceResponse([pb_utils.Tensor("S", np.array(names, object))])]
         """
     )

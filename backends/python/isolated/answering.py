@@ -1,0 +1,224 @@
+"""Jobs and streams as a model's own process has them: what the model answers is said to the server.
+
+What the server knows (whether the caller is still there) is asked of it; see child.py for the link.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from ....schema.fault import Fault, InvalidArgument, ModelFailure
+from .frames import fault_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ....schema.inference import InferenceRequest, Parameter
+    from ....schema.tensor import Tensor
+
+STREAM_WINDOW = 16
+"""Answers of one stream on their way to a caller, or waiting for it; then the model waits."""
+
+
+_ANSWERED = object()
+"""As a job's response: its outputs are there. The job itself would be a cycle: shared memory would wait."""
+
+
+class Server(Protocol):
+    """What the model's process sees of the server. For any thread."""
+
+    def say(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> None:
+        """Returns once it is on its way. Raises OSError when the server is gone."""
+        ...
+
+    def ask(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> Any:
+        """Waits for the answer."""
+        ...
+
+
+@attrs.frozen
+class Source:
+    """Where a process's jobs come from."""
+
+    server: Server
+    is_iterative: bool
+
+
+class ChildTrace:
+    """Of a traced request, the one of that number."""
+
+    __slots__ = ("_context", "number")
+
+    def __init__(self, context: str | None, number: int) -> None:
+        self._context = context
+        self.number = number
+
+    def context(self) -> str | None:
+        return self._context
+
+
+class ChildJob:
+    """See port/work.py: BackendJob."""
+
+    def __init__(self, number: int, request: InferenceRequest, size: int, received_ns: int, by: Source) -> None:
+        self.number = number
+        self.request = request
+        self.batch_size = size
+        self.received_ns = received_ns
+        self.version_text = str(request.model_version)
+        self.response: Any = None
+        self.fault: Fault | None = None
+        self.outputs: list[Tensor] = []
+        self.parameters: dict[str, Parameter] | None = None
+        self.again = False
+        self.is_deferred = False
+        self.executed_ns = 0
+        self._server = by.server
+        self._is_iterative = by.is_iterative
+
+    def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
+        self.fault = encoding_fault(outputs)
+        if self.fault is None:
+            self.response = _ANSWERED
+            self.outputs = outputs
+            self.parameters = parameters
+
+    def fail(self, fault: Fault) -> None:
+        self.fault = fault
+
+    def defer(self) -> ChildLater:
+        self.is_deferred = True
+        return ChildLater(self.number, self._server)
+
+    def is_cancelled(self) -> bool:
+        return bool(self._server.ask("cancelled?", (self.number,)))
+
+    def set_state(self, name: str, tensor: Tensor) -> None:
+        raise InvalidArgument(f"state '{name}' is not a valid state name.")
+
+    def reschedule(self) -> None:
+        if not self._is_iterative:
+            raise InvalidArgument(
+                "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
+                "to handle such a flag."
+            )
+        self.again = True
+
+    def answer(self) -> tuple[Any, ...]:
+        """As plain values, next to `outputs`."""
+        fault = None if self.fault is None else fault_fields(self.fault)
+        return (
+            self.number,
+            self.again,
+            self.is_deferred,
+            self.response is not None,
+            fault,
+            self.parameters,
+            len(self.outputs),
+        )
+
+
+class ChildLater:
+    """See port/work.py: LateAnswer."""
+
+    def __init__(self, number: int, server: Server) -> None:
+        self._number = number
+        self._server = server
+
+    def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
+        fault = encoding_fault(outputs)
+        if fault is not None:
+            self.fail(fault)
+        else:
+            self._server.say("late", (self._number, None, parameters), outputs)
+
+    def fail(self, fault: Fault) -> None:
+        self._server.say("late", (self._number, fault_fields(fault), None))
+
+
+class ChildStream(ChildJob):
+    """See port/work.py: BackendStream."""
+
+    def __init__(self, number: int, request: InferenceRequest, size: int, received_ns: int, by: Source) -> None:
+        super().__init__(number, request, size, received_ns, by)
+        self._lock = threading.Condition()
+        self._under_way = 0
+        self._closed = False
+        self._gone = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def is_cancelled(self) -> bool:
+        if not self._gone and not self._closed:
+            self._gone = super().is_cancelled()
+        return self._gone
+
+    def send(
+        self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
+    ) -> bool:
+        fault = None if outputs is None else encoding_fault(outputs)
+        return self._send(outputs if fault is None else None, parameters, fault, final=final)
+
+    def send_fault(self, fault: Fault, *, final: bool = False) -> bool:
+        return self._send(None, None, fault, final=final)
+
+    async def send_async(
+        self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
+    ) -> bool:
+        raise NotImplementedError("models in processes of their own send from threads")
+
+    async def send_fault_async(self, fault: Fault, *, final: bool = False) -> bool:
+        raise NotImplementedError("models in processes of their own send from threads")
+
+    def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
+        self.send(outputs, parameters, final=True)
+
+    def fail(self, fault: Fault) -> None:
+        self.send_fault(fault, final=True)
+
+    def close(self, fault: Fault | None = None) -> None:
+        """Never waits for room: also from within garbage collection."""
+        if not self._closed:
+            self._closed = True
+            self._server.say("send", (self.number, None if fault is None else fault_fields(fault), None, True, False))
+
+    def consumed(self, count: int, gone: bool) -> None:
+        """So many of its answers are with the caller, or it has left."""
+        with self._lock:
+            self._under_way -= count
+            self._gone = self._gone or gone
+            self._lock.notify_all()
+
+    def _send(
+        self,
+        outputs: list[Tensor] | None,
+        parameters: dict[str, Parameter] | None,
+        fault: Fault | None,
+        *,
+        final: bool,
+    ) -> bool:
+        with self._lock:
+            while self._under_way >= STREAM_WINDOW and not self._gone and not self._closed:
+                self._lock.wait()
+            if self._closed or (self._gone and not final):
+                return False
+            self._closed = final
+            self._under_way += 1
+        told = None if fault is None else fault_fields(fault)
+        self._server.say("send", (self.number, told, parameters, final, outputs is not None), outputs or ())
+        return not self._gone
+
+
+def encoding_fault(outputs: list[Tensor]) -> Fault | None:
+    """What is wrong with the first output that has no wire form, or None."""
+    for tensor in outputs:
+        try:
+            tensor.memory()
+        except Exception as error:  # whatever a model has put into the array raises
+            return ModelFailure(f"output '{tensor.name}' has no wire form: {type(error).__name__}: {error}")
+    return None

@@ -1,0 +1,150 @@
+"""What two processes say to each other: messages that come back right, and what is no message."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import marshal
+import os
+
+import numpy as np
+import pytest
+from despina.backends.python.isolated.frames import INLINE_BYTES_MAX, PACKET_BYTES_MAX, Codec, fault_fields, fault_of
+from despina.schema import fault as faults
+from despina.schema.fault import Fault, Internal
+from despina.schema.tensor import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=10,
+)
+SIZES = st.integers(0, 100) | st.integers(INLINE_BYTES_MAX - 2, INLINE_BYTES_MAX + 2) | st.integers(0, 300_000)
+
+
+@pytest.fixture
+def ends():
+    """Two ends of a link."""
+    ours, theirs = Codec(), Codec()
+    yield ours, theirs
+    gc.collect()
+    ours.close()
+    theirs.close()
+
+
+def passed(writer, reader, kind, fields=(), tensors=()):
+    packet = writer.write(kind, fields, tensors)
+    assert len(packet.data) <= PACKET_BYTES_MAX
+    return reader.read(packet.data, packet.files)
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.lists(PLAIN, max_size=4), st.lists(SIZES, max_size=4)), max_size=8))
+def test_what_is_said_is_heard(said):
+    """Any plain values and tensors, one message after the other; segments are used again once nobody refers to them."""
+    ours, theirs = Codec(), Codec()
+    before = descriptors()
+    for fields, sizes in said:
+        tensors = [Tensor(f"t{i}", "UINT8", (size,), os.urandom(size)) for i, size in enumerate(sizes)]
+        message = passed(ours, theirs, "said", tuple(fields), tensors)
+        assert (message.kind, message.fields) == ("said", tuple(fields))
+        for sent, got in zip(tensors, message.tensors, strict=True):
+            assert (got.name, got.datatype, got.shape) == (sent.name, "UINT8", sent.shape)
+            assert bytes(got.memory()) == sent.wire
+        del message, tensors
+        got = None
+        assert passed(theirs, ours, "heard").kind == "heard"
+    assert ours.pool.byte_size <= 4 << 20
+    ours.close()
+    theirs.close()
+    assert descriptors() <= before
+
+
+def test_a_segment_is_busy_while_somebody_reads_it(ends):
+    """An array over it is not overwritten by the next message, however many follow."""
+    ours, theirs = ends
+    numbers = np.arange(30_000, dtype=np.int32)
+    first = passed(ours, theirs, "a", (), [Tensor("x", "INT32", (30_000,), numbers.tobytes())])
+    array = first.tensors[0].numpy()[10:20]
+    del first
+    for _ in range(5):
+        passed(ours, theirs, "b", (), [Tensor("x", "UINT8", (120_000,), bytes(120_000))])
+        passed(theirs, ours, "c")
+    assert array.tolist() == list(range(10, 20))
+
+
+def test_a_message_too_large_for_a_packet(ends):
+    """It goes through shared memory, with its tensors or without."""
+    ours, theirs = ends
+    fields = (list(range(100_000)), "x" * 100_000)
+    assert passed(ours, theirs, "big", fields).fields == fields
+    message = passed(ours, theirs, "big", fields, [Tensor("x", "UINT8", (50_000,), bytes(50_000))])
+    assert message.fields == fields
+    assert len(message.tensors[0].memory()) == 50_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"junk",
+        marshal.dumps(None),
+        marshal.dumps(()),
+        marshal.dumps((1, 2)),
+        marshal.dumps(("kind", (), [7], [], 0, [])),
+        marshal.dumps(("kind", (), [], [], 9, [])),
+        marshal.dumps(("kind", (), [], [], 0, [("x", "UINT8", (4,), (0, 4))])),
+        marshal.dumps(("kind", (5,), [], [], 5, [])),
+        marshal.dumps(("elsewhere", (), 3, 10)),
+        marshal.dumps(("kind", (), [], [], 0, [])[:4]),
+    ],
+)
+def test_what_is_no_message(ends, data):
+    """It is refused as a whole."""
+    with pytest.raises(Internal, match="what came is no message"):
+        ends[0].read(data, ())
+
+
+def test_tensors_beyond_their_segment(ends):
+    """A place outside of what is shared is refused."""
+    ours, theirs = ends
+    packet = ours.write("a", (), [Tensor("x", "UINT8", (70_000,), bytes(70_000))])
+    said = list(marshal.loads(packet.data))
+    for place in ((-1, 4), (0, 1 << 40), (1 << 20, 1), (5, -3)):
+        said[5] = [("x", "UINT8", (4,), place)]
+        with pytest.raises(Internal, match="beyond its segment"):
+            theirs.read(marshal.dumps(tuple(said)), [os.dup(file) for file in packet.files])
+    packet.close()
+
+
+def test_files_that_could_shrink(ends):
+    """Reading what its owner has cut off would end the process: such a file is not mapped, and closed."""
+    before = descriptors()
+    file = os.memfd_create("loose", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, 1 << 16)
+    with pytest.raises(Internal, match="not sealed"):
+        ends[0].read(marshal.dumps(("kind", (4,), [], [], 4, [])), [file])
+    assert descriptors() == before
+    packet = ends[1].write("a", (), [Tensor("x", "UINT8", (70_000,), bytes(70_000))])
+    with pytest.raises(PermissionError):
+        os.ftruncate(packet.files[0], 10)
+    assert fcntl.fcntl(packet.files[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    packet.close()
+
+
+@pytest.mark.parametrize("name", sorted(name for name, found in vars(faults).items() if isinstance(found, type)))
+def test_faults_keep_their_class(name):
+    """Every class of the tree, and Internal for others."""
+    found = getattr(faults, name)
+    if not issubclass(found, Fault):
+        return
+    again = fault_of(fault_fields(found("text")))
+    assert type(again) is found
+    assert again.message == "text"
+    assert type(fault_of(("Nobody", "text"))) is Internal
