@@ -34,8 +34,10 @@ class LocalCache:
 
     def insert_now(self, key: str, entry: bytes) -> bool:
         needed = taken(key, entry)
-        if key in self._entries or needed > self._byte_size:
+        if key in self._entries:
             return False
+        if needed > self._byte_size:
+            return True
         while self._used_bytes + needed > self._byte_size:
             gone = self._entries.popitem(last=False)
             self._used_bytes -= taken(*gone)

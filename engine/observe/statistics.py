@@ -131,7 +131,7 @@ class ModelStats:
         self.hit_count = 0
         self.hit_ns = 0
         self.miss_count = 0
-        """Answers that were not found and are kept from now on."""
+        """Answers that were not found, and that nobody has kept meanwhile."""
         self.miss_ns = 0
         """Looking up, and keeping."""
         self.responses = ResponseStatistics()
@@ -238,7 +238,7 @@ class ModelStats:
         self.hit_ns += job.hit_ns
 
     def missed(self, spent_ns: int) -> None:
-        """An answer that was not found is kept now: looking up and keeping took so long."""
+        """An answer was not found and is kept, if there is room: looking it up and keeping it took so long."""
         self.success_ns += spent_ns
         self.miss_count += 1
         self.miss_ns += spent_ns

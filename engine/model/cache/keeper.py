@@ -143,8 +143,8 @@ class Keeper:
             self._send.send_nowait(look)
 
     def keep(self, key: str, response: InferenceResponse, kept: Callable[[int], None]) -> None:
-        """Keeps an answer: copied before this returns. `kept` is told how many ns it took, if it was new and there was
-        room."""
+        """Keeps an answer: copied before this returns. `kept` is told how many ns it took, unless there was one
+        already."""
         began = time.monotonic_ns()
         try:
             entry = encode(response)

@@ -31,8 +31,10 @@ class NaiveCache:
         return None
 
     def insert_now(self, key, entry):
-        if any(held == key for held, _ in self.entries) or taken(key, entry) > self.byte_size:
+        if any(held == key for held, _ in self.entries):
             return False
+        if taken(key, entry) > self.byte_size:
+            return True
         self.entries.append((key, entry))
         while self.used() > self.byte_size:
             self.entries.pop(0)
