@@ -207,12 +207,18 @@ SCALAR_IO = tensor_text("input", "IN") + tensor_text("output", "OUT")
 
 
 def config_text(
-    *, max_batch_size: int = 8, instances: int = 1, tensors: str = SCALAR_IO, more: str = "", backend: str = "fake"
+    *,
+    max_batch_size: int = 8,
+    instances: int = 1,
+    tensors: str = SCALAR_IO,
+    more: str = "",
+    backend: str = "fake",
+    group: str = "",
 ) -> str:
-    """A config.pbtxt for the fake backend: by default one INT32 in, the same out."""
+    """A config.pbtxt for the fake backend: by default one INT32 in, the same out. `group` is more of its group."""
     return (
         f'backend: "{backend}"\nmax_batch_size: {max_batch_size}\n{tensors}'
-        f"instance_group [{{ count: {instances} kind: KIND_CPU }}]\n{more}\n"
+        f"instance_group [{{ count: {instances} kind: KIND_CPU {group} }}]\n{more}\n"
     )
 
 

@@ -138,11 +138,14 @@ class LimitedFeed(Feed):
         super().__init__(*parts)
         self._resources = resources
         self._seats: dict[Instance, Seat] = {}
+        self._start: Callable[[Instance], None]
 
     def enter(self, instance: Instance, context: InstanceContext, start: Callable[[Instance], None]) -> None:
         def start_called(seat: Seat) -> None:
             if seat.called:
                 start(instance)
+
+        self._start = start
 
         def call(seat: Seat) -> None:
             self.ledger.post(start_called, seat)
@@ -177,7 +180,10 @@ class LimitedFeed(Feed):
         last = seat.claim.since
         due = self.scheduler.rest_if_idle(instance)
         if due is None:
-            return self._resources.want(seat)
+            turn = self._resources.want(seat)
+            if turn == WAITS and self._differ():
+                self.ledger.post(self._start_another)
+            return turn
         self._resources.give_back(seat, last)
         if due:
             look_at(due)
@@ -191,6 +197,16 @@ class LimitedFeed(Feed):
         else:
             seat.took = True
         return batch
+
+    def _differ(self) -> bool:
+        """Whether one instance may have its turn while another one waits."""
+        seats = [*self._seats.values()]
+        return any(seat.claim.needs != seats[0].claim.needs for seat in seats)
+
+    def _start_another(self) -> None:
+        another = self.scheduler.wake()
+        if another is not None:
+            self._start(another)
 
     def _order_idle(self) -> None:
         seats = self._seats

@@ -28,6 +28,7 @@ WANTED = {
         "lost with their instance",
         "too long in the backlog",
     ),
+    "turns": ("at once", "waited for", "for nothing"),
     "callers": (
         "answered",
         "left while queued",

@@ -74,6 +74,18 @@ WARMUP = """
 model_warmup [{ name: "one" batch_size: 1
   inputs { key: "IN" value { data_type: TYPE_INT32 dims: [1] zero_data: true } } }]
 """
+RATES = (
+    *[""] * 4,
+    "rate_limiter { priority: 3 }",
+    'rate_limiter { resources { name: "R" global: true count: 1 } }',
+    'rate_limiter { resources { name: "R" global: true count: 1 } priority: 2 }',
+    'rate_limiter { resources { name: "R" global: true count: 2 } }',
+    'rate_limiter { resources { name: "R" global: true count: 1 } resources { name: "S" count: 1 } }',
+    'rate_limiter { resources { name: "S" count: 1 } priority: 2 }',
+    'rate_limiter { resources { name: "R" global: true count: 2 } resources { name: "S" count: 1 } priority: 4 }',
+)
+LIMITS = {"R": 2, "S": 1}
+"""Of resources, where rates are limited."""
 DECOUPLED = "model_transaction_policy { decoupled: true }"
 
 
@@ -109,6 +121,7 @@ class Writer:
             "backend": chance.choice(BACKENDS),
             "more": "\n".join(more),
             "tensors": tensor_text("input", "IN", dims=dims) + tensor_text("output", "OUT", dims=dims),
+            "group": chance.choice(RATES),
         }
         self._instances[name] = options
         versions = (1, 2) if chance.random() < 0.3 else (1,)
@@ -169,11 +182,11 @@ class Model:
         self.mortal = self._parameter("HEALTH") == "mortal"
         self.chance = backend.history.chance
 
-    def open_instance(self, _: InstanceContext) -> AwaitedExecutor | ThreadExecutor:
+    def open_instance(self, context: InstanceContext) -> AwaitedExecutor | ThreadExecutor:
         if self.backend.history.troubles.instances is not None:
             raise self.backend.history.troubles.instances
         self.backend.instances_open += 1
-        return AwaitedExecutor(self) if self.asynchronous else ThreadExecutor(self)
+        return AwaitedExecutor(self, context) if self.asynchronous else ThreadExecutor(self, context)
 
     def close(self) -> None:
         self.backend.closed.append((self.context.name, self.context.version))
@@ -217,9 +230,10 @@ def trio_time(history: History) -> float:
 class Executor:
     """What holds for each: its executions do not overlap, and it is left alone once it has died or is closed."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, context: InstanceContext) -> None:
         self.model = model
         self.history = model.backend.history
+        self.needs = context.resources
         self.doing = "nothing"
 
     @contextmanager
@@ -229,7 +243,8 @@ class Executor:
         self.doing = "an execution"
         self.history.note_execution(batch)
         try:
-            yield
+            with self.history.using(() if batch.reason == "warmup" else self.needs):
+                yield
             self.doing = "nothing"
         except ExecutorDied:
             self.doing = "nothing any more"
@@ -298,8 +313,8 @@ class AwaitedExecutor(Executor):
 
 
 class ThreadExecutor(Executor):
-    def __init__(self, model: Model) -> None:
-        super().__init__(model)
+    def __init__(self, model: Model, context: InstanceContext) -> None:
+        super().__init__(model, context)
         self.movable = model.backend.name == "movable"
 
     def execute(self, batch: Batch) -> None:

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import trio
 import trio._core._run
 from despina.engine.execute.instances import Instances
+from despina.engine.execute.limited import Seat, SharedResources
 from despina.engine.execute.warmup import Warmup
 from despina.engine.model.version import ModelVersion
 from despina.engine.port.backend import InstanceContext
@@ -73,6 +74,8 @@ def noted(history: History) -> Iterator[None]:
     take, taken = DynamicBatcher.take, DynamicBatcher._taken
     take_of_sequences, silence = SequenceBatcher.take, Slots.silence
     change, count = Instances.change, Warmup._count
+
+    want, give_back = SharedResources.want, SharedResources.give_back
 
     def noted_submit(
         self: ModelVersion, request: InferenceRequest, on_done: Callable[[Job], None], deadline: float = 0.0
@@ -143,6 +146,16 @@ def noted(history: History) -> Iterator[None]:
         count(self, ledger, batch)
         books.warmed[ledger] += len(batch.jobs)
 
+    def noted_want(self: SharedResources, seat: Seat) -> int:
+        turn = want(self, seat)
+        books.mix["turns: at once" if turn else "turns: waited for"] += 1
+        return turn
+
+    def noted_give_back(self: SharedResources, seat: Seat, turn: int = 0) -> None:
+        if turn and not seat.took:
+            books.mix["turns: for nothing"] += 1
+        give_back(self, seat, turn)
+
     async def noted_change(self: Instances, contexts: Sequence[InstanceContext]) -> None:
         await change(self, contexts)
         books.mix["instances: changed without a reload"] += 1
@@ -174,6 +187,8 @@ def noted(history: History) -> Iterator[None]:
             (Slots, "silence", noted_silence),
             (Instances, "change", noted_change),
             (Warmup, "_count", noted_count),
+            (SharedResources, "want", noted_want),
+            (SharedResources, "give_back", noted_give_back),
             (trio.to_thread, "run_sync", slow),
             (time, "monotonic_ns", threads.monotonic_ns),
             (time, "thread_time_ns", threads.thread_time_ns),

@@ -17,7 +17,7 @@ import gc
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import trio.testing
 from despina.engine.engine import Engine
 from despina.engine.model.version import ModelVersion
 from despina.engine.opening import open_engine
+from despina.engine.port.resources import Resource, ResourceLimit
 from despina.engine.port.settings import Restart, Stop
 from despina.engine.port.threads import THREADS
 from despina.engine.request.batch import Batch
@@ -37,7 +38,7 @@ from despina.schema.inference import InferenceRequest
 
 from tests.simulation.actors import caller, door, operator
 from tests.simulation.books import Books
-from tests.simulation.models import Backend, Troubles, Writer
+from tests.simulation.models import LIMITS, Backend, Troubles, Writer
 from tests.simulation.noting import noted
 from tests.simulation.threads import SteppedThreads
 from tests.simulation.watch import Watch, check_quiet
@@ -66,6 +67,10 @@ class History:
         """The engine stops in the middle of it all."""
         self.outlived = self.cut_short and chance.random() < 0.5
         """Threads that were given up go on when the run has ended."""
+        self.limited = chance.random() < 0.4
+        """Instances share resources."""
+        self.used: Counter[str] = Counter()
+        """How much of each resource is in use."""
         self.waiting: list[str] = []
         """What had not ended after a long time, and what everybody did then."""
         self._numbers = 0
@@ -129,6 +134,8 @@ class History:
                 queue_size_max=chance.choice([20, 100_000]),
                 stream_responses_max=chance.choice([1, 2, 64]),
                 queue_order=chance.choice(["arrival", "adaptive"]),
+                rate_limit="execution_count" if self.limited else "off",
+                rate_limit_resource=[ResourceLimit(name=name, count=count) for name, count in LIMITS.items()],
                 fair_queueing=chance.choice(["", "who"]),
                 restart=chance.choice([restart, restart, restart, Stop()]),
                 queue_while_down=chance.choice(["keep", "refuse"]),
@@ -182,6 +189,20 @@ class History:
             given_up = books.mix["instances: threads abandoned"] and self.threads.current is not None
             assert given_up or all(job.state is JobState.EXECUTING for job in batch.jobs)
             books.executed[batch.jobs[0].ledger] += 1
+
+    @contextmanager
+    def using(self, needs: Sequence[Resource]) -> Iterator[None]:
+        """For the length of an execution. A thread that was given up goes on with what others may have by now."""
+        for need in needs:
+            self.used[need.name] += need.count
+        if self.limited and not self.books.mix["instances: threads abandoned"]:
+            with self.books.asserting():
+                assert all(self.used[name] <= count for name, count in LIMITS.items()), f"more is used: {self.used}"
+        try:
+            yield
+        finally:
+            for need in needs:
+                self.used[need.name] -= need.count
 
     def _where(self, batch: Batch) -> str:
         if batch.reason == "warmup":

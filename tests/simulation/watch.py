@@ -6,11 +6,13 @@ from collections import Counter
 
 from despina.engine.engine import Engine
 from despina.engine.execute.instances import MemberState
+from despina.engine.execute.limited import LimitedFeed
 from despina.engine.model.version import ModelVersion
 from despina.engine.repository.registry import UNLOADED, State
 from despina.engine.request.job import JobState
 from despina.engine.request.stream import StreamJob
 from despina.engine.schedule.dynamic import DynamicBatcher
+from despina.engine.schedule.rate_limiter import ClaimState
 from despina.engine.schedule.scheduler import Scheduler
 from despina.engine.schedule.sequence import SequenceBatcher
 from despina.engine.schedule.sequence_forming import Direct
@@ -31,7 +33,8 @@ class Watch:
         check_now(engine)
         for model in engine.versions():
             queue = model.scheduler
-            self._waits[model] = self._waits[model] + 1 if is_forsaken(queue) else 0
+            forsaken = is_forsaken(queue) and not waits_for_turn(model)
+            self._waits[model] = self._waits[model] + 1 if forsaken else 0
             assert self._waits[model] < WAITS_MAX, "a request waits although an instance is idle"
 
 
@@ -42,6 +45,14 @@ def is_forsaken(queue: Scheduler) -> bool:
     strategy = queue._strategy
     delay_s = strategy.delay_s if isinstance(strategy, Direct) else strategy.rule.delay_s
     return not delay_s and any(queue._slots.of(instance).waiting for instance in queue.idle)
+
+
+def waits_for_turn(model: ModelVersion) -> bool:
+    """Whether one of its instances does: the others need what it needs."""
+    feed = model._feed
+    return isinstance(feed, LimitedFeed) and any(
+        seat.claim.state is ClaimState.WAITING for seat in feed._seats.values()
+    )
 
 
 def check_now(engine: Engine) -> None:
@@ -101,6 +112,19 @@ def check_sequences(queue: SequenceBatcher) -> None:
     assert all(sequence.jobs for sequence in slots.backlog)
 
 
+def check_resources(engine: Engine) -> None:
+    """When nothing is in flight: nothing is held, and nobody waits for a turn or has gone without saying so."""
+    shared = engine._repository.resources if engine._repository is not None else None
+    if shared is not None:
+        assert all(claim.state is ClaimState.RESTING for claim in shared._limiter.claims)
+        assert not any(shared._limiter.taken.values())
+        assert len(shared._limiter.claims) == sum(
+            member.state is not MemberState.STOPPED
+            for model in engine._repository._hosts.running
+            for member in model.instances._members
+        )
+
+
 def check_quiet(engine: Engine) -> None:
     """When nothing has been asked for some time: nothing is in flight, and whoever serves waits to be started."""
     for model in engine.versions():
@@ -108,4 +132,5 @@ def check_quiet(engine: Engine) -> None:
         assert not any(member.state is MemberState.DOWN for member in model.instances._members), "it stays down"
         serving = [m.instance for m in model.instances._members if m.state is MemberState.SERVING]
         assert set(model.scheduler.idle) == set(serving), "an instance is lost, or one that has gone is waited for"
+    check_resources(engine)
     check_now(engine)

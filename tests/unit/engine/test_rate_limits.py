@@ -333,3 +333,19 @@ async def test_sequences_wait_for_turns(virtual_time, repository, backend, opene
         nursery.start_soon(engine.infer_request, request("seq", id="s2", correlation_id=1, sequence_end=True))
         await settled(gate, 1)
     assert order(backend) == ["s1", "p", "s2"]
+
+
+async def test_who_need_not_wait_does_not(virtual_time, repository, backend, opened):
+    """Goal: while one of a model's instances waits for its turn, another one that needs something else executes."""
+    limited_model(repository, "holds", needing(("R", 1)))
+    limited_model(repository, "m", needing(("R", 1), name="x", priority=1), needing(("S", 1), name="y", priority=9))
+    backend.execute = gate = Gate()
+    async with opened(**LIMITED) as engine, trio.open_nursery() as nursery:
+        await send(nursery, engine, "holds", "h")
+        await send(nursery, engine, "m", "m")
+        assert [one.instance for one in backend.executed] == ["holds_0_0", "y_0"]
+        await settled(gate, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        await send(nursery, engine, "m", "again")
+        await settled(gate, 1)
+    assert [one.instance for one in backend.executed] == ["holds_0_0", "y_0", "x_0"]
