@@ -176,6 +176,9 @@ class Books:
         assert not any(job.is_cancelled() for job in jobs), "executed for nobody"
         assert batch.size == sum(job.batch_size for job in jobs) <= max(1, model.config.max_batch_size)
         assert len(jobs) == 1 or model.config.dynamic_batching
+        if len(jobs) > 1 and "MAX_BATCH_VOLUME_BYTES" in model.config.parameters:
+            volume = sum(len(tensor.memory()) for job in jobs for tensor in job.request.inputs.values())
+            assert volume <= int(model.config.parameters["MAX_BATCH_VOLUME_BYTES"].string_value)
         lowest = max(job.level for job in jobs)
         urgent = [level for level in model.scheduler.levels.in_use if level.live and level.number < lowest]
         assert not urgent, "an urgent request was passed over"

@@ -49,6 +49,7 @@ SCHEDULING = (
     "priority_queue_policy { key: 1 value { default_timeout_microseconds: 8000 } } }",
     "dynamic_batching { priority_levels: 2 default_priority_level: 1 "
     "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 6000 } }",
+    'dynamic_batching {} parameters { key: "MAX_BATCH_VOLUME_BYTES" value { string_value: "8" } }',
 )
 CONTROLS = """
 control_input [
