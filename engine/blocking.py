@@ -77,6 +77,14 @@ class BlockingEngine:
         """See Engine.unload."""
         self._await(lambda: self._engine.unload(name, unload_dependents=unload_dependents))
 
+    def register_model_repository(self, path: str, name_mapping: Mapping[str, str] | None = None) -> None:
+        """See Engine.register_model_repository."""
+        self._await(lambda: self._engine.register_model_repository(path, name_mapping))
+
+    def unregister_model_repository(self, path: str) -> None:
+        """See Engine.unregister_model_repository."""
+        self._call(lambda: self._engine.unregister_model_repository(path))
+
     def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseModelIndex]:
         """See Engine.index."""
         return self._await(lambda: self._engine.index(ready_only))

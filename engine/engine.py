@@ -280,6 +280,19 @@ class Engine:
         self._check_explicit()
         await self._actor.unload(name, with_parts=unload_dependents)
 
+    async def register_model_repository(self, path: str, name_mapping: Mapping[str, str] | None = None) -> None:
+        """One more repository, by path or location; nothing of it is loaded. Explicit mode only.
+
+        `name_mapping` gives other names to some of its models: name -> directory, which then has no other. Raises
+        Unsupported, InvalidArgument, AlreadyExists, Unavailable.
+        """
+        await self._actor.register(str(path), name_mapping or {})
+
+    def unregister_model_repository(self, path: str) -> None:
+        """No model is loaded from that repository any more; those that are go on serving. Explicit mode only. Raises
+        Unsupported, InvalidArgument."""
+        self._actor.unregister(str(path))
+
     async def poll(self) -> None:
         """Looks at the repository now. Poll mode only; raises Unavailable otherwise."""
         await self._actor.poll()

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
+
+    Needed = Callable[[Path, Sequence[str]], Collection[str]]
+    """Told where a model's own files are by now, its configuration among them, and which directories it has: which of
+    those a load needs."""
 
 
 @attrs.frozen(eq=False)
@@ -27,6 +31,8 @@ class ModelSource:
     """Called once, when nothing uses the directory any more; None where it stays."""
     serving: Callable[[], None] | None = None
     """Called when what was made of it serves, also when it does so anew."""
+    renamed: bool = False
+    """Whether the model is loaded by another name than its directory's."""
     leaving: Callable[[], None] | None = None
     """Called when no look-up finds it any more; before `discard`, which may come without it."""
 
@@ -50,6 +56,7 @@ class ModelStore(Protocol):
         """
         ...
 
-    def fetch(self, name: str) -> ModelSource:
-        """The model's files, to be read now and for as long as it is loaded. Raises InvalidArgument as above."""
+    def fetch(self, name: str, needed: Needed | None = None) -> ModelSource:
+        """The model's files, to be read now and for as long as it is loaded; all, or the needed ones where others would
+        have to be brought. Raises InvalidArgument as above, Unavailable for a place that is out of reach."""
         ...

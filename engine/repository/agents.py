@@ -12,8 +12,6 @@ Blocking: everything in worker threads.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import threading
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,6 +24,7 @@ from ...schema.model_config import parse_config
 from ..port.agent import AgentAction
 from ..port.foreign import as_fault
 from .checksum import ChecksumAgent
+from .temporary import TemporaryDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,7 +163,7 @@ class LoadedModel:
         self.state: object = None
         self.action: AgentAction | None = None
         """The last that it was told of."""
-        self._directory: Path | None = None
+        self._directory: TemporaryDirectory | None = None
 
     def tell(self, agent: RepositoryAgent, action: AgentAction) -> None:
         """Raises what the agent raises, InvalidArgument for an action that does not follow the last one."""
@@ -190,8 +189,9 @@ class LoadedModel:
 
     def acquire_directory(self) -> Path:
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="despina-agent-"))
-        return self._directory
+            self._directory = TemporaryDirectory()
+            (self._directory.path / "files").mkdir()
+        return self._directory.path / "files"
 
     def release_directory(self) -> None:
         if self._directory is None:
@@ -200,5 +200,5 @@ class LoadedModel:
 
     def remove_directory(self) -> None:
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.remove()
             self._directory = None

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from ..port.backend import Backend, InstanceKind
     from ..port.settings import EngineSettings
+    from ..port.store import ModelSource
 
 _KINDS: dict[ModelInstanceGroupKind, InstanceKind] = {
     ModelInstanceGroupKind.CPU: "CPU",
@@ -68,10 +69,12 @@ def read(path: Path, override: str | None, settings: EngineSettings) -> ModelCon
         raise InvalidArgument(f"failed to open text file for read {file}: {error.strerror}") from error
 
 
-def settle(config: ModelConfig, name: str, path: Path, settings: EngineSettings) -> ModelConfig:
+def settle(config: ModelConfig, name: str, source: ModelSource, settings: EngineSettings) -> ModelConfig:
     """The configuration as far as it follows from the directory: named, normalised, validated. Raises
     InvalidArgument."""
-    config = complete_names(config, name, _listing(path))
+    if source.renamed:
+        config.name = name
+    config = complete_names(config, name, _listing(source.path))
     check_directory_name(config, name)
     config = normalise(config)
     validate(config)

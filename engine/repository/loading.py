@@ -91,7 +91,8 @@ class Loading:
             log.error("Poll failed for model directory '%s': %s", name, text)
             if times_ns is not None:  # it is there, and not a name that somebody has thought of
                 entry = self._registry.entry(name)
-                entry.unread, entry.failed_ns = text, times_ns
+                entry.unread = text
+                entry.failed_ns = None if isinstance(error, Unavailable) else times_ns  # that says to try again
             raise Internal(f"failed to load '{name}', failed to poll from model repository") from error
         entry = self._registry.entry(name)
         entry.unread = ""

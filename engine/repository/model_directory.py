@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...schema.fault import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelVersionPolicy
@@ -34,10 +34,16 @@ def config_file(path: Path, config_name: str) -> Path:
 
 def version_directories(path: Path) -> dict[int, Path]:
     """Version number -> directory, ascending. What is no version is left out, with a warning if it looks like one."""
-    found: dict[int, Path] = {}
-    for entry in sorted(path.iterdir()):
-        name = entry.name
-        if not entry.is_dir() or name in NOT_VERSIONS:
+    return {
+        number: path / name for number, name in versions_of(entry.name for entry in path.iterdir() if entry.is_dir())
+    }
+
+
+def versions_of(directories: Iterable[str]) -> list[tuple[int, str]]:
+    """Version number and directory's name, ascending, as above."""
+    found: dict[int, str] = {}
+    for name in sorted(directories):
+        if name in NOT_VERSIONS:
             continue
         if len(name) > 1 and name.startswith("0"):
             log.warning("ignore version directory '%s' which contains leading zeros in its directory name", name)
@@ -46,8 +52,8 @@ def version_directories(path: Path) -> dict[int, Path]:
         if number is None:
             log.warning("ignore version directory '%s' which fails to convert to integral number", name)
             continue
-        found.setdefault(int(number[0]), entry)
-    return dict(sorted(found.items()))
+        found.setdefault(int(number[0]), name)
+    return sorted(found.items())
 
 
 def chosen_versions(name: str, available: Mapping[int, Path], policy: ModelVersionPolicy | None) -> dict[int, Path]:

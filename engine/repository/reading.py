@@ -5,17 +5,18 @@ fetch, or upload ──▶ configuration ──▶ agents ──▶ versions ─
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 
 from ...schema.fault import InvalidArgument
 from . import configuration
-from .model_directory import chosen_versions, version_directories
+from .model_directory import chosen_versions, version_directories, versions_of
 from .upload import upload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from ...schema.wire.generated.inference import ModelConfig
@@ -56,20 +57,34 @@ def read(
     """
     if files and config is None:
         raise InvalidArgument("Load parameter 'config' must be specified for model file override")
-    source = upload(name, files) if files else store.fetch(name)
+    source = upload(name, files) if files else store.fetch(name, partial(needed, config, settings))
     try:
         written = configuration.read(source.path, config, settings)
         source = agents.load(name, written, source)
         return Reading(
             source=source,
             times_ns=times_ns,
-            config=configuration.settle(written, name, source.path, settings),
+            config=configuration.settle(written, name, source, settings),
             versions=version_directories(source.path),
         )
     except BaseException:
         if source.discard is not None:
             source.discard()
         raise
+
+
+def needed(override: str | None, settings: EngineSettings, path: Path, directories: Sequence[str]) -> Collection[str]:
+    """Those directories of a model that a load reads: the versions that are served, and all that are no versions."""
+    try:
+        written = configuration.read(path, override, settings)
+        if written.model_repository_agents is not None:
+            return directories  # its agents may want to see any
+        versions = {number: path / name for number, name in versions_of(directories)}
+        chosen = chosen_versions(written.name, versions, written.version_policy)
+    except InvalidArgument:
+        return ()  # the load will say so
+    needless = {version.name for number, version in versions.items() if number not in chosen}
+    return [name for name in directories if name not in needless]
 
 
 def discard_now(reading: Reading) -> None:

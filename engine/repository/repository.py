@@ -14,22 +14,25 @@ no further one is taken. A command goes on when whoever sent it has left.
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
+from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable, Unsupported
 from .closure import Closure
+from .cloud_repository import temporary_parents
 from .commands import Command, Commands, Load, Poll, Unload
 from .ensembles import Ensembles
 from .hosting import Hosts
 from .index import index_of
 from .loader import Loader
 from .loading import Loading
-from .local_store import LocalStore
 from .registry import State
+from .repositories import Repositories
 from .retiring import Retirement
+from .temporary import sweep
 from .turns import Turns
 from .watching import follow, load_all
 
@@ -72,7 +75,8 @@ class Repository:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._store: ModelStore = LocalStore(settings.model_repository)
+        self._repositories = Repositories(settings.model_repository)
+        self._store: ModelStore = self._repositories
         self._hosts = Hosts(self._ended)
         self._retirement = Retirement(registry, self._hosts)
         ensembles = Ensembles(registry, self._retirement)
@@ -103,6 +107,23 @@ class Repository:
         """Looks at the directories once."""
         await self._ask(Poll(""))
 
+    async def register(self, location: str, mapping: Mapping[str, str]) -> None:
+        """One more repository; `mapping` gives other names to some of its directories. Loads nothing. Raises
+        InvalidArgument, AlreadyExists, Unavailable, and Unsupported unless models are loaded by command."""
+        self._check_explicit("registration")
+        await trio.to_thread.run_sync(
+            self._repositories.register, location, mapping, abandon_on_cancel=True, limiter=self._looks
+        )
+
+    def unregister(self, location: str) -> None:
+        """What is loaded of it goes on serving. Raises InvalidArgument, Unsupported as `register`."""
+        self._check_explicit("unregistration")
+        self._repositories.unregister(location)
+
+    def _check_explicit(self, what: str) -> None:
+        if self._settings.model_control_mode != "explicit":
+            raise Unsupported(f"repository {what} is not allowed if model control mode is not EXPLICIT")
+
     async def index(self, ready_only: bool) -> list[RepositoryIndexResponseModelIndex]:
         """What there is, read anew for each call: new models are seen at once, in every mode."""
         return index_of(await self._names(), self._registry, ready_only)
@@ -111,7 +132,8 @@ class Repository:
         """Loads the start-up set. Raises Internal when one of its models does not serve afterwards, ValueError for a
         repository that is no directory."""
         settings = self._settings
-        await trio.to_thread.run_sync(self._store.check)
+        await trio.to_thread.run_sync(sweep, temporary_parents(os.environ))
+        await trio.to_thread.run_sync(self._store.check, abandon_on_cancel=True)
         names = list(settings.load_model)
         if settings.model_control_mode != "explicit" or names == ["*"]:
             names = list(await self._names())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...schema.fault import InvalidArgument
 from ..port.store import ModelSource
+from .temporary import TemporaryDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 def upload(name: str, files: Mapping[str, bytes]) -> ModelSource:
@@ -19,16 +18,16 @@ def upload(name: str, files: Mapping[str, bytes]) -> ModelSource:
 
     A leading slash stands for the model's directory. Raises InvalidArgument for paths that leave it.
     """
-    root = Path(tempfile.mkdtemp(prefix="despina-model-"))
-    path = root / name
+    scratch = TemporaryDirectory()
+    path = scratch.path / name
     try:
         path.mkdir()
         for relative, data in files.items():
             _write(path, relative, data)
     except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
+        scratch.remove()
         raise
-    return ModelSource(path, lambda: shutil.rmtree(root, ignore_errors=True))
+    return ModelSource(path, scratch.remove)
 
 
 def _write(path: Path, relative: str, data: bytes) -> None:

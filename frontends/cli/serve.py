@@ -18,7 +18,9 @@ import trio
 
 from ...engine.engine import Engine
 from ...engine.observe.trace_file import open_trace_file
-from ...schema.fault import Fault, Internal, Unsupported
+from ...engine.repository.locations import cloud_location
+from ...engine.repository.objects import check_installed
+from ...schema.fault import Fault, Internal, InvalidArgument, Unsupported
 from ..tls import BadCertificate
 from .activation import inherited_doors
 from .banner import agents_table, backends_table, models_table, options_table
@@ -129,8 +131,14 @@ def _trace_opener(trace: TraceSettings) -> Callable[[TraceSettings], TraceSink]:
 
 def _check_repositories(paths: Sequence[str]) -> None:
     for path in paths:
-        if "://" in path:
-            raise Unsupported(f"model repository {path}: only local directories can be served yet")
+        try:
+            cloud = cloud_location(path)
+        except ValueError as error:
+            raise InvalidArgument(f"model repository {path}: {error}") from error
+        if cloud is not None:
+            check_installed(cloud)
+            continue
+        path = path.removeprefix("file://")
         if not os.path.exists(path):
             raise Internal(f"failed to stat file {path}")
         if not os.path.isdir(path):

@@ -169,7 +169,7 @@ async def test_an_agent_redirects_the_model(
         model.state = "mine"
 
     def look(model):
-        seen.append((model.location.parent.parent, model.config.max_batch_size, model.state))
+        seen.append((model.location.parent.parent.parent, model.config.max_batch_size, model.state))
 
     def late(model):
         assert model.state == "mine"
@@ -185,7 +185,7 @@ async def test_an_agent_redirects_the_model(
         assert seen == [("m", path, {"a": "b"}, 5), (tmp_path / "temporary", 2, None)]
         assert [model.version for model in engine.versions()] == [7]
         assert engine.model("m").config.max_batch_size == 5
-        assert backend.contexts[-1].model_path.parent.parent == tmp_path / "temporary"
+        assert backend.contexts[-1].model_path.parent.parent.parent == tmp_path / "temporary"
         await engine.unload("m")
         await settle()
         assert list((tmp_path / "temporary").iterdir()) == []

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import trio
-from despina.engine.repository.local_store import LocalStore
+from despina.engine.repository.repositories import Repositories
 
 from tests.fakes import request, value_of, write_model
 
@@ -17,7 +17,7 @@ async def test_directories_are_read_off_the_trio_thread(repository, opened, monk
     """Goal: real threads: while the file system hangs, requests are answered and whoever waits may leave."""
     write_model(repository, "m")
     held, entered = threading.Event(), threading.Event()
-    look = LocalStore.names
+    look = Repositories.names
 
     def hang(self):
         entered.set()
@@ -25,7 +25,7 @@ async def test_directories_are_read_off_the_trio_thread(repository, opened, monk
         return look(self)
 
     async with opened() as engine:
-        monkeypatch.setattr(LocalStore, "names", hang)
+        monkeypatch.setattr(Repositories, "names", hang)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.index)
             await trio.to_thread.run_sync(entered.wait)
