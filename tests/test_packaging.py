@@ -12,7 +12,7 @@ import zipfile
 import despina
 import pytest
 
-PARTS = ("schema", "engine", "backends", "caches", "frontends")
+PARTS = ("schema", "engine", "backends", "frontends")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 from despina import DeadlineExceeded, Fault, InvalidArgument, ModelFailure, TraceSettings
-from despina.caches.local import LocalCache
+from despina.backends.caches.local import LocalCache
 from despina.schema.tensor import Tensor
 
 from tests.fakes import SCALAR_IO, Gate, request, touch, value_of, write_model

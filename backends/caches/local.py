@@ -6,8 +6,8 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from ..engine.port.cache import CacheFill
-from ..schema.fault import InvalidArgument
+from ...engine.port.cache import CacheFill
+from ...schema.fault import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from despina import InvalidArgument
-from despina.caches.local import ENTRY_BYTES, LocalCache, open_local, taken
+from despina.backends.caches.local import ENTRY_BYTES, LocalCache, open_local, taken
 from hypothesis import given
 
 KEYS = [f"key{number}" for number in range(6)]

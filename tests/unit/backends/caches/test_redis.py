@@ -17,7 +17,7 @@ import pytest
 import redis
 import trio
 from despina import Internal, InvalidArgument
-from despina.caches.redis import PREFIX, open_redis
+from despina.backends.caches.redis import PREFIX, open_redis
 
 from tests.fakes import FakeBackend, write_model
 

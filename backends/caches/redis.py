@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ..schema.fault import Internal, InvalidArgument
+from ...schema.fault import Internal, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
