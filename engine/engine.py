@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import Abort
 
 from ..schema.datatype import BY_NUMBER
-from ..schema.fault import Fault, NotFound, NotReady, ShuttingDown, Unavailable, Unsupported
+from ..schema.fault import Fault, NotFound, NotLoaded, NotReady, ShuttingDown, Unavailable, Unsupported
 from ..schema.inference import LATEST
 from ..schema.wire.generated.inference import (
     ModelMetadataResponse,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .port.agent import RepositoryAgent
     from .port.backend import Backend
     from .port.cache import OpenCache
+    from .port.caller import LoadWait
     from .port.served import Inference
     from .port.settings import EngineSettings, TraceSettings
     from .port.sink import TraceSink
@@ -197,9 +198,7 @@ class Engine:
 
     def status(self) -> list[ActorStatus]:
         """What every actor does now: how much waits for it, for how long, and what it counts. Never raises."""
-        found = [] if self._repository is None else [self._repository.status()]
-        if self._repository is not None and self._repository.resources is not None:
-            found.append(self._repository.resources.status())
+        found = [] if self._repository is None else self._repository.status()
         for model in self.registry.serving():
             found.extend(model.status())
         if self.cache is not None:
@@ -238,9 +237,33 @@ class Engine:
         instead once the engine stops."""
         try:
             return self.registry.find(name, version)
-        except (NotFound, NotReady):
+        except (NotFound, NotReady) as fault:
             self._check_exiting()
+            if self.state is ServerState.READY and self._actor.on_request.may_load(name):
+                not_loaded = NotLoaded(fault.message)
+                not_loaded.model_name = name
+                raise not_loaded from None
             raise
+
+    def when_loaded(self, name: str, on_done: Callable[[Fault | None], None], deadline: float = 0.0) -> LoadWait:
+        """After NotLoaded: loads that model, and calls `on_done` on the trio thread, once, unless cancelled: with the
+        fault that it has met, or None, and then `model` finds it until the next checkpoint. Raises QueueFull, and what
+        loading it has met lately."""
+        self._check_running()
+        return self._actor.on_request.wait(name, on_done, deadline)
+
+    async def bring(self, name: str, deadline: float = 0.0) -> None:
+        """The same for a task, which has until its next checkpoint. Raises what loading the model has met."""
+        self._check_running()
+        await self._actor.on_request.loaded(name, deadline)
+
+    async def _model(self, request: InferenceRequest, deadline: float) -> HostedVersion:
+        """What serves the request, loaded for it if need be."""
+        while True:
+            try:
+                return self.model(request.model_name, request.model_version)
+            except NotLoaded as fault:
+                await self.bring(fault.model_name, deadline)
 
     def versions(self) -> Iterator[HostedVersion]:
         """Every version that serves, by name and number."""
@@ -375,7 +398,7 @@ class Engine:
         self, request: InferenceRequest, *, deadline: float = 0.0
     ) -> AsyncGenerator[InferenceResponse, None]:
         """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
-        model = self.model(request.model_name, request.model_version)
+        model = await self._model(request, deadline)
         if not model.decoupled:
             yield await self.infer_request(request, deadline=deadline)
             return
@@ -386,7 +409,10 @@ class Engine:
     async def infer_request(self, request: InferenceRequest, *, deadline: float = 0.0) -> InferenceResponse:
         """The same for a request already built. `deadline` in seconds of trio's clock, 0 for none."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        model = self.model(request.model_name, request.model_version)
+        try:
+            model = self.model(request.model_name, request.model_version)
+        except NotLoaded:
+            model = await self._model(request, deadline)
         if model.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: its answers come as a stream")
         waiter = _Waiter()

@@ -6,7 +6,7 @@ client sees, word for word, so it names the thing, what was expected and what wa
     Fault ─┬─ Unknown
            ├─ Internal ────────┬─ MalformedRequest (client)   JSON that does not parse (500 by protocol)
            │                   └─ ModelFailure ──── ExecutorDied (model)
-           ├─ NotFound (client)
+           ├─ NotFound (client) ──── NotLoaded
            ├─ InvalidArgument (client)
            ├─ Unavailable ─────┬─ NotReady (server)
            │                   ├─ QueueFull, QueueTimeout (overload)
@@ -78,6 +78,13 @@ class NotFound(Fault):
     http_status = 404
     grpc_status = 5
     code_text = "Not found"
+
+
+class NotLoaded(NotFound):
+    """Nobody has loaded the model, but it loads on request: who can wait asks for `model_name` to be loaded, and again
+    afterwards. To all others it is not found."""
+
+    model_name = ""
 
 
 class InvalidArgument(Fault):

@@ -24,6 +24,7 @@ from despina.schema.wire.generated import inference as pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from despina.engine.port.caller import LoadWait
     from despina.engine.port.served import InferenceStream
 
 NAMES = ("addsub", "identity", "held", "broken", "streams", "stream", "nothing")
@@ -101,7 +102,11 @@ class FakeModel:
             self._finish(job)
 
     is_serving = True
+    generation = "1"
     depth = 0
+
+    def blockers(self, inference: Any) -> Sequence[Sequence[Any]]:
+        raise AssertionError("doors ask for no blockers")
 
     def pin(self) -> Callable[[], None]:
         raise AssertionError("doors pin nothing")
@@ -109,6 +114,13 @@ class FakeModel:
     # What jobs ask of their books.
 
     ending = None
+    defers = False
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        raise AssertionError("everything is on one thread here")
+
+    def end_deferred(self, later: Any) -> None:
+        raise AssertionError("nothing is answered later here")
 
     def leave(self, job: Job) -> None:
         job.on_done = None
@@ -194,6 +206,12 @@ class FakeEngine:
         if version not in (LATEST, 1):
             raise NotFound(f"Request for unknown model: '{name}' version {version} is not found")
         return model
+
+    def when_loaded(self, name: str, on_done: Callable[[Fault | None], None], deadline: float = 0.0) -> LoadWait:
+        raise AssertionError("loading on request is tested against a real engine")
+
+    async def bring(self, name: str, deadline: float = 0.0) -> None:
+        raise AssertionError("loading on request is tested against a real engine")
 
     def model_metadata(self, name: str, version: int = LATEST) -> pb.ModelMetadataResponse:
         self.model(name, version)

@@ -38,6 +38,16 @@ class HostedVersion(Served, Protocol):
         """Requests waiting to execute, now."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is in flight, or will be of what has begun: a sequence, what somebody has pinned it for."""
+        ...
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether it has a model in memory."""
+        ...
+
     def problems(self) -> Sequence[str]:
         """Why it serves less than it should."""
         ...

@@ -146,6 +146,17 @@ class ModelVersion:
         return self.scheduler.live
 
     @property
+    def is_busy(self) -> bool:
+        """See hosted.py."""
+        sequences = self._sequences
+        return self.ledger.inflight > 0 or self.ledger.pins > 0 or (sequences is not None and sequences.under_way > 0)
+
+    @property
+    def takes_room(self) -> bool:
+        """See hosted.py."""
+        return True
+
+    @property
     def is_serving(self) -> bool:
         """Whether anything executes what comes: it is false while every instance is down."""
         return self._running and self.instances.serving > 0

@@ -313,6 +313,11 @@ class ModelStats:
         return found
 
     @property
+    def last_ended_ns(self) -> int:
+        """The end of the last execution, on the monotonic clock; 0 before the first."""
+        return self._last_ended_ns
+
+    @property
     def last_inference_ms(self) -> int:
         """The time of day of the last execution's end, in ms since the epoch; 0 before the first."""
         ended = self._last_ended_ns

@@ -12,8 +12,9 @@ from ...schema.inference import LATEST
 from ...schema.shared_memory import Regions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ...schema.fault import Fault
     from ...schema.wire.generated.inference import (
         ModelMetadataResponse,
         ModelStatistics,
@@ -156,6 +157,14 @@ class ClientMemory(Regions, Protocol):
     def cuda_status(self, name: str = "") -> Sequence[CudaRegionFacts]: ...
 
 
+class LoadWait(Protocol):
+    """Somebody who waits for a model to be loaded."""
+
+    def cancel(self) -> None:
+        """It leaves: it is not told. Idempotent, never blocks."""
+        ...
+
+
 class Caller(Protocol):
     """The engine as a door has it."""
 
@@ -190,7 +199,18 @@ class Caller(Protocol):
         ...
 
     def model(self, name: str, version: int = LATEST) -> Served:
-        """What serves that version, or the highest. Raises NotFound, NotReady, ShuttingDown."""
+        """What serves that version, or the highest. Raises NotFound, NotReady, ShuttingDown; NotLoaded, which is a
+        NotFound, where `when_loaded` would load it."""
+        ...
+
+    def when_loaded(self, name: str, on_done: Callable[[Fault | None], None], deadline: float = 0.0) -> LoadWait:
+        """After NotLoaded: loads that model, and calls `on_done` once, unless cancelled: with the fault that it has
+        met, or None, and then `model` finds it until the next checkpoint. Raises QueueFull, and what loading it has met
+        lately."""
+        ...
+
+    async def bring(self, name: str, deadline: float = 0.0) -> None:
+        """The same for a task. Raises what loading the model has met."""
         ...
 
     def statistics(self, name: str = "", version: int = LATEST) -> Sequence[ModelStatistics]:

@@ -25,6 +25,10 @@ class EngineOptions(TypedDict, total=False):
     id: str
     model_control_mode: ModelControlMode
     load_model: str | Iterable[str]
+    load_on_request: bool
+    loaded_models_max: int
+    loaded_bytes_max: int
+    load_wait_secs: float
     repository_poll_secs: float
     exit_on_error: bool
     strict_readiness: bool

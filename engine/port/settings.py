@@ -124,6 +124,30 @@ class EngineSettings:
         if names and self.model_control_mode != "explicit":
             raise ValueError("Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well.")
 
+    load_on_request: bool = attrs.field(default=False)
+    """Explicit mode: load a model when somebody asks for it who wants to use it. Ours."""
+    loaded_models_max: int = attrs.field(default=0, validator=_NOT_NEGATIVE)
+    """With `load_on_request`: models loaded at one time; for one more, one that nobody uses is evicted. 0 for no bound.
+    Ours."""
+    loaded_bytes_max: int = attrs.field(default=0, validator=_NOT_NEGATIVE)
+    """The same in bytes: those of the files of a model's versions, or what its parameter says. Ours."""
+    load_wait_secs: float = attrs.field(default=60, validator=_NOT_NEGATIVE)
+    """How long a request waits for its model to load, and a model for room. Ours."""
+
+    @load_on_request.validator
+    def _only_what_is_not_loaded(self, attribute: object, asked: bool) -> None:
+        if asked and self.model_control_mode != "explicit":
+            raise ValueError(
+                "Error: Use of '--load-on-request' requires setting '--model-control-mode=explicit' as well."
+            )
+
+    @loaded_models_max.validator
+    @loaded_bytes_max.validator
+    def _only_what_comes_back(self, attribute: attrs.Attribute[int], bound: int) -> None:
+        if bound and not self.load_on_request:
+            option = attribute.name.replace("_", "-")
+            raise ValueError(f"Error: Use of '--{option}' requires setting '--load-on-request' as well.")
+
     repository_poll_secs: float = attrs.field(default=15, validator=_NOT_NEGATIVE)
     """Seconds between looks at the repository in poll mode; 0 looks never."""
     exit_on_error: bool = True

@@ -58,9 +58,11 @@ class Closure:
         *,
         again: bool = True,
         parts_again: bool = True,
+        on_request: bool = False,
     ) -> None:
         """Loads or reloads what has changed of a model and its parts; without `again` and `parts_again`, not what has
-        failed before. Raises what became of the model itself, in the protocol's words."""
+        failed before. `on_request`: nobody has said so but who wants to use it. Raises what became of the model itself,
+        in the protocol's words."""
         faults: dict[str, Fault] = {}
         asked: dict[str, list[str]] = {}
         """Models -> their parts, of all that was come across."""
@@ -75,6 +77,7 @@ class Closure:
                     )
                     entry = self._registry.entry(one)
                     entry.by_name = entry.by_name or whole
+                    entry.on_request = on_request and (entry.on_request or not entry.versions)
                     if reading is not None and reading.config.ensemble_scheduling is None:
                         await self._loading.serve(one, reading)
                     elif entry.waiting is not None:  # read now, or by a load that is under way

@@ -38,6 +38,7 @@ class Command:
 class Load(Command):
     config: str | None = None
     files: Mapping[str, bytes] = attrs.field(factory=dict)
+    on_request: bool = False
 
 
 @attrs.define(eq=False)

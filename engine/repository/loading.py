@@ -10,6 +10,7 @@ times ──newer?──▶ reading ──┬─▶ open every version ──all
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from ..model.ensemble.version import EnsembleVersion
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import is_newer
+from .leases import is_kept, size_of
 from .reading import discard_now, read
 from .registry import UNLOADED, State
 from .regrouping import is_regrouping, regroup
@@ -27,7 +29,7 @@ from .retiring import discard, tell
 from .worker import in_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from ..model.hosted import HostedVersion
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from .agents import Agents
     from .ensembles import Ensembles
     from .hosting import Hosted, Hosts
+    from .leases import Leases
     from .loader import Loader
     from .reading import Reading
     from .registry import ModelEntry, Registry
@@ -60,6 +63,7 @@ class Loading:
         hosts: Hosts,
         retirement: Retirement,
         ensembles: Ensembles,
+        leases: Leases,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -69,6 +73,7 @@ class Loading:
         self._hosts = hosts
         self._retirement = retirement
         self._ensembles = ensembles
+        self._leases = leases
         self._timeout_s = settings.model_load_timeout_secs or float("inf")
         self._files = trio.CapacityLimiter(FILES_MAX)
         self.accepting = True
@@ -164,6 +169,20 @@ class Loading:
             patience_s=self._settings.exit_timeout_secs,
         )
 
+    @asynccontextmanager
+    async def _room(self, reading: Reading, chosen: Mapping[int, Path]) -> AsyncIterator[None]:
+        """Around the opening of a model: others may have to go first. Raises Unavailable when it finds no room."""
+        if reading.config.ensemble_scheduling is not None:
+            yield
+            return
+        is_kept(reading.config)  # raises for what it cannot mean, also while nothing is evicted
+        byte_size = 0
+        if self._leases.budget.bytes:
+            sizes = partial(size_of, reading, list(chosen.values()))
+            byte_size = await trio.to_thread.run_sync(sizes, abandon_on_cancel=True, limiter=self._files)
+        async with self._leases.room(reading.config.name, byte_size):
+            yield
+
     def _check_models(self, entry: ModelEntry, reading: Reading) -> None:
         """An ensemble whose models do not allow it waits for them, and its load fails: raises InvalidArgument."""
         if reading.config.ensemble_scheduling is None:
@@ -190,9 +209,14 @@ class Loading:
             except Fault as fault:
                 faults[number] = fault
 
-        async with trio.open_nursery() as nursery:
-            for number in chosen:
-                nursery.start_soon(open_version, number)
+        no_room = False
+        try:
+            async with self._room(reading, chosen), trio.open_nursery() as nursery:
+                for number in chosen:
+                    nursery.start_soon(open_version, number)
+        except Unavailable as fault:
+            no_room = True
+            faults.update(dict.fromkeys(chosen, fault))
         # From here to the swap nothing can come between: what has not ended by now is put in service running.
         faults.update((number, hosted.fault) for number, hosted in opened.items() if hosted.fault is not None)
         try:
@@ -203,7 +227,8 @@ class Loading:
                 if version.state in (State.UNAVAILABLE, State.UNLOADING):
                     version.move(State.LOADING)  # what had served has ended by itself, or was suspended, meanwhile
             if faults:
-                raise InvalidArgument(self._failed(entry, opened, faults))
+                text = self._failed(entry, opened, faults)
+                raise Unavailable(text) if no_room else InvalidArgument(text)
             self._fit(entry, reading, opened)
             self._swap(entry, reading, {number: hosted.model for number, hosted in opened.items()})
         except Fault:
@@ -298,6 +323,7 @@ class Loading:
         self._want(entry, None)
         entry.failed_ns = None
         entry.failure = entry.unread = ""
+        entry.dismissed = False
         self._registry.refresh(entry.name)
         if replaced is not None:
             retirement.let_go(replaced.source, retired)

@@ -36,6 +36,8 @@ class Reading:
     """As far as it follows from the directory: no backend has completed it yet."""
     versions: Mapping[int, Path]
     """Version number -> directory, of all that there are."""
+    comes_back: bool
+    """Whether reading it again would find the same: not with a configuration or files that somebody has brought."""
 
     def chosen(self) -> dict[int, Path]:
         """The versions to serve. Raises InvalidArgument when there are none."""
@@ -66,6 +68,7 @@ def read(
             times_ns=times_ns,
             config=configuration.settle(written, name, source, settings),
             versions=version_directories(source.path),
+            comes_back=config is None and not files,
         )
     except BaseException:
         if source.discard is not None:

@@ -1,7 +1,7 @@
 """Which model versions exist and in which state: one table, one function for every move.
 
              ┌────────────────────────────────────────┐
-    UNKNOWN ─┴▶ LOADING ─▶ READY ─▶ UNLOADING ─▶ UNAVAILABLE (reason "unloaded")
+    UNKNOWN ─┴▶ LOADING ─▶ READY ─▶ UNLOADING ─▶ UNAVAILABLE (reason "unloaded", or "evicted")
                    └─────────┴─────────────────▶ UNAVAILABLE (reason: what went wrong)
 
 Look-ups are made for the hot path: a dictionary read, no checkpoint, so that no change falls between look-up and use.
@@ -42,6 +42,9 @@ _MOVES = {
 }
 
 UNLOADED = "unloaded"
+EVICTED = "evicted: loads on request"
+ON_PURPOSE = (UNLOADED, EVICTED)
+"""Reasons of versions that are meant not to serve."""
 
 
 @attrs.define
@@ -89,6 +92,10 @@ class ModelEntry:
     """Of an ensemble: what is to serve as soon as its models allow it."""
     by_name: bool = False
     """Whether somebody has loaded it, and not only an ensemble that asks it."""
+    dismissed: bool = False
+    """Unloaded by command: then it does not come back on request."""
+    on_request: bool = False
+    """Loaded because of a request, or evicted until there is one: nobody else misses it while it does not serve."""
     failed_ns: Mapping[str, int] | None = None
     """The files' times when loading it failed, or what it had loaded ended by itself: polls do not try these again."""
 
@@ -191,13 +198,13 @@ class Registry:
         """Why strict readiness does not hold: each version that is neither READY nor unloaded on purpose."""
         found = []
         for name, entry in sorted(self.models.items()):
-            if not entry.versions and entry.is_known():
+            if not entry.versions and entry.is_known() and not entry.on_request:
                 found.append(f"model '{name}' has no version")
             found.extend(
                 f"model '{name}' version {version.version} is {version.state.value}"
                 + (f": {version.reason}" if version.reason else "")
                 for version in entry.versions.values()
-                if version.state is not State.READY and version.reason != UNLOADED
+                if version.state is not State.READY and version.reason not in ON_PURPOSE and not entry.on_request
             )
             for model in entry.ready():
                 found.extend(model.problems())

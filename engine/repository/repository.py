@@ -27,8 +27,10 @@ from .commands import Command, Commands, Load, Poll, Unload
 from .ensembles import Ensembles
 from .hosting import Hosts
 from .index import index_of
+from .leases import Leases
 from .loader import Loader
 from .loading import Loading
+from .on_request import OnRequest
 from .registry import State
 from .repositories import Repositories
 from .retiring import Retirement
@@ -83,11 +85,15 @@ class Repository:
         loader = Loader(settings, backends, clock, inline, registry.find, nested, keeper)
         self.resources = loader.resources
         """What instances share where rates are limited."""
+        self._turns = Turns()
+        self.on_request = OnRequest(
+            settings, registry, self._names, self._load_on_request, self._hosts.start_soon, self._why
+        )
+        self.leases = Leases(settings, registry, self._hosts, self._retirement, self._is_held)
         self._loading = Loading(
-            settings, registry, self._store, agents, loader, self._hosts, self._retirement, ensembles
+            settings, registry, self._store, agents, loader, self._hosts, self._retirement, ensembles, self.leases
         )
         self._closure = Closure(registry, self._loading, self._retirement, ensembles, self._turn)
-        self._turns = Turns()
         self._looks = trio.CapacityLimiter(LOOKS_MAX)
         self._commands = Commands()
 
@@ -165,9 +171,14 @@ class Repository:
             self._loading.accepting = False
             self._commands.close()
 
-    def status(self) -> ActorStatus:
-        """What it does now."""
-        return self._commands.status("repository")
+    def status(self) -> list[ActorStatus]:
+        """What it does now, what instances share, and how full it is where that is bounded."""
+        found = [self._commands.status("repository")]
+        if self.resources is not None:
+            found.append(self.resources.status())
+        if self.leases.budget.is_bounded:
+            found.append(self.leases.status())
+        return found
 
     async def _ask(self, command: Command) -> None:
         if not self._loading.accepting:
@@ -177,7 +188,9 @@ class Repository:
     async def _serve(self, command: Command) -> None:
         try:
             if isinstance(command, Load):
-                await self._closure.load(command.model_name, command.config, command.files)
+                await self._closure.load(
+                    command.model_name, command.config, command.files, on_request=command.on_request
+                )
             elif isinstance(command, Unload):
                 await self._closure.unload(command.model_name, with_parts=command.with_parts)
             else:
@@ -193,6 +206,15 @@ class Repository:
 
     async def _load_at_start(self, name: str) -> None:
         await self._closure.load(name, parts_again=False)
+
+    async def _load_on_request(self, name: str) -> None:
+        await self._ask(Load(_checked(name), on_request=True))
+
+    def _why(self, name: str) -> str:
+        return self.leases.why(name)
+
+    def _is_held(self, name: str) -> bool:
+        return self.on_request.is_held(name) or self._turns.is_taken(name)
 
     async def _poll(self) -> None:
         if self._settings.model_control_mode != "poll":

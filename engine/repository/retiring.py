@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Internal
-from .registry import UNLOADED, State
+from .registry import EVICTED, UNLOADED, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,14 +34,16 @@ class Retirement:
         self._registry = registry
         self._hosts = hosts
 
-    def unload(self, name: str) -> None:
-        """Takes a whole model out of service. An unknown name is no error."""
+    def unload(self, name: str, *, evicted: bool = False) -> None:
+        """Takes a whole model out of service. An unknown name is no error. `evicted`: until somebody asks for it."""
         entry = self._registry.models.get(name)
         if entry is None:
             return
+        entry.dismissed = not evicted
+        entry.on_request = entry.on_request or evicted
         gone = entry.ready()
         for model in gone:
-            self.retire(model)
+            self.retire(model, EVICTED if evicted else UNLOADED)
         loaded, entry.loaded = entry.loaded, None
         waiting, entry.waiting = entry.waiting, None
         entry.failure, entry.by_name = "", False
@@ -64,10 +66,10 @@ class Retirement:
                 self.let_go(loaded.source)
         self._registry.refresh(name)
 
-    def retire(self, model: HostedVersion) -> None:
+    def retire(self, model: HostedVersion, reason: str = UNLOADED) -> None:
         """Takes one version out of service that has no successor. Its model's look-ups are to be refreshed."""
         self._registry.entry(model.name).version(model.version).move(State.UNLOADING)
-        self._hosts.start_soon(self._retire, model)
+        self._hosts.start_soon(self._retire, model, reason)
 
     def replace(self, model: HostedVersion) -> None:
         """Lets a version end that has a successor already, or never served."""
@@ -107,14 +109,14 @@ class Retirement:
             log.error("still busy after %g s: %s", timeout_s, ", ".join(late))
             raise Internal("Exit timeout expired. Exiting immediately.")
 
-    async def _retire(self, model: HostedVersion) -> None:
-        """Says in the index that it is unloaded, unless a new load has taken the place."""
+    async def _retire(self, model: HostedVersion, reason: str) -> None:
+        """Says in the index why it does not serve, unless a new load has taken the place."""
         await model.drain(_AS_LONG_AS_IT_TAKES)
         version = self._registry.entry(model.name).version(model.version)
         place = (model.name, model.version)
         others = [other for other in self._hosts.running if (other.name, other.version) == place]
         if version.state is State.UNLOADING and others in ([], [model]):
-            version.move(State.UNAVAILABLE, UNLOADED)
+            version.move(State.UNAVAILABLE, reason)
         log.info("successfully unloaded '%s' version %d", *place)
 
     async def _let_go(self, source: ModelSource, models: Sequence[HostedVersion]) -> None:

@@ -24,6 +24,10 @@ class Turns:
     def __init__(self) -> None:
         self._turns: dict[str, _Turn] = {}
 
+    def is_taken(self, name: str) -> bool:
+        """Whether somebody has it, or waits for it."""
+        return name in self._turns
+
     @asynccontextmanager
     async def of(self, name: str) -> AsyncIterator[None]:
         """Waits for everybody who asked for that name before."""

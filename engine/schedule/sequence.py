@@ -141,6 +141,11 @@ class SequenceBatcher:
             self.live -= len(jobs)
         return jobs
 
+    @property
+    def under_way(self) -> int:
+        """Sequences that have begun and are not over."""
+        return len(self._slots.active)
+
     def oldest_ns(self) -> int:
         with self.lock:
             everyone = (*self._slots.placed, *self._slots.backlog)

@@ -104,6 +104,30 @@ _REPOSITORY = [
         repeat=True,
     ),
     Option(
+        "load-on-request",
+        boolean,
+        "engine.load_on_request",
+        "Ours: explicit mode: load a model when the first request for it comes.",
+    ),
+    Option(
+        "loaded-models-max",
+        integer,
+        "engine.loaded_models_max",
+        "Ours: with load-on-request: evict what nobody uses when more models than these would be loaded; 0 never does.",
+    ),
+    Option(
+        "loaded-bytes-max",
+        integer,
+        "engine.loaded_bytes_max",
+        "Ours: the same in bytes, of the files of the models' versions or what their DESPINA_LOADED_BYTES say.",
+    ),
+    Option(
+        "load-wait-secs",
+        number,
+        "engine.load_wait_secs",
+        "Ours: how long a request waits for its model to load, and a model for room.",
+    ),
+    Option(
         "model-config-name",
         string,
         "engine.model_config_name",

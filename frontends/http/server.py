@@ -45,7 +45,7 @@ async def serve_http(
     context = None if settings.tls is None else settings.tls.open_context(PROTOCOLS)
     async with trio.open_nursery() as nursery:
         routes = routes_of(engine, settings, logs, nursery, partial(expect_alike, engine))
-        router = Router(routes, settings, nursery)
+        router = Router(engine, routes, settings, nursery)
         hypercorn = HypercornDoor(AsgiApplication(router.handle, settings), settings, context)
         if settings.server == "hypercorn":
             await nursery.start(hypercorn.run, sockets)

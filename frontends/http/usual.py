@@ -18,7 +18,7 @@ from ..usual import PREFIX_BYTES_MAX, Usual
 from .connection.http1_request import Http1Request
 from .connection.outlet import JOIN_BYTES_MAX
 from .connection.status import head_of_reply
-from .handler.routes import reply_problem
+from .handler.problems import reply_problem
 from .request.request import BINARY, JSON
 
 if TYPE_CHECKING:

@@ -10,14 +10,16 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trio
 from despina.engine.engine import Engine
+from despina.engine.port.caller import LoadWait
 from despina.engine.request.job import Job
 from despina.engine.request.stream import Answer, StreamJob
-from despina.schema.fault import Fault, InvalidArgument
+from despina.schema.fault import Fault, InvalidArgument, NotLoaded
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 
@@ -109,7 +111,7 @@ class Asked:
     def __init__(self, door: Door) -> None:
         self.door = door
         self.ended = trio.Event()
-        self.job: Job | None = None
+        self.job: Job | LoadWait | None = None
         """None until `submit` has returned."""
         self.unconsumed = 0
         chance = door.chance
@@ -176,17 +178,34 @@ class Door(Asking):
         ask, deadline = self.request(name), self.deadline()
         asked = Asked(self)
         try:
-            model = self.engine.model(ask.model_name, ask.model_version)
-            if model.decoupled:
-                asked.job = model.submit_stream(ask, asked.answer, deadline)
-            else:
-                asked.job = model.submit(ask, asked.done, deadline)
+            self._submit(asked, ask, deadline)
         except Fault as fault:
             self.refused(fault)
             return None
         if not asked.ended.is_set():
             self.nursery.start_soon(asked.follow)
         return asked
+
+    def _submit(self, asked: Asked, ask: InferenceRequest, deadline: float) -> None:
+        try:
+            model = self.engine.model(ask.model_name, ask.model_version)
+        except NotLoaded as fault:
+            asked.job = self.engine.when_loaded(fault.model_name, partial(self._again, asked, ask, deadline), deadline)
+            return
+        if model.decoupled:
+            asked.job = model.submit_stream(ask, asked.answer, deadline)
+        else:
+            asked.job = model.submit(ask, asked.done, deadline)
+
+    def _again(self, asked: Asked, ask: InferenceRequest, deadline: float, fault: Fault | None) -> None:
+        self.mix["loads: waited for" if fault is None else "loads: waited for, in vain"] += 1
+        try:
+            if fault is not None:
+                raise fault
+            self._submit(asked, ask, deadline)
+        except Fault as refusal:
+            self.refused(refusal)
+            asked.ended.set()
 
 
 async def door(history: History, engine: Engine) -> None:

@@ -48,7 +48,17 @@ WANTED = {
     ),
     "streams": ("answers", "ended", "left", "waits of senders"),
     "instances": ("died", "died inline", "restarted", "stay down", "threads abandoned", "changed without a reload"),
-    "loads": ("reload", "unload", "back after an unload", "InvalidArgument", "Internal", "ShuttingDown"),
+    "loads": (
+        "reload",
+        "unload",
+        "back after an unload",
+        "InvalidArgument",
+        "Internal",
+        "ShuttingDown",
+        "waited for",
+        "waited for, in vain",
+        "evicted",
+    ),
 }
 """What a sufficient number of histories must have reached: the simulation says nothing about what it does not reach."""
 

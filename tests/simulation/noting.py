@@ -27,6 +27,8 @@ from despina.engine.schedule.sequence import SequenceBatcher
 from despina.engine.schedule.slots import Slots
 from despina.schema.inference import InferenceRequest
 
+from tests.simulation.books import counted_by
+
 if TYPE_CHECKING:
     from tests.simulation.simulation import History
 
@@ -143,8 +145,9 @@ def noted(history: History) -> Iterator[None]:
         return batch
 
     def noted_count(self: Warmup, ledger: Ledger, batch: Batch) -> None:
+        before = counted_by(ledger.statistics)
         count(self, ledger, batch)
-        books.warmed[ledger] += len(batch.jobs)
+        books.warmed[ledger] += counted_by(ledger.statistics) - before
 
     def noted_want(self: SharedResources, seat: Seat) -> int:
         turn = want(self, seat)

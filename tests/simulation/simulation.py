@@ -122,13 +122,18 @@ class History:
     async def _serve(self, outside: trio.Nursery) -> None:
         chance = self.chance
         exit_timeout_s = chance.choice([0, 0.01, 5]) if self.cut_short else 30
+        on_request = chance.random() < 0.4
+        self.books.some_wait_first = on_request
         restart = Restart(limit=chance.choice([1, 100]), backoff_min_s=0.001, backoff_max_s=chance.choice([0.01, 0.5]))
         try:
             async with open_engine(
                 self.directory,
                 backends=self.backends,
                 model_control_mode="explicit",
-                load_model="*",
+                load_model=chance.choice(["*", self.names[0]]) if on_request else "*",
+                load_on_request=on_request,
+                loaded_models_max=chance.choice([0, 1, 2]) if on_request else 0,
+                load_wait_secs=chance.choice([0.05, 5]),
                 exit_on_error=False,
                 exit_timeout_secs=exit_timeout_s,
                 queue_size_max=chance.choice([20, 100_000]),
@@ -153,6 +158,7 @@ class History:
                     if self.cut_short:
                         await trio.sleep(chance.uniform(0, 0.3))
                 watched.set()
+                self.books.mix["loads: evicted"] += engine._repository.leases.evicted
                 if not self.cut_short:
                     await self._settle(engine)
         except Internal as fault:

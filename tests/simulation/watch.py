@@ -8,7 +8,7 @@ from despina.engine.engine import Engine
 from despina.engine.execute.instances import MemberState
 from despina.engine.execute.limited import LimitedFeed
 from despina.engine.model.version import ModelVersion
-from despina.engine.repository.registry import UNLOADED, State
+from despina.engine.repository.registry import ON_PURPOSE, State
 from despina.engine.request.job import JobState
 from despina.engine.request.stream import StreamJob
 from despina.engine.schedule.dynamic import DynamicBatcher
@@ -66,13 +66,19 @@ def check_now(engine: Engine) -> None:
         if ready:
             assert engine.model(name) is ready[-1]
     strict = all(
-        (version.state is State.READY and not version.model.problems()) or version.reason == UNLOADED
+        not version.model.problems()
+        if version.state is State.READY
+        else version.reason in ON_PURPOSE or entry.on_request
         for entry in engine.registry.models.values()
         for version in entry.versions.values()
     )
     assert engine.health().ready == strict
     for model in engine.versions():
         check_model(model)
+    bound = engine.settings.loaded_models_max
+    assert not bound or len({model.name for model in engine._repository._hosts.running}) <= bound, (
+        "more than there is room"
+    )
 
 
 def check_model(model: ModelVersion) -> None:

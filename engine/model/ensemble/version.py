@@ -120,6 +120,16 @@ class EnsembleVersion:
         return ()
 
     @property
+    def is_busy(self) -> bool:
+        """See hosted.py."""
+        return self.ledger.inflight > 0 or self.ledger.pins > 0
+
+    @property
+    def takes_room(self) -> bool:
+        """Its parts do."""
+        return False
+
+    @property
     def pending(self) -> int:
         """None: requests wait where they are executed."""
         return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from ....schema.fault import Fault, InvalidArgument, Unsupported
+from ....schema.fault import Fault, InvalidArgument, NotLoaded, Unsupported
 from ....schema.version import parse_version
 from ....schema.wire.generated import inference as pb
 from ....schema.wire.generated.grpc.health import v1 as health
@@ -23,6 +23,8 @@ from .trace_service import TraceService
 from .unary_infer import UnaryInfer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...log_settings import LogSettings
     from ..request.port import Method
     from ..settings import GrpcSettings
@@ -53,6 +55,14 @@ class InferenceService(SharedMemoryService, TraceService):
         self._engine = engine
         self._logs = logs
 
+    async def _loaded(self, look: Callable[[], Any]) -> Any:
+        """What `look` finds, after its model was loaded if it loads on request."""
+        while True:
+            try:
+                return look()
+            except NotLoaded as fault:
+                await self._engine.bring(fault.model_name)
+
     async def server_live(self, message: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=self._engine.is_live())
 
@@ -68,11 +78,15 @@ class InferenceService(SharedMemoryService, TraceService):
         return metadata
 
     async def model_metadata(self, message: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        metadata: pb.ModelMetadataResponse = self._engine.model_metadata(message.name, parse_version(message.version))
+        version = parse_version(message.version)
+        metadata: pb.ModelMetadataResponse = await self._loaded(
+            lambda: self._engine.model_metadata(message.name, version)
+        )
         return metadata
 
     async def model_config(self, message: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        model = self._engine.model(message.name, parse_version(message.version))
+        version = parse_version(message.version)
+        model = await self._loaded(lambda: self._engine.model(message.name, version))
         return pb.ModelConfigResponse(config=model.config)
 
     async def model_statistics(self, message: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:

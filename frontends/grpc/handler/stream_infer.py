@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ....schema.classification import classify_response
-from ....schema.fault import DeadlineExceeded, Fault, ShuttingDown
+from ....schema.fault import DeadlineExceeded, Fault, NotLoaded, ShuttingDown
 from ....schema.kserve_grpc import (
     read_class_counts,
     read_plain_request,
@@ -110,6 +110,8 @@ class _Session:
         self._unread: list[InferenceStream] = []
         """For each answer that waits for the client: the stream that may go on when it has left."""
         self._waiter: trio.Event | None = None
+        self._postponed: tuple[Buffer, NotLoaded] | None = None
+        """A request whose model is to be loaded first; those behind it wait."""
         self._ends_on_error = call.head.field("triton_grpc_error") == "true"
 
     async def run(self) -> None:
@@ -122,6 +124,9 @@ class _Session:
             while call.messages and self._in_flight < requests_max and call.waiting_bytes <= _UNSENT_BYTES_MAX:
                 if self._begin(call.take()):
                     return
+                while self._postponed is not None:
+                    if await self._begin_when_loaded(*self._postponed):
+                        return
                 if self._in_flight % 16 == 0:
                     await trio.lowlevel.checkpoint()
             if (call.ended or call.stopping) and not call.messages and not self._in_flight:
@@ -170,18 +175,37 @@ class _Session:
         except codec.Malformed:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
+        except NotLoaded as fault:
+            self._slots.remove(slot)
+            self._postponed = data, fault
         except Fault as fault:
-            log_refusal(logger, slot.request_id, fault)
-            refusal = codec.encode(_refusal(slot.request_id, fault.message))
-            if self._slots and self._slots[-1] is slot:
-                slot.answer = refusal
-                self._send_ready()
-            else:
-                self._call.send(*refusal)
+            self._tell_refusal(slot, fault)
         else:
             if slot.answer is None:
                 slot.job = job
         return self._call.done
+
+    async def _begin_when_loaded(self, data: Buffer, fault: NotLoaded) -> bool:
+        """Submits a request whose model loads first. True when the call is over."""
+        self._postponed = None
+        try:
+            await self._engine.bring(fault.model_name, self._call.deadline)
+        except Fault as refusal:
+            slot = _Slot()
+            slot.request_id = codec.decode(ModelInferRequest, data).id
+            self._slots.append(slot)
+            self._tell_refusal(slot, refusal)
+            return self._call.done
+        return self._call.done or self._begin(data)
+
+    def _tell_refusal(self, slot: _Slot, fault: Fault) -> None:
+        log_refusal(logger, slot.request_id, fault)
+        refusal = codec.encode(_refusal(slot.request_id, fault.message))
+        if self._slots and self._slots[-1] is slot:
+            slot.answer = refusal
+            self._send_ready()
+        else:
+            self._call.send(*refusal)
 
     def _refuse(self, data: Buffer) -> bool:
         """Answers a request that came when the server was stopping, behind those before it. True when the call is

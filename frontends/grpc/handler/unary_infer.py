@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ....schema.classification import classify_response
-from ....schema.fault import Fault, Unsupported
+from ....schema.fault import Fault, NotLoaded, Unsupported
 from ....schema.kserve_grpc import read_class_counts, read_plain_request, read_request, write_response
 from ....schema.kserve_grpc_familiar import familiar_for
 from ....schema.version import parse_version
@@ -43,7 +43,9 @@ class UnaryInfer:
 
     def start(self, call: Call) -> None:
         compress_replies(call)
-        data = call.take()
+        self._infer(call, call.take())
+
+    def _infer(self, call: Call, data: Buffer) -> None:
         answer = partial(_answer, call)
         try:
             request = read_plain_request(data) if type(data) is bytes else None
@@ -77,6 +79,8 @@ class UnaryInfer:
                 job = model.submit(request, answer, call.deadline)
         except codec.Malformed:
             call.finish(_INTERNAL, "Unable to parse request")
+        except NotLoaded as fault:
+            self._infer_when_loaded(call, data, fault)
         except Fault as fault:
             call.finish(fault.grpc_status, fault.message)
             if logger.isEnabledFor(logging.DEBUG):
@@ -84,6 +88,21 @@ class UnaryInfer:
         else:
             if not call.done:
                 call.on_abandoned = job.cancel
+
+    def _infer_when_loaded(self, call: Call, data: Buffer, fault: NotLoaded) -> None:
+        def again(problem: Fault | None) -> None:
+            call.on_abandoned = None
+            if problem is None:
+                self._infer(call, data)
+            else:
+                call.finish(problem.grpc_status, problem.message)
+
+        try:
+            waiting = self._engine.when_loaded(fault.model_name, again, call.deadline)
+        except Fault as refusal:
+            call.finish(refusal.grpc_status, refusal.message)
+        else:
+            call.on_abandoned = waiting.cancel
 
     def _expect_alike(
         self, model: Served, request: InferenceRequest, message: bytes, call: Call, frames: bytes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ....schema.fault import Fault, Internal, Unsupported
+from ....schema.fault import Fault, Internal, NotLoaded, Unsupported
 from ....schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
 from ....schema.kserve_http_reply import encode_error, encode_infer
 from ...forwarding import open_forwarder
@@ -15,7 +15,8 @@ from ...refusals import log_refusal
 from ..request.request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
 from .compression import INLINE_BYTES_MAX, coding_for, compress
 from .inflate import ENCODINGS, Inflation
-from .routes import Match, reply_fault, reply_problem
+from .postponed import postpone
+from .problems import reply_fault, reply_problem
 from .traced import traced_if_chosen
 
 logger = logging.getLogger("despina.http")
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ....schema.infer_head import ReplyFormat
     from ....schema.inference import InferenceRequest
     from ..settings import HttpSettings
+    from .routes import Match
 
     Answer = Callable[[HttpRequest, Served, ReplyFormat, Inference], None]
     ExpectAlike = Callable[[HttpRequest, Served, InferenceRequest, ReplyFormat, Answer], None]
@@ -114,6 +116,8 @@ class InferHandler:
         try:
             if not request.is_gone:
                 self._start(request, match, self._engine.model(match.model, match.version()), body, inference, reply)
+        except NotLoaded as fault:
+            postpone(self._engine, self, request, match, fault)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 
@@ -167,6 +171,8 @@ class InferHandler:
             if not request.is_gone:
                 self._note(request, len(body))
                 self._submit(request, match, self._engine.model(match.model, match.version()), body)
+        except NotLoaded as fault:
+            postpone(self._engine, self, request, match, fault)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ....schema.fault import Fault, InvalidArgument, NotFound, Restricted
+from ....schema.fault import InvalidArgument, NotFound, NotLoaded, Restricted
 from ....schema.inference import LATEST
 from ....schema.kserve_http_reply import encode_error
-from ..request.breakdown import answer_to
 from ..request.request import JSON, TEXT, HttpRequest
+from .postponed import postpone
+from .problems import reply_fault, reply_problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import trio
 
+    from ....engine.port.caller import Caller
     from ...restricted import Category
     from ..settings import HttpSettings
 
@@ -86,7 +88,8 @@ class Route:
 class Router:
     """Takes every request of a server to its handler. `handle` never raises and never blocks."""
 
-    def __init__(self, routes: Sequence[Route], settings: HttpSettings, nursery: trio.Nursery) -> None:
+    def __init__(self, engine: Caller, routes: Sequence[Route], settings: HttpSettings, nursery: trio.Nursery) -> None:
+        self._engine = engine
         self._routes = [(re.compile(route.pattern.encode() + rb"\Z"), route) for route in routes]
         self._restricted = settings.restricted
         self._nursery = nursery
@@ -102,6 +105,8 @@ class Router:
         if notes.handler is not None:
             try:
                 notes.handler(request, notes.match)
+            except NotLoaded as fault:
+                postpone(self._engine, notes.handler, request, notes.match, fault)
             except Exception as problem:
                 reply_problem(request, problem, notes.match.route.content_type)
             return
@@ -117,6 +122,8 @@ class Router:
             notes.handler, notes.match = handler, match
             try:
                 handler(request, match)
+            except NotLoaded as fault:
+                postpone(self._engine, handler, request, match, fault)
             except Exception as problem:
                 reply_problem(request, problem, route.content_type)
             return
@@ -163,20 +170,3 @@ async def _run_slow(
         await handler(request, match)
     except Exception as problem:
         reply_problem(request, problem, match.route.content_type)
-
-
-def reply_fault(request: HttpRequest, fault: Fault, content_type: bytes) -> None:
-    request.reply(fault.http_status, content_type, [encode_error(fault.message)])
-
-
-def reply_problem(request: HttpRequest, problem: Exception, content_type: bytes) -> None:
-    """A fault in the client's words; anything else is ours: the log has it whole, the client a line. Never raises."""
-    try:
-        if isinstance(problem, Fault):
-            reply_fault(request, problem, content_type)
-            return
-        logger.error("HTTP: %s %s failed", request.method, request.path, exc_info=problem)
-        status, text = answer_to(problem)
-        request.reply(status, content_type, [encode_error(text)])
-    except Exception as second:
-        request.break_off(second)

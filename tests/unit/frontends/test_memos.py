@@ -148,7 +148,8 @@ def test_header_blocks_of_one_connection(kind):
 
 
 async def test_paths(nursery):
-    router = Router(routes_of(EchoEngine(), HttpSettings(), LogSettings(), nursery), HttpSettings(), nursery)
+    engine = EchoEngine()
+    router = Router(engine, routes_of(engine, HttpSettings(), LogSettings(), nursery), HttpSettings(), nursery)
     with remembering(3 * MIB):
         for index, size in enumerate(sizes(1500, 2_000)):
             assert router._match(b"/v2/models/%d%b" % (index, b"m" * size)) is not None
