@@ -166,6 +166,7 @@ class Engine:
         """
         if self.state in (ServerState.READY, ServerState.EXITING):
             self.state = ServerState.EXITING
+            self.nesting.stops = True
             await self._actor.stop()
             if self.tracer.has_work:
                 await trio.to_thread.run_sync(self.tracer.close)

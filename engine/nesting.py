@@ -140,6 +140,10 @@ class Nesting:
         self.calls: dict[Call, None] = {}
         """Under way, oldest first."""
         self.metrics = metrics
+        self.stops = False
+        """The engine takes nothing more from outside, but what is under way may still ask."""
+        self._opening: list[tuple[str, str]] = []
+        """Models that are being opened, and the models that they have asked to be loaded."""
         self._find = find
         self._load = load
         self._unload = unload
@@ -169,8 +173,16 @@ class Nesting:
         ready: bool = self._wait(trio.from_thread.run_sync, lambda: self._is_ready(name, version))
         return ready
 
-    def load(self, name: str, *, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        self._wait(trio.from_thread.run, lambda: self._load(name, config=config, files=files))
+    def load(
+        self,
+        name: str,
+        *,
+        config: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        by: str,
+        is_opening: bool,
+    ) -> None:
+        self._wait(trio.from_thread.run, lambda: self._load_for(by, is_opening, name, config, files))
 
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         self._wait(trio.from_thread.run, lambda: self._unload(name, unload_dependents=unload_dependents))
@@ -254,7 +266,7 @@ class Nesting:
             served = self._find(name, request.model_version)
         except (NotFound, Unavailable):
             served = None
-        if served is None or not served.is_serving:
+        if served is None or not (served.is_serving or self.stops):
             raise Internal(f"Failed for execute the inference request. Model '{name}' is not ready.")
         if served.decoupled and not decoupled:
             raise Internal(
@@ -295,9 +307,9 @@ class Nesting:
         return max((other.request.depth for other in self.calls if other.request.model_name == name), default=0)
 
     def _look(self) -> None:
-        """Refuses the newest of the calls that have waited for themselves at the last look, too."""
+        """Refuses the newest of the calls that wait for themselves: for sure, or at the last look, too."""
         found = stuck(self.calls, surely=False)
-        lasting = [call for call in found if call.suspect]
+        lasting = stuck(self.calls, surely=True) or [call for call in found if call.suspect]
         for call in self.calls:
             call.suspect = call in found
         if lasting:
@@ -312,6 +324,30 @@ class Nesting:
                 "directly or through other models. More instances, or async_exec after execute, would help"
             )
         )
+
+    async def _load_for(
+        self, by: str, is_opening: bool, name: str, config: str | None, files: Mapping[str, bytes] | None
+    ) -> None:
+        """Loads of one model come one after the other, so one that is opened cannot wait for a load of itself."""
+        if by in self._awaited_by(name):
+            raise InvalidArgument(f"model '{by}' cannot wait for '{name}' to be loaded, which waits for '{by}'")
+        wanted = (by, name)
+        if is_opening:
+            self._opening.append(wanted)
+        try:
+            await self._load(name, config=config, files=files)
+        finally:
+            if is_opening:
+                self._opening.remove(wanted)
+
+    def _awaited_by(self, name: str) -> set[str]:
+        """The model, and those whose loading it waits for in turn while it is opened."""
+        found: set[str] = set()
+        more = {name}
+        while more:
+            found |= more
+            more = {wanted for by, wanted in self._opening if by in found} - found
+        return found
 
     def _is_ready(self, name: str, version: int) -> bool:
         try:

@@ -27,7 +27,8 @@ def load_model(model_name: str, config: str = "", files: dict[str, bytes] | None
         contents[text("load_model", "a path in files", path).removeprefix("file:")] = content
     one = asker()
     try:
-        one.waiting().load(name, config=settings or None, files=contents or None)
+        engine, by = one.waiting(), one.model_name
+        engine.load(name, config=settings or None, files=contents or None, by=by, is_opening=not one.executes)
     except Fault as fault:
         raise _failed(one, "load model", fault) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..port.backend import InstanceContext
     from ..port.work import Instance
@@ -45,6 +45,10 @@ class Feed:
 
     def leave(self, instance: Instance) -> None:
         """It is gone. On the trio thread."""
+
+    def holders(self, instance: Instance) -> Sequence[Instance]:
+        """Whose turns it waits for, though it is idle; from any thread. None where nothing is limited."""
+        return ()
 
     def take(self, instance: Instance) -> Batch | None:
         """The next batch; None, and the instance is idle, if there is none. On the trio thread."""

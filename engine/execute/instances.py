@@ -120,13 +120,29 @@ class Instances:
             if member.reason and member.state is not MemberState.SERVING
         ]
 
-    def executing(self, instance: object = None) -> list[Sequence[Job]]:
-        """What each of those that serve executes now on its own thread, nothing if it is idle; or that one alone."""
+    def executing(self) -> list[Sequence[Job]]:
+        """What each of them executes now on its own thread."""
+        batches = [member.instance.current for member in self._members]
+        return [batch.jobs for batch in batches if batch is not None]
+
+    def blockers(self, instance: object = None) -> Sequence[Sequence[Job]]:
+        """What those that serve, or that one of them, are busy with; or whoever they wait for if they wait for their
+        turn. Empty if one of them is free."""
         found: list[Sequence[Job]] = []
         for member in self._members:
-            if member.state is MemberState.SERVING and instance in (None, member.instance):
-                batch = member.instance.current
-                found.append(() if batch is None else batch.jobs)
+            if member.state is not MemberState.SERVING or instance not in (None, member.instance):
+                continue
+            batch = member.instance.current
+            if batch is not None:
+                found.append(batch.jobs)
+                continue
+            holding = [holder.current for holder in self._feed.holders(member.instance)]
+            if not holding:
+                return ()
+            for other in holding:
+                if other is None:
+                    return ()
+                found.append(other.jobs)  # type: ignore[arg-type]  # the engine's batches have the engine's jobs
         return found
 
     def status(self) -> list[ActorStatus]:

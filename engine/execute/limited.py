@@ -19,7 +19,7 @@ from ..schedule.rate_limiter import ClaimState, RateLimiter
 from .feed import Feed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..port.backend import InstanceContext
     from ..port.resources import ResourceLimit
@@ -36,10 +36,11 @@ RESTS: Final = -1
 class Seat:
     """One instance's place among all of a server's. Its lock is the resources'."""
 
-    __slots__ = ("call", "called", "claim", "scheduler", "took")
+    __slots__ = ("call", "called", "claim", "instance", "scheduler", "took")
 
-    def __init__(self, claim: Claim, scheduler: Scheduler, call: Callable[[Seat], None]) -> None:
+    def __init__(self, claim: Claim, instance: Instance, scheduler: Scheduler, call: Callable[[Seat], None]) -> None:
         self.claim = claim
+        self.instance = instance
         self.scheduler = scheduler
         self.call = call
         """Starts the instance, soon. From any thread."""
@@ -57,11 +58,13 @@ class SharedResources:
         self._limiter = RateLimiter(limits)
         self._seats: dict[Claim, Seat] = {}
 
-    def enter(self, context: InstanceContext, scheduler: Scheduler, call: Callable[[Seat], None]) -> Seat:
+    def enter(
+        self, context: InstanceContext, instance: Instance, scheduler: Scheduler, call: Callable[[Seat], None]
+    ) -> Seat:
         """Raises InvalidArgument for an instance that could never execute."""
         with self._lock:
             claim = self._limiter.add(context.resources, context.device_id, context.priority)
-            self._seats[claim] = seat = Seat(claim, scheduler, call)
+            self._seats[claim] = seat = Seat(claim, instance, scheduler, call)
             return seat
 
     def leave(self, seat: Seat) -> None:
@@ -95,6 +98,13 @@ class SharedResources:
             if not turn or (seat.claim.since == turn and seat.claim.state is ClaimState.HOLDING):
                 seat.called = False
                 self._give_back(seat)
+
+    def holders(self, seat: Seat) -> list[Instance]:
+        """Those whose turns it waits for; none if it waits for no turn."""
+        with self._lock:
+            if seat.claim.state is not ClaimState.WAITING:
+                return []
+            return [self._seats[claim].instance for claim in self._limiter.holders(seat.claim) if claim in self._seats]
 
     def status(self) -> ActorStatus:
         """What is held, of how much."""
@@ -150,7 +160,7 @@ class LimitedFeed(Feed):
         def call(seat: Seat) -> None:
             self.ledger.post(start_called, seat)
 
-        self._seats[instance] = self._resources.enter(context, self.scheduler, call)
+        self._seats[instance] = self._resources.enter(context, instance, self.scheduler, call)
 
     def rest(self, instance: Instance) -> None:
         seat = self._seats.get(instance)
@@ -161,6 +171,10 @@ class LimitedFeed(Feed):
         seat = self._seats.pop(instance, None)
         if seat is not None:
             self._resources.leave(seat)
+
+    def holders(self, instance: Instance) -> Sequence[Instance]:
+        seat = self._seats.get(instance)
+        return () if seat is None else self._resources.holders(seat)
 
     def take(self, instance: Instance) -> Batch | None:
         seat = self._seats.get(instance)

@@ -9,7 +9,7 @@ import trio
 from ..port.served import Served
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..execute.company import Company
     from ..observe.statistics import ModelStats
@@ -59,6 +59,19 @@ class HostedVersion(Served, Protocol):
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens, reports started, serves until `drain` ends or it is cancelled. Raises what opening raised; nothing is
         left behind in any case."""
+        ...
+
+    @property
+    def inflight(self) -> int:
+        """Requests accepted and not over."""
+        ...
+
+    def pin_alone(self) -> Callable[[], None]:
+        """As `pin`, but for what it is made of: whoever calls pins that himself."""
+        ...
+
+    async def until_idle(self) -> None:
+        """Waits until no request is in flight, for now."""
         ...
 
     async def drain(self, grace_s: float) -> None:

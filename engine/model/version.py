@@ -221,6 +221,19 @@ class ModelVersion:
                 )
             self._closed.set()
 
+    @property
+    def inflight(self) -> int:
+        return self.ledger.inflight
+
+    def pin_alone(self) -> Callable[[], None]:
+        """See hosted.py."""
+        self.ledger.pins += 1
+        return self.ledger.unpin
+
+    async def until_idle(self) -> None:
+        """See hosted.py."""
+        await self.ledger.until_idle()
+
     async def drain(self, grace_s: float) -> None:
         """Accepts nothing more but from those who have pinned it, lets what is inside finish for at most `grace_s`,
         stops. Returns when all is closed.
@@ -318,8 +331,7 @@ class ModelVersion:
 
     def pin(self) -> Callable[[], None]:
         """See port/served.py."""
-        self.ledger.pins += 1
-        return self.ledger.unpin
+        return self.pin_alone()
 
     def _is_pinned_by(self, request: InferenceRequest) -> bool:
         """Whether the request is served although the version drains."""
@@ -338,8 +350,7 @@ class ModelVersion:
         job: Job = inference  # type: ignore[assignment]  # one of its own
         if job.state is JobState.QUEUED:
             slot = getattr(job.sequence, "slot", None)
-            busy = self.instances.executing(None if slot is None else slot.owner)
-            return busy if all(busy) else ()
+            return self.instances.blockers(None if slot is None else slot.owner)
         if job.state is JobState.EXECUTING:
             return [jobs for jobs in self.instances.executing() if job in jobs] or [(job,)]
         ordered = self.ledger.ordered

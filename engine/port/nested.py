@@ -5,7 +5,7 @@ Everything here may be called from any thread, but where it says that it waits: 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
 
@@ -24,6 +24,7 @@ class NestedRequest(InferenceRequest):
 
     __slots__ = ("depth",)
 
+    pinned: ClassVar[bool] = True
     depth: int  # type: ignore[misc]  # the engine finds out; of others it is a constant
 
 
@@ -85,8 +86,17 @@ class NestedCaller(Protocol):
         """Whether that version, or any, serves. Waits."""
         ...
 
-    def load(self, name: str, *, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Loads or reloads a model. Waits; raises Fault."""
+    def load(
+        self,
+        name: str,
+        *,
+        config: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        by: str,
+        is_opening: bool,
+    ) -> None:
+        """Loads or reloads a model for the model `by`, which is just being opened itself or not. Waits; raises Fault,
+        among them InvalidArgument for a load that would wait for itself."""
         ...
 
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:

@@ -155,6 +155,11 @@ class Instance(Protocol):
         """Whether its batches may execute on the trio thread, too."""
         ...
 
+    @property
+    def current(self) -> Batch | None:
+        """What it executes now on its own thread, or awaits."""
+        ...
+
     def start(self) -> None:
         """Looks for work, wherever it executes by itself. For whoever took it off the idle list; trio thread only."""
         ...

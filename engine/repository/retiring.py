@@ -91,8 +91,22 @@ class Retirement:
             if patience.cancelled_caught:
                 late.append(f"{model.name} version {model.version}")
 
+        models = list(self._hosts.running)
+        # What is in flight may still ask other models, so none of them ends before the last request.
+        unpin = [model.pin_alone() for model in models if model.accepting]
+
+        async def let_go() -> None:
+            try:
+                with trio.move_on_after(timeout_s):
+                    while busy := [model for model in models if model.inflight]:
+                        await busy[0].until_idle()
+            finally:
+                for release in unpin:
+                    release()
+
         async with trio.open_nursery() as nursery:
-            for model in list(self._hosts.running):
+            nursery.start_soon(let_go)
+            for model in models:
                 nursery.start_soon(drain, model)
         for entry in self._registry.models.values():
             for version in entry.versions.values():

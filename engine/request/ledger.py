@@ -227,6 +227,13 @@ class Ledger:
         if self.pins == 0 and self._empty is not None:
             self._empty.set()
 
+    async def until_idle(self) -> None:
+        """Waits until nothing is in flight, for now."""
+        while self.inflight:
+            if self._empty is None or self._empty.is_set():
+                self._empty = trio.Event()
+            await self._empty.wait()
+
     async def until_empty(self) -> None:
         """Waits until nothing is in flight, and nobody who has pinned the model will send more."""
         while self.inflight or self.pins:

@@ -114,6 +114,16 @@ class RateLimiter:
         self._free(claim, executed=executed)
         return self._grant()
 
+    def holders(self, claim: Claim) -> list[Claim]:
+        """Those that have what a waiting claim needs, or what others need whose turn is before its own."""
+        needs = set(claim.needs)
+        before = [other for other in self.waiting if (other.rank, other.since) < (claim.rank, claim.since)]
+        while more := [other for other in before if not needs.isdisjoint(other.needs)]:
+            before = [other for other in before if other not in more]
+            needs.update(*(other.needs for other in more))
+        holding = (other for other in self.claims if other.state is ClaimState.HOLDING)
+        return [other for other in holding if not needs.isdisjoint(other.needs)]
+
     # --- Inside
 
     def _free(self, claim: Claim, *, executed: bool = False) -> None:

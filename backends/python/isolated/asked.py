@@ -115,8 +115,9 @@ class Asked:
         elif kind == "ready?":
             nursery.start_soon(self._wait, number, partial(engine.is_model_ready, *about))
         elif kind == "load":
-            name, config, files = about
-            nursery.start_soon(self._wait, number, partial(engine.load, name, config=config, files=files))
+            name, config, files, by, is_opening = about
+            options = {"config": config, "files": files, "by": by, "is_opening": is_opening}
+            nursery.start_soon(self._wait, number, partial(engine.load, name, **options))
         elif kind == "unload":
             name, dependents = about
             nursery.start_soon(self._wait, number, partial(engine.unload, name, unload_dependents=dependents))

@@ -115,8 +115,16 @@ class ChildEngine:
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
         return bool(self._server.ask("ready?", (name, version)))
 
-    def load(self, name: str, *, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        self._server.ask("load", (name, config, None if files is None else dict(files)))
+    def load(
+        self,
+        name: str,
+        *,
+        config: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        by: str,
+        is_opening: bool,
+    ) -> None:
+        self._server.ask("load", (name, config, None if files is None else dict(files), by, is_opening))
 
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         self._server.ask("unload", (name, unload_dependents))

@@ -196,6 +196,19 @@ class EnsembleVersion:
             self._parts = None
             self._closed.set()
 
+    @property
+    def inflight(self) -> int:
+        return self.ledger.inflight
+
+    def pin_alone(self) -> Callable[[], None]:
+        """See hosted.py."""
+        self.ledger.pins += 1
+        return self.ledger.unpin
+
+    async def until_idle(self) -> None:
+        """See hosted.py."""
+        await self.ledger.until_idle()
+
     async def drain(self, grace_s: float) -> None:
         """Accepts nothing more but from those who have pinned it, lets what is under way finish for at most `grace_s`,
         stops. Returns when all is closed. Cancelled, it leaves the version not accepting but running."""

@@ -58,10 +58,11 @@ class Models:
     def __init__(self, folder):
         self.folder = folder
 
-    def write(self, name, each=None, *, code="", count=1, more="", decoupled=False):
+    def write(self, name, each=None, *, code="", count=1, more="", group="", decoupled=False):
         """`each` runs for each request, with `request` and `xs`; or `code` is the whole model."""
         (self.folder / name / "1").mkdir(parents=True)
-        config = CONFIG + (DECOUPLED if decoupled else "") + f"instance_group [{{ kind: KIND_CPU count: {count} }}]\n"
+        group = group or f"instance_group [{{ kind: KIND_CPU count: {count} }}]\n"
+        config = CONFIG + (DECOUPLED if decoupled else "") + group
         (self.folder / name / "config.pbtxt").write_text(config + more)
         body = EACH + textwrap.indent(textwrap.dedent(each), " " * 8) if each is not None else textwrap.dedent(code)
         meeting = "import sys\nHOLD, REACHED = sys.modules['nested_meeting'].events\n"
@@ -647,3 +648,80 @@ async def test_calls_are_children_in_the_trace(models, tmp_path):
         "COMPUTE_START",
         "REQUEST_END",
     }
+
+
+# --- Resources, and the end of the engine
+
+ONE = 'instance_group [{{ kind: KIND_CPU count: {} rate_limiter {{ resources [{{ name: "R" count: 1 }}] }} }}]\n'
+
+
+async def test_a_callee_that_waits_for_what_its_caller_holds(models):
+    """Goal: no hang. Both need the only R; a third model that holds it for others is no reason to refuse."""
+    models.write("double", DOUBLE, group=ONE.format(1))
+    models.write("outer", 'return said(shown(call("double", *xs).exec()))', group=ONE.format(1))
+    models.write("free", 'return said(shown(call("double", *xs).exec()))')
+    models.write("slow", "time.sleep(2.5)\nreturn numbers(1)", group=ONE.format(1))
+    async with models.opened(rate_limit="execution_count") as engine, trio.open_nursery() as nursery:
+        (line,) = await asked(engine, 1)
+        assert line.startswith("UNAVAILABLE: the request to model 'double' would wait for ever")
+        assert await asked(engine, 1, model="free") == ["[2]"]
+        nursery.start_soon(engine.infer, "slow", {"IN": np.array([9], np.int32)})
+        await trio.sleep(0.1)
+        assert await asked(engine, 2, model="free") == ["[4]"]
+
+
+async def test_what_is_in_flight_goes_on_asking_while_the_engine_stops(models):
+    """Goal: a clean stop. The model asks another one after the stop has begun, and is answered."""
+    models.write("double", DOUBLE)
+    models.write("outer", 'REACHED.set()\nHOLD.wait(10)\nreturn said(shown(call("double", *xs).exec()))')
+    got = []
+    async with trio.open_nursery() as nursery, models.opened() as engine:
+        nursery.start_soon(lambda: collected(got, asked(engine, 3)))
+        await until(models.reached.is_set)
+        nursery.start_soon(engine.stop)
+        await until(lambda: engine.nesting.stops)
+        await trio.sleep(0.1)
+        with pytest.raises(despina.Fault):
+            await engine.infer("double", {"IN": np.array([9], np.int32)})
+        models.hold.set()
+    assert got == [["[6]"]]
+
+
+LOADS = """
+class TritonPythonModel:
+    def initialize(self, args):
+        self.line = "loaded"
+        try:
+            pb_utils.load_model({!r})
+        except pb_utils.TritonModelException as error:
+            self.line = str(error)
+    def execute(self, requests):
+        if pb_utils.get_input_tensor_by_name(requests[0], "IN").as_numpy()[0]:
+            try:
+                pb_utils.load_model("outer")
+            except pb_utils.TritonModelException as error:
+                return [said(error) for _ in requests]
+        return [said(self.line) for _ in requests]
+"""
+
+
+async def test_models_load_others_while_they_are_opened(models):
+    """And not in a circle, which would wait for ever; nor itself, for it may be waited for."""
+    models.write("outer", code=LOADS.format("first"))
+    models.write("first", code=LOADS.format("second"))
+    models.write("second", code=LOADS.format("outer"))
+    models.write("narcissus", code=LOADS.format("narcissus"))
+    async with models.opened(model_control_mode="explicit") as engine:
+        with trio.fail_after(15):
+            await engine.load("outer")
+            await engine.load("narcissus")
+        prefix = (
+            "Failed to load model: Failed to process the request for model '{}_0_0', message: model '{}' cannot wait"
+        )
+        assert await asked(engine, 0) == ["loaded"]
+        assert await asked(engine, 0, model="first") == ["loaded"]
+        for name in ("second", "narcissus"):
+            (line,) = await asked(engine, 0, model=name)
+            assert line.startswith(prefix.format(name, name))
+        (line,) = await asked(engine, 1)
+        assert line.startswith(prefix.format("outer", "outer"))
