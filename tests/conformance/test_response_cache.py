@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
 
 from tests.conformance.comparison import settled
 from tests.conformance.servers import HERE, reference_script, running_despina, running_reference
@@ -155,22 +156,35 @@ def answers(server, questions):
     return settled(found, str(server.repository))
 
 
-def by_grpc(server):
-    """What the other door says to requests that HTTP has asked before: values and executions."""
-    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+def by_clients(server):
+    """What Triton's clients, binary both, are told about requests that were asked in JSON before."""
     found = {}
-    for model in ("plain", "whole", "uncached"):
-        tensor = triton_grpc.InferInput("IN", [2], "FP32")
-        tensor.set_data_from_numpy(np.array(A, np.float32))
-        result = client.infer(model, [tensor], request_id="g")
-        found[model] = [result.as_numpy("OUT").tolist(), result.as_numpy("COUNT").tolist(), result.get_response().id]
+    for module, port in ((triton_grpc, server.grpc_port), (triton_http, server.http_port)):
+        client = module.InferenceServerClient(f"127.0.0.1:{port}")
+        for model in ("plain", "whole", "uncached"):
+            tensor = module.InferInput("IN", [2], "FP32")
+            tensor.set_data_from_numpy(np.array(A, np.float32))
+            result = client.infer(model, [tensor], request_id="g")
+            found[f"{module.__name__} {model}"] = [result.as_numpy(name).tolist() for name in ("OUT", "COUNT")]
+        client.close()
     return found
+
+
+def settled_page(server):
+    """The metrics page once its numbers stand still: the reference server looks at its cache now and then."""
+    deadline = time.monotonic() + 20
+    still, before = 0, ""
+    while still < 5 and time.monotonic() < deadline:
+        time.sleep(0.3)
+        page = got(server, server.metrics_port, "metrics")
+        counts = re.findall(r"^nv_cache_num\w+ .*$", page, re.M)
+        still, before = (still + 1, before) if counts == before else (0, counts)
+    return page
 
 
 def observed(server):
     """What the server says once all of that is asked."""
-    time.sleep(0.5)  # the reference server looks at its cache now and then
-    page = got(server, server.metrics_port, "metrics")
+    page = settled_page(server)
     return {
         "statistics": {
             model: settled(
@@ -198,7 +212,7 @@ def said(server):
     """All of it, in order."""
     return {
         "answers": answers(server, ASKED),
-        "grpc": by_grpc(server),
+        "clients": by_clients(server),
         "observed": observed(server),
         "otherwise": answers(server, ASKED_OTHERWISE),
     }
@@ -246,7 +260,7 @@ def test_answers(ours, recorded):
     kept = mine["whole, the same"].pop("parameters")  # there response parameters are not kept
     assert kept == mine["whole"]["parameters"]
     assert mine == theirs
-    assert ours["grpc"] == recorded["grpc"]
+    assert ours["clients"] == recorded["clients"]
 
 
 def test_where_answers_differ_on_purpose(ours, recorded):

@@ -75,7 +75,7 @@ class Keeper:
         self.failures = 0
         """Calls of the cache that raised or took too long, and entries that were not as they were kept."""
         self.dropped = 0
-        """Entries that were not kept because too much waited."""
+        """Answers that were not kept: too large, too much waited, or the cache was left alone."""
         self._memory: MemoryCache | None = None
         self._remote: RemoteCache | None = None
         if hasattr(cache, "lookup_now"):
@@ -147,27 +147,35 @@ class Keeper:
         already."""
         began = time.monotonic_ns()
         try:
-            entry = encode(response)
+            size = sum(len(tensor.memory()) for tensor in response.outputs)
+            entry = encode(response) if size <= self._room() else None
         except Exception as problem:
             log.debug("an answer that cannot be kept: %s: %s", type(problem).__name__, problem)
             return
-        if self._memory is None:
-            full = self._keep_bytes + len(entry) > KEEP_BYTES_MAX or self._waits_too_much()
-            if full or self._is_down() or not self._running:
-                self.dropped += 1
-                return
+        if entry is None:
+            self.dropped += 1
+        elif self._memory is None:
             self._keep_bytes += len(entry)
             self._send.send_nowait(_Keep(key, entry, kept))
             return
-        try:
-            new = self._memory.insert_now(key, entry)
-        except Exception as problem:
-            self._failed(problem)
-            return
-        if new:
-            spent = time.monotonic_ns() - began
-            self.insertion_ns += spent
-            kept(spent)
+        if self._memory is not None:
+            try:
+                new = entry is None or self._memory.insert_now(key, entry)
+            except Exception as problem:
+                self._failed(problem)
+                return
+            if new:
+                spent = time.monotonic_ns() - began
+                self.insertion_ns += spent
+                kept(spent)
+
+    def _room(self) -> int:
+        """Bytes that an answer may have to be handed over now."""
+        if self._memory is not None:
+            return self._memory.fill().byte_size
+        if self._is_down() or not self._running or self._waits_too_much():
+            return -1
+        return KEEP_BYTES_MAX - self._keep_bytes
 
     # --- The workers
 

@@ -61,3 +61,14 @@ async def test_models_and_backends(tmp_path):
     assert "| without | -       | Not loaded: No model version was found" in models
     assert "no such" in models
     assert "| fake" in backends
+
+
+def test_secrets_are_not_shown():
+    """Goal: a cache's password is in no log."""
+    values = read_command_line(
+        ["--model-repository=m", "--cache-config=redis,host=h", "--cache-config=redis,password=secret"], {}
+    )
+    settings = settle(values)
+    text = options_table(settings, despina.Engine(settings.engine))
+    assert "redis,host=h redis,password=..." in text
+    assert "secret" not in text

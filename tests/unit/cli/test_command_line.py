@@ -325,3 +325,41 @@ def test_host_policies():
         expected = f"--host-policy option format is '<policy name>,<setting>=<value>'. Got {text}"
         assert any(expected in line for line in complaints(f"--host-policy={text}")), text
     assert any("Unsupported host policy setting 'b'" in line for line in complaints("--host-policy=a,b=c"))
+
+
+def test_a_cache():
+    """Goal: one cache, by its settings or in the deprecated form, in the protocol's words; secrets are not shown."""
+    given = settled("--cache-config=redis,host=h", "--cache-config=redis,password=a=b,c", "--cache-joins=true")
+    assert given.engine.cache_config == {"redis": {"host": "h", "password": "a=b,c"}}
+    assert given.engine.cache_joins
+    assert settled().engine.cache() == settled("--response-cache-byte-size=0").engine.cache() == {}
+    values = read_command_line([REPOSITORY, "--response-cache-byte-size=1000"], {})
+    assert settle(values).engine.cache() == {"local": {"size": "1000"}}
+    assert any(
+        "The equivalent --cache-config CLI args would be: '--cache-config=local,size=1000'" in line
+        for line in values.warnings
+    )
+    for arguments, text in (
+        (
+            ["--cache-config=local"],
+            "No cache specified. --cache-config option format is <cache name>,<setting>=<value>. Got local",
+        ),
+        (
+            ["--cache-config=size=1"],
+            "No cache specified. --cache-config option format is <cache name>,<setting>=<value>. Got size=1",
+        ),
+        (
+            ["--cache-config=local,size"],
+            "--cache-config option format is <cache name>,<setting>=<value>. Got local,size",
+        ),
+        (
+            ["--cache-config=local,size=1", "--cache-config=redis,host=x"],
+            "found multiple cache configurations, but only a single cache is currently supported",
+        ),
+        (
+            ["--cache-config=local,size=1", "--response-cache-byte-size=1"],
+            "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one "
+            "or the other.",
+        ),
+    ):
+        assert any(text in complaint for complaint in complaints(REPOSITORY, *arguments)), arguments

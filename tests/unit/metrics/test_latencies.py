@@ -93,6 +93,39 @@ async def test_nothing_is_kept_unless_asked_for(tmp_path):
     assert 'nv_inference_request_summary_us{model="m",version="1",quantile="0.999"} ' in text
 
 
+async def test_summaries_of_a_model_with_a_cache(tmp_path):
+    """Goal: hits are in the queue's and in their own, misses in theirs, and the request's is not made, as in the
+    reference server; the cache as a whole is on the page."""
+    write_model(tmp_path, "m", more="response_cache { enable: true }")
+    write_model(tmp_path, "n")
+    options = {"latencies": LatencySettings(summaries=True), "cache_config": {"local": {"size": "10000"}}}
+    async with despina.open_engine(tmp_path, backends={"fake": FakeBackend()}, **options) as engine:
+        for value in (1, 1, 1, 2):
+            await engine.infer_request(request(value=value))
+        text = text_of(EngineCollector(list(engine.versions()), cache=engine.cache).collect()).decode()
+    of_m = '{model="m",version="1"}'
+    for name, count in (
+        ("nv_cache_hit_summary_per_model", 2),
+        ("nv_cache_miss_summary_per_model", 2),
+        ("nv_inference_queue_summary_us", 4),
+        ("nv_inference_compute_infer_summary_us", 2),
+    ):
+        assert f"{name}_count{of_m} {count}\n" in text
+    assert f"nv_inference_request_summary_us_count{of_m}" not in text
+    assert 'nv_inference_request_summary_us_count{model="n",version="1"} 0\n' in text
+    for line in (
+        f"nv_cache_num_hits_per_model{of_m} 2",
+        f"nv_cache_num_misses_per_model{of_m} 2",
+        "nv_cache_num_entries 2",
+        "nv_cache_num_hits 2",
+        "nv_cache_num_misses 2",
+        "nv_cache_num_lookups 4",
+        "nv_cache_num_evictions 0",
+    ):
+        assert f"{line}\n" in text
+    assert 'per_model{model="n"' not in text
+
+
 @attrs.define
 class Version:
     statistics: ModelStats
