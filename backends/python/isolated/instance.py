@@ -104,7 +104,7 @@ class IsolatedInstance:
         self._answered = trio.Event()
         self._is_executing = True
         try:
-            await self._link.say("execute", (described,), tensors)
+            await self._send(described, tensors)
             del tensors
             with trio.move_on_after(self._execution_s_max or float("inf")) as patience:
                 await self._answered.wait()
@@ -124,6 +124,14 @@ class IsolatedInstance:
                 for number in numbers:
                     if number not in self._later:
                         self._jobs.pop(number, None)
+
+    async def _send(self, described: list[tuple[Any, ...]], tensors: list[Tensor]) -> None:
+        try:
+            await self._link.say("execute", (described,), tensors)
+        except OSError as error:  # it is gone, and who watches it has not seen it yet; or the model has closed the link
+            self._process.kill()
+            how = await self._process.ended()
+            raise ExecutorDied(f"Stub process '{self.name}' is not healthy: it {how}") from error
 
     async def aclose(self) -> None:
         """Lets the model finalize, if it still can; then the process is ended, at once when cancelled."""

@@ -37,13 +37,17 @@ class ProcessLink:
         self._codec.close()
 
     async def say(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> None:
-        """Waits until it is on its way. Cancelled, it may be, or not. Raises OSError when the process is gone."""
+        """Waits until it is on its way. Cancelled, it may be, or not. Raises OSError when the process is gone,
+        Internal where there is no memory to share."""
         async with self._sending:
             size = sum(len(tensor.memory()) for tensor in tensors)
-            if size <= COPY_BYTES_MAX:
-                packet = self._codec.write(kind, fields, tensors)
-            else:
-                packet = await trio.to_thread.run_sync(self._codec.write, kind, fields, tensors)
+            try:
+                if size <= COPY_BYTES_MAX:
+                    packet = self._codec.write(kind, fields, tensors)
+                else:
+                    packet = await trio.to_thread.run_sync(self._codec.write, kind, fields, tensors)
+            except (OSError, MemoryError) as error:
+                raise Internal(f"no memory to share {size} bytes with '{self.name}': {error}") from error
             try:
                 sock, ancillary = self._process.sock, ancillary_of(packet)
                 while True:
