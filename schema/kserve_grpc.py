@@ -22,6 +22,7 @@ from .text import encodable
 from .wire import codec
 from .wire.generated.inference import (
     InferParameter,
+    ModelInferRequest,
     ModelInferRequestInferInputTensor,
     ModelInferRequestInferRequestedOutputTensor,
     ModelInferResponse,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from .shared_memory import Regions
     from .tensor import Buffer
-    from .wire.generated.inference import ModelInferRequest
 
 _RESERVED = (
     "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with "
@@ -210,16 +210,20 @@ def _read_output(entry: ModelInferRequestInferRequestedOutputTensor, shared: Sha
 
 _MEMO_ENTRIES_MAX = 1024
 _MEMO_KEY_BYTES_MAX = 512
+_PARAMETER_BYTES_MAX = 64
+"""Ids of sequences are short; each caller has its own."""
 
 _input_memo: dict[bytes, tuple[str, str, tuple[int, ...]]] = {}
 _output_memo: dict[bytes, str] = {}
+_parameter_memo: dict[bytes, tuple[str, InferParameter]] = {}
 _unusual_memo: set[bytes] = set()
 """Descriptions of inputs that the short way does not read."""
 
 
 def read_plain_request(data: bytes) -> InferenceRequest | None:
-    """The request in `data`, or None when it must be decoded as a message: parameters, typed contents, a version that
-    is not plain digits, fields out of order or unknown, a tensor without its bytes, malformed bytes."""
+    """The request in `data`, or None when it must be decoded as a message: parameters that are refused or the door's,
+    typed contents, a version that is not plain digits, fields out of order or unknown, a tensor without its bytes,
+    malformed bytes."""
     familiar = read_familiar(data)
     if familiar is not None:
         return familiar
@@ -228,6 +232,7 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
     heads: list[tuple[str, str, tuple[int, ...]]] = []
     outputs: list[str] = []
     inputs: dict[str, Tensor] = {}
+    parameters: dict[str, InferParameter] | None = None
     view = memoryview(data)
     count = 0
     i = 0
@@ -260,6 +265,10 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
                 id = data[i:stop].decode()
             elif tag == 0x12:
                 version = data[i:stop].decode()
+            elif tag == 0x22:
+                parameters = parameters or {}
+                named, value = _parameter(data[i:stop])
+                parameters[named] = value
             else:
                 return None
             i = stop
@@ -273,8 +282,27 @@ def read_plain_request(data: bytes) -> InferenceRequest | None:
     if len(version) > 18 or not (not version or (version.isascii() and version.isdigit())):
         return None
     request = InferenceRequest(name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=outputs)
+    if parameters is not None:
+        try:
+            _read_parameters(parameters, request)
+        except InvalidArgument:
+            return None  # refused in its turn: other things may be wrong, too
     remember(data, request, places)
     return request
+
+
+def _parameter(entry: bytes) -> tuple[str, InferParameter]:
+    known = _parameter_memo.get(entry)
+    if known is None:
+        ((name, value),) = codec.decode(ModelInferRequest, b"\x22" + varint(len(entry)) + entry).parameters.items()
+        if name.startswith("triton_"):
+            raise _NotPlain  # said to the door, not to the model
+        known = name, value
+        if len(entry) <= _PARAMETER_BYTES_MAX:
+            if len(_parameter_memo) >= _MEMO_ENTRIES_MAX:
+                _parameter_memo.clear()
+            _parameter_memo[entry] = known
+    return known
 
 
 class _NotPlain(ValueError):

@@ -24,6 +24,8 @@ class Case:
     model: str
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray | None]
+    of_sequences: bool = False
+    """Each caller's requests are a sequence, which begins with its first and goes on for the length of the run."""
 
     def check(self, got: dict[str, np.ndarray]) -> str | None:
         """What is wrong with an answer, or None."""
@@ -48,6 +50,8 @@ def known_cases() -> dict[str, Case]:
         Case("ONNX add/sub", "onnx_addsub", rows, dict(sums)),
         Case("ONNX add/sub, no batching", "onnx_addsub_single", rows, dict(sums)),
         Case("Python add/sub", "simple", rows, dict(sums)),
+        Case("sequence of Python add/sub, oldest", "seq_oldest", rows, dict(sums), of_sequences=True),
+        Case("sequence of Python add/sub, direct", "seq_direct", rows, dict(sums), of_sequences=True),
         Case("ensemble of ONNX add/sub", "ens_onnx", rows, {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}),
         Case("ensemble of Python add/sub", "ens_simple", rows, {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}),
     ]
@@ -66,8 +70,8 @@ def datatype(values: np.ndarray) -> str:
     return next(name for name, dtype in DTYPES.items() if values.dtype == dtype)
 
 
-def http_request(case: Case, host: str) -> bytes:
-    """A whole HTTP request with binary tensors in and out."""
+def http_request(case: Case, host: str, sequence_id: int = 0, *, starts: bool = False) -> bytes:
+    """A whole HTTP request with binary tensors in and out; one of a sequence if it has an id."""
     inputs = [
         {
             "name": name,
@@ -78,7 +82,10 @@ def http_request(case: Case, host: str) -> bytes:
         for name, values in case.inputs.items()
     ]
     outputs = [{"name": name, "parameters": {"binary_data": True}} for name in case.outputs]
-    head = json.dumps({"inputs": inputs, "outputs": outputs}, separators=(",", ":")).encode()
+    asked: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    if sequence_id:
+        asked["parameters"] = {"sequence_id": sequence_id, "sequence_start": starts, "sequence_end": False}
+    head = json.dumps(asked, separators=(",", ":")).encode()
     tail = b"".join(values.tobytes() for values in case.inputs.values())
     return (
         f"POST /v2/models/{case.model}/infer HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/octet-stream\r\n"
@@ -97,9 +104,16 @@ def read_http(head: bytes, body: memoryview) -> dict[str, np.ndarray]:
     return found
 
 
-def grpc_message(case: Case) -> bytes:
-    """A ModelInferRequest with raw contents."""
+def grpc_message(case: Case, sequence_id: int = 0, *, starts: bool = False) -> bytes:
+    """A ModelInferRequest with raw contents; one of a sequence if it has an id."""
     parts = [delimited(1, case.model.encode())]
+    if sequence_id:
+        parameters = {
+            "sequence_id": b"\x10" + varint(sequence_id),
+            "sequence_start": b"\x08" + varint(starts),
+            "sequence_end": b"\x08\0",
+        }
+        parts += [delimited(4, delimited(1, name.encode()) + delimited(2, value)) for name, value in parameters.items()]
     for name, values in case.inputs.items():
         shape = b"".join(varint(dimension) for dimension in values.shape)
         described = delimited(1, name.encode()) + delimited(2, datatype(values).encode()) + delimited(3, shape)

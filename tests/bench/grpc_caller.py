@@ -30,10 +30,15 @@ PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 def grpc_callers(case: Case, host: str, port: int, count: int) -> Sequence[GrpcCaller]:
     """`count` connections that make the same call."""
-    message = grpc_framed(grpc_message(case))
     answers = Answers(lambda _, body: case.check(read_grpc(body)))
     blocks = Blocks()
-    return [GrpcCaller(host, port, message, answers, blocks) for _ in range(count)]
+    ids = range(1, count + 1) if case.of_sequences else [0] * count
+    return [
+        GrpcCaller(
+            host, port, *(grpc_framed(grpc_message(case, id, starts=one)) for one in (True, False)), answers, blocks
+        )
+        for id in ids
+    ]
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -84,8 +89,9 @@ class Blocks:
 class GrpcCaller:
     """One connection with one call under way."""
 
-    def __init__(self, host: str, port: int, message: bytes, answers: Answers, blocks: Blocks) -> None:
+    def __init__(self, host: str, port: int, first: bytes, message: bytes, answers: Answers, blocks: Blocks) -> None:
         self.connection = connected(host, port)
+        self._next = memoryview(first)
         self._message = memoryview(message)
         self._answers = answers
         self._blocks = blocks
@@ -106,7 +112,7 @@ class GrpcCaller:
         self._stream += 2
         self._body.clear()
         self._stream_window = self._initial_window
-        self._unsent = self._message
+        self._unsent, self._next = self._next, self._message
         self._queue(frame(HEADERS, END_HEADERS, self._stream, self._head))
         self._frame_message()
         self.writable()

@@ -15,16 +15,22 @@ READ_BYTES = 1 << 16
 
 def http_callers(case: Case, host: str, port: int, count: int) -> Sequence[HttpCaller]:
     """`count` connections that ask the same question."""
-    request = http_request(case, f"{host}:{port}")
     answers = Answers(lambda head, body: case.check(read_http(head, body)))
-    return [HttpCaller(host, port, request, answers) for _ in range(count)]
+    ids = range(1, count + 1) if case.of_sequences else [0] * count
+    return [
+        HttpCaller(
+            host, port, *(http_request(case, f"{host}:{port}", id, starts=one) for one in (True, False)), answers
+        )
+        for id in ids
+    ]
 
 
 class HttpCaller:
     """One keep-alive connection. The answer's buffer is kept from one answer to the next."""
 
-    def __init__(self, host: str, port: int, request: bytes, answers: Answers) -> None:
+    def __init__(self, host: str, port: int, first: bytes, request: bytes, answers: Answers) -> None:
         self.connection = connected(host, port)
+        self._next = memoryview(first)
         self._request = memoryview(request)
         self._answers = answers
         self._unsent = self._request[:0]
@@ -35,7 +41,7 @@ class HttpCaller:
 
     def start(self) -> None:
         self._filled = self._body_end = 0
-        self._unsent = self._request
+        self._unsent, self._next = self._next, self._request
         self.writable()
 
     def wants_to_write(self) -> bool:

@@ -33,13 +33,43 @@ class TritonPythonModel:
         inputs = [pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy() for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", array)]) for array in inputs]
 """
+PYTHON_SEQUENCE = """import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.begun = {}
+
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            if pb_utils.get_input_tensor_by_name(request, "START").as_numpy()[0, 0]:
+                self.begun[request.correlation_id()] = True
+            left = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+            right = pb_utils.get_input_tensor_by_name(request, "INPUT1").as_numpy()
+            outputs = [pb_utils.Tensor("OUTPUT0", left + right), pb_utils.Tensor("OUTPUT1", left - right)]
+            responses.append(pb_utils.InferenceResponse(outputs))
+        return responses
+"""
+SEQUENCES = """sequence_batching {
+  max_sequence_idle_microseconds: 60000000
+  control_input [
+    { name: "START" control [ { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } ] },
+    { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] }
+  ]
+  %s
+}
+"""
+SEQUENCE_MODELS = {"seq_oldest": "oldest { max_candidate_sequences: 64 }", "seq_direct": "direct { }"}
 PYTHON_MODELS = ("simple", "identity_fp32", "identity_bytes")
 ONNX_MODELS = ("onnx_addsub", "onnx_addsub_single", "onnx_mlp", "onnx_conv")
 ENSEMBLES = {"ens_simple": "simple", "ens_onnx": "onnx_addsub"}
 """Two steps each, of that model: what comes out is twice what goes in."""
 
 
-def write_models(root: Path, names: tuple[str, ...] = (*PYTHON_MODELS, *ONNX_MODELS, *ENSEMBLES)) -> None:
+def write_models(
+    root: Path, names: tuple[str, ...] = (*PYTHON_MODELS, *SEQUENCE_MODELS, *ONNX_MODELS, *ENSEMBLES)
+) -> None:
     """Writes the named models under `root`; what is there already is overwritten."""
     random = np.random.default_rng(0)
     pairs = (
@@ -49,6 +79,10 @@ def write_models(root: Path, names: tuple[str, ...] = (*PYTHON_MODELS, *ONNX_MOD
     if "simple" in names:
         write_config(root, "simple", "python", 8, *pairs)
         write_python(root, "simple", PYTHON_ADDSUB)
+    for name, strategy in SEQUENCE_MODELS.items():
+        if name in names:
+            write_config(root, name, "python", 32, *pairs, SEQUENCES % strategy)
+            write_python(root, name, PYTHON_SEQUENCE)
     for name, datatype in (("identity_fp32", "FP32"), ("identity_bytes", "STRING")):
         if name in names:
             tensors = [("INPUT0", datatype, "-1")], [("OUTPUT0", datatype, "-1")]

@@ -81,6 +81,21 @@ def test_heads_of_http_requests():
         assert len(kserve_http._remembered) == 256
 
 
+def test_requests_of_grpc_with_parameters():
+    with remembering(2 * MIB):
+        for index, size in enumerate(sizes(2500, 20_000)):
+            message = service_pb2.ModelInferRequest(model_name="m")
+            message.parameters["sequence_id"].string_param = f"{index}" + "i" * size
+            message.parameters[f"{index % 5}" + "n" * (index % 200)].int64_param = index
+            message.inputs.add(name="A" * 100, datatype="INT8", shape=[1])
+            message.raw_input_contents.append(b"x")
+            data = message.SerializeToString()
+            for _ in range(2):
+                assert kserve_grpc.read_plain_request(data) is not None
+        assert 0 < len(kserve_grpc_familiar._with_parameters) <= 256
+        assert 0 < len(kserve_grpc._parameter_memo) <= 1024
+
+
 def test_requests_of_grpc():
     with remembering(2 * MIB):
         for index, size in enumerate(sizes(800, 20_000)):

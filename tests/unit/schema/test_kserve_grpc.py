@@ -278,7 +278,7 @@ def test_plain_request() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"parameters": {"a": {"int64_param": 1}}},
+        {"parameters": {"triton_a": {"int64_param": 1}}},
         {"model_version": "-1"},
         {"model_version": "1abc"},
         {"model_version": "9" * 30},
