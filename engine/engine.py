@@ -17,7 +17,16 @@ import trio
 from trio.lowlevel import Abort
 
 from ..schema.datatype import BY_NUMBER
-from ..schema.fault import Fault, NotFound, NotLoaded, NotReady, ShuttingDown, Unavailable, Unsupported
+from ..schema.fault import (
+    Fault,
+    InvalidArgument,
+    NotFound,
+    NotLoaded,
+    NotReady,
+    ShuttingDown,
+    Unavailable,
+    Unsupported,
+)
 from ..schema.inference import LATEST
 from ..schema.wire.generated.inference import (
     ModelMetadataResponse,
@@ -101,7 +110,7 @@ class Engine:
         self.agents = Agents(agents)
         self.generation = Generation()
         """What doors compare before they use what they remember of earlier requests."""
-        self.registry = Registry(self.generation)
+        self.registry = Registry(self.generation, namespacing=settings.model_namespacing)
         self.inline = InlineRunner()
         """Brackets a door's passes."""
         self.state = ServerState.INITIALIZING
@@ -214,7 +223,7 @@ class Engine:
         self._check_running()
         try:
             return self.registry.find(name, version).is_serving
-        except (NotFound, Unavailable):
+        except (InvalidArgument, NotFound, Unavailable):
             return False
 
     def metadata(self) -> ServerMetadataResponse:
@@ -224,7 +233,7 @@ class Engine:
         """Raises NotFound, NotReady."""
         model = self.model(name, version)
         config = model.config
-        versions = [entry.version_text for entry in self.registry.models[name].ready()]
+        versions = [entry.version_text for entry in self.registry.for_statistics(name, LATEST)]
         return ModelMetadataResponse(
             name=name,
             versions=versions if version == LATEST else [model.version_text],
@@ -446,8 +455,7 @@ class Engine:
     # --- Checks
 
     def _is_served(self, name: str) -> bool:
-        entry = self.registry.models.get(name)
-        return entry is not None and bool(entry.ready())
+        return any(entry.ready() for entry in self.registry.sharing(name))
 
     def _check_exiting(self) -> None:
         if self.state is ServerState.EXITING:

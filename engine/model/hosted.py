@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class HostedVersion(Served, Protocol):
     """An actor. Everything is for the trio thread; numbers may be read on any."""
 
+    namespace: str
+    """The repository that it is of, where that tells models of one name apart; else empty."""
     statistics: ModelStats
     carried: ModelStats
     """What versions of the same number had counted before an overlapping reload replaced them by this one."""

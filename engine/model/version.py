@@ -86,6 +86,7 @@ class ModelVersion:
         from others where answers are kept."""
         self.generation = generation
         self.name = name
+        self.namespace = ""
         self.version = version
         self.version_text = str(version)
         self.config = config

@@ -23,6 +23,7 @@ class EngineOptions(TypedDict, total=False):
     """What each means, and its default: see EngineSettings."""
 
     id: str
+    model_namespacing: bool
     model_control_mode: ModelControlMode
     load_model: str | Iterable[str]
     load_on_request: bool

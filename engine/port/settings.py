@@ -113,6 +113,8 @@ class EngineSettings:
     """Directories whose sub-directories are models."""
     id: str = "triton"
     """The server's name in its metadata."""
+    model_namespacing: bool = False
+    """Let repositories have models of the same name: then a name alone means the only one of that name."""
     model_control_mode: ModelControlMode = attrs.field(
         default="none", validator=attrs.validators.in_(("none", "poll", "explicit"))
     )

@@ -31,6 +31,8 @@ class ModelSource:
     """Called once, when nothing uses the directory any more; None where it stays."""
     serving: Callable[[], None] | None = None
     """Called when what was made of it serves, also when it does so anew."""
+    namespace: str = ""
+    """The repository that the model is of, where that tells models of one name apart."""
     renamed: bool = False
     """Whether the model is loaded by another name than its directory's."""
     leaving: Callable[[], None] | None = None
@@ -38,7 +40,7 @@ class ModelSource:
 
 
 class ModelStore(Protocol):
-    """All models that can be loaded by name."""
+    """All models that can be loaded by name; with namespaces, by `<namespace>::<name>`."""
 
     def check(self) -> None:
         """Before the first use. Raises ValueError for a place that cannot hold models."""
@@ -46,6 +48,14 @@ class ModelStore(Protocol):
 
     def names(self) -> Mapping[str, int]:
         """Every model's name, sorted, with how many models bear it. Raises Internal for what cannot be read."""
+        ...
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The namespace, empty where there are none, and the name that clients say."""
+        ...
+
+    def named(self, name: str) -> list[str]:
+        """All models that clients may mean by a name: one without namespaces, and where there is none."""
         ...
 
     def times_ns(self, name: str) -> Mapping[str, int]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault
-from ..model.ensemble.graph import members
 from .ensembles import in_order
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Closure:
             except Fault as fault:
                 faults[one] = fault
                 return
-            asked[one] = [] if wanted is None else members(wanted.config)
+            asked[one] = [] if wanted is None else await self._loading.parts(wanted)
             for part in asked[one]:
                 if part not in asked:
                     asked[part] = []
@@ -116,7 +115,7 @@ class Closure:
             wanted = None if entry is None else entry.wanted()
             self._retirement.unload(name)
         if with_parts and wanted is not None:
-            for part in members(wanted.config):
+            for part in self._registry.parts(wanted):
                 if self._ensembles.is_needless(part):
                     await self.unload(part, with_parts=True)
 

@@ -9,6 +9,7 @@ An ensemble that was loaded and not unloaded is wanted: it waits as long as its 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...schema.fault import Fault, InvalidArgument
@@ -16,11 +17,12 @@ from ...schema.inference import LATEST
 from ..model.ensemble.graph import members
 from ..model.ensemble.parts import Parts
 from ..model.ensemble.version import EnsembleVersion
+from .naming import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ...schema.wire.generated.inference import ModelConfig
+    from .reading import Reading
     from .registry import ModelEntry, Registry
     from .retiring import Retirement
 
@@ -35,16 +37,17 @@ class Ensembles:
         self._retirement = retirement
         registry.on_change = self.follow
 
-    def problem(self, config: ModelConfig) -> str:
+    def problem(self, reading: Reading) -> str:
         """Why the models of an ensemble do not allow it, in the protocol's words; "" if they do."""
         try:
-            self._check(config)
+            self._check(reading)
         except Fault as fault:
             return fault.message
         return ""
 
     def follow(self, name: str) -> None:
         """A model's versions have changed: what asks it goes on with what serves now, or is suspended."""
+        _, name = self._registry.split(name)
         for entry in list(self._registry.models.values()):
             if entry.loaded is None or name not in members(entry.loaded.config):
                 continue
@@ -54,7 +57,7 @@ class Ensembles:
                     assert isinstance(model, EnsembleVersion), "what has members"
                     model.refit()
             except Fault as fault:
-                entry.unread = self.problem(entry.loaded.config) or fault.message
+                entry.unread = self.problem(entry.loaded) or fault.message
                 log.error("Invalid argument: %s", entry.unread)
                 self._retirement.suspend(entry.name)
             else:
@@ -65,7 +68,7 @@ class Ensembles:
     def waiting(self) -> list[str]:
         """Those that wait, those first that others ask."""
         readings = {name: entry.waiting for name, entry in self._registry.models.items() if entry.waiting is not None}
-        return in_order({name: members(reading.config) for name, reading in readings.items()})
+        return in_order({name: self._registry.parts(reading) for name, reading in readings.items()})
 
     def is_needless(self, name: str) -> bool:
         """Whether only ensembles have had that model loaded that are gone."""
@@ -73,23 +76,25 @@ class Ensembles:
         if entry is None or entry.by_name or entry.wanted() is None:
             return False
         others = (other.wanted() for other in self._registry.models.values())
-        return not any(other is not None and name in members(other.config) for other in others)
+        return not any(other is not None and name in self._registry.parts(other) for other in others)
 
-    def _check(self, config: ModelConfig) -> None:
-        missing = sorted(name for name in members(config) if not self._is_there(name))
+    def _check(self, reading: Reading) -> None:
+        config, namespace = reading.config, reading.source.namespace
+        near = partial(self._registry.near, namespace)
+        missing = sorted(name for name in members(config) if not self._is_there(near(name)))
         if missing:
             raise InvalidArgument(
                 f"ensemble {config.name} contains models that are not available or ambiguous: {', '.join(missing)}"
             )
-        over = self._asks_itself_over(config)
+        over = self._asks_itself_over(reading)
         if over:
             raise InvalidArgument(
                 f"circular dependency between ensembles: {config.name} -> ... -> {over} -> {config.name}"
             )
         assert config.ensemble_scheduling is not None, "an ensemble's configuration"
         for step in config.ensemble_scheduling.step:
-            self._check_member(config.name, self._registry.models[step.model_name], step.model_version)
-        Parts(config, self._registry.find)
+            self._check_member(config.name, self._registry.models[near(step.model_name)], step.model_version)
+        Parts(config, partial(self._registry.find_near, namespace))
 
     def _is_there(self, name: str) -> bool:
         entry = self._registry.models.get(name)
@@ -109,14 +114,15 @@ class Ensembles:
         if version != LATEST and all(model.version != version for model in entry.ready()):
             raise InvalidArgument(f"{depends} whose required version {version} is not loaded.")
 
-    def _asks_itself_over(self, config: ModelConfig) -> str:
+    def _asks_itself_over(self, reading: Reading) -> str:
         """The model of an ensemble over which it would ask itself; "" if there is none."""
         asked = {
-            name: members(reading.config)
+            name: self._registry.parts(wanted)
             for name, entry in self._registry.models.items()
-            if (reading := entry.wanted()) is not None
+            if (wanted := entry.wanted()) is not None
         }
-        return next((first for first in members(config) if config.name in reached(first, asked)), "")
+        model = identifier(reading.source.namespace, reading.config.name)
+        return next((first for first in self._registry.parts(reading) if model in reached(first, asked)), "")
 
 
 def reached(name: str, asked: Mapping[str, Iterable[str]]) -> set[str]:

@@ -19,8 +19,9 @@ def index_of(names: Mapping[str, int], registry: Registry, ready_only: bool) -> 
     As in the reference server, a model that was tried and has no version has no line.
     """
     found: list[RepositoryIndexResponseModelIndex] = []
-    for name, count in names.items():
-        entry = registry.models.get(name)
+    for model, count in names.items():
+        entry = registry.models.get(model)
+        _, name = registry.split(model)
         if count > 1:
             if not ready_only:
                 found.append(

@@ -60,12 +60,12 @@ class Loader:
         backends: Backends,
         clock: Callable[[], float],
         inline: InlineRunner,
-        find: Callable[[str, int], Served],
+        find: Callable[[str, str, int], Served],
         nested: NestedCaller,
         keeper: Keeper | None = None,
     ) -> None:
-        """`find` looks up what serves: ensembles ask it for their models. `keeper` is the engine's cache, None for
-        none."""
+        """`find` looks up what serves, near a namespace: ensembles ask it for their models. `keeper` is the engine's
+        cache, None for none."""
         self._find = find
         self._keeper = keeper
         self._settings = settings
@@ -95,12 +95,13 @@ class Loader:
                 )
             opened = await in_worker(
                 f"opening model '{name}' version {version}",
-                partial(self._open, name, reading, version, path),
+                partial(self._open, reading, version, path),
                 _Opened.close,
                 limiter=self._threads,
                 timeout_s=self._settings.model_load_timeout_secs or float("inf"),
                 patience_s=self._settings.exit_timeout_secs,
             )
+        opened.version.namespace = reading.source.namespace
         opened.version.load_seconds = trio.current_time() - began
         return opened.version
 
@@ -116,9 +117,10 @@ class Loader:
         """Those that a settled configuration asks for."""
         return configuration.instances(config, self._settings)
 
-    def _open(self, name: str, reading: Reading, version: int, path: Path) -> _Opened:
+    def _open(self, reading: Reading, version: int, path: Path) -> _Opened:
         settings = self._settings
         config = reading.config
+        name = config.name
         configuration.check_before_opening(config, path, reading.source.path)
         if config.ensemble_scheduling is not None:
             return _Opened(self._ensemble(name, reading, version, path), None)
@@ -178,7 +180,7 @@ class Loader:
             labels=labels(name, reading.source.path, _label_files(config)),
             settings=self._settings,
             clock=self._clock,
-            find=self._find,
+            find=partial(self._find, reading.source.namespace),
             generation=self._generation(reading, path, config),
         )
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
+from ..model.ensemble.graph import members
 from ..model.ensemble.version import EnsembleVersion
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import is_newer
 from .leases import is_kept, size_of
+from .naming import identifier
 from .reading import discard_now, read
 from .registry import UNLOADED, State
 from .regrouping import is_regrouping, regroup
@@ -131,11 +133,24 @@ class Loading:
                 await discard(reading.source)
             raise
 
+    async def parts(self, reading: Reading) -> list[str]:
+        """The models that an ensemble asks for: of its own namespace where that has them, else all of the name."""
+        names = members(reading.config)
+        namespace = reading.source.namespace
+        if not namespace:
+            return names
+        found: list[str] = []
+        for name in names:
+            named = await trio.to_thread.run_sync(self._store.named, name, abandon_on_cancel=True, limiter=self._files)
+            own = identifier(namespace, name)
+            found += [own] if own in named else named
+        return found
+
     async def revive(self, name: str) -> None:
         """Brings an ensemble into service that waits, if its models allow it now. Raises as `serve`."""
         entry = self._registry.models.get(name)
         waiting = None if entry is None else entry.waiting
-        if waiting is not None and not self._ensembles.problem(waiting.config):
+        if waiting is not None and not self._ensembles.problem(waiting):
             await self.serve(name, waiting)
 
     def _want(self, entry: ModelEntry, reading: Reading | None) -> None:
@@ -187,7 +202,7 @@ class Loading:
         """An ensemble whose models do not allow it waits for them, and its load fails: raises InvalidArgument."""
         if reading.config.ensemble_scheduling is None:
             return
-        entry.unread = self._ensembles.problem(reading.config)
+        entry.unread = self._ensembles.problem(reading)
         if entry.unread:
             log.error("Invalid argument: %s", entry.unread)
             raise InvalidArgument(f"load failed for model '{entry.name}': {entry.unread}\n")

@@ -59,7 +59,9 @@ def read(
     """
     if files and config is None:
         raise InvalidArgument("Load parameter 'config' must be specified for model file override")
-    source = upload(name, files) if files else store.fetch(name, partial(needed, config, settings))
+    fetched = None if files else store.fetch(name, partial(needed, config, settings))
+    namespace, name = store.split(name)
+    source = fetched or attrs.evolve(upload(name, files), namespace=namespace)
     try:
         written = configuration.read(source.path, config, settings)
         source = agents.load(name, written, source)

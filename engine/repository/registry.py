@@ -16,7 +16,9 @@ import attrs
 
 from ...schema.fault import InvalidArgument, NotFound, NotReady
 from ...schema.inference import LATEST
+from ..model.ensemble.graph import members
 from ..observe.generation import Generation
+from .naming import identifier, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -79,6 +81,9 @@ class ModelEntry:
     """One model that somebody tried to load."""
 
     name: str
+    """What tells it from others: see naming.py."""
+    client_name: str
+    """What clients call it."""
     versions: dict[int, VersionEntry] = attrs.field(factory=dict)
     loaded: Reading | None = None
     """What the serving versions came from; None when nothing is loaded."""
@@ -126,8 +131,10 @@ class ModelEntry:
 class Registry:
     """All models. Changed by the repository only; `refresh(name)` makes a change visible to look-ups, at once."""
 
-    def __init__(self, generation: Generation | None = None) -> None:
-        """`generation` ends with each change, for those who keep what a look-up found."""
+    def __init__(self, generation: Generation | None = None, *, namespacing: bool = False) -> None:
+        """`generation` ends with each change, for those who keep what a look-up found. With `namespacing`, models are
+        told apart by where they are, too, and look-ups by name find the only one of that name."""
+        self._namespacing = namespacing
         self.models: dict[str, ModelEntry] = {}
         self.on_change: Callable[[str], None] | None = None
         """Told at once of each model whose look-ups have changed."""
@@ -137,8 +144,35 @@ class Registry:
     def entry(self, name: str) -> ModelEntry:
         entry = self.models.get(name)
         if entry is None:
-            entry = self.models[name] = ModelEntry(name)
+            entry = self.models[name] = ModelEntry(name, self.split(name)[1])
         return entry
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The namespace of a model, empty where there are none, and what clients call it."""
+        return split(name, self._namespacing)
+
+    def sharing(self, client_name: str) -> list[ModelEntry]:
+        """The models that clients may mean by a name: at most one without namespaces."""
+        if not self._namespacing:
+            entry = self.models.get(client_name)
+            return [] if entry is None else [entry]
+        return [entry for entry in self.models.values() if entry.client_name == client_name and entry.wanted()]
+
+    def near(self, namespace: str, client_name: str) -> str:
+        """The model that an ensemble of that namespace means: its own, else the only one of the name."""
+        own = identifier(namespace, client_name)
+        if own in self.models:
+            return own
+        found = self.sharing(client_name)
+        return found[0].name if len(found) == 1 else own
+
+    def find_near(self, namespace: str, client_name: str, version: int) -> HostedVersion:
+        """As `find`, for an ensemble of that namespace."""
+        return self._find(self.models.get(self.near(namespace, client_name)), client_name, version)
+
+    def parts(self, reading: Reading) -> list[str]:
+        """The models that an ensemble asks."""
+        return [self.near(reading.source.namespace, name) for name in members(reading.config)]
 
     def forget(self, name: str) -> None:
         """A model without versions is gone."""
@@ -148,26 +182,41 @@ class Registry:
     def refresh(self, name: str) -> None:
         """Rebuilds the look-up table for one model, without a checkpoint."""
         entry = self.models[name]
-        for key in [key for key in self._serving if key[0] == name]:
+        for key in [key for key in self._serving if key[0] == entry.client_name]:
             del self._serving[key]
-        ready = entry.ready()
+        sharing = self.sharing(entry.client_name)
+        ready = sharing[0].ready() if len(sharing) == 1 else []
         for model in ready:
-            self._serving[name, model.version] = model
+            self._serving[entry.client_name, model.version] = model
         if ready:
-            self._serving[name, LATEST] = ready[-1]
+            self._serving[entry.client_name, LATEST] = ready[-1]
         self._generation.bump()
         if self.on_change is not None:
             self.on_change(name)
 
     def find(self, name: str, version: int = LATEST) -> HostedVersion:
-        """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words."""
+        """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words, and
+        InvalidArgument for a name that several models have."""
         model = self._serving.get((name, version))
         if model is not None:
             return model
-        unknown = f"Request for unknown model: '{name}'"
-        entry = self.models.get(name)
+        sharing = self.sharing(name)
+        if len(sharing) > 1:
+            raise InvalidArgument(
+                f"There are {len(sharing)} identifiers of model '{name}' in global map, model namespace must be "
+                "provided to resolve ambiguity."
+            )
+        if self._namespacing and not sharing:
+            raise NotFound(f"Identifier of model '{name}' is not found in global map")
+        return self._find(sharing[0] if sharing else None, name, version)
+
+    def _find(self, entry: ModelEntry | None, name: str, version: int) -> HostedVersion:
+        unknown = f"Request for unknown model: '{name if entry is None else entry.name}'"
         if entry is None or not entry.is_known():
             raise NotFound(f"{unknown} is not found")
+        ready = entry.ready()
+        for model in ready[-1:] if version == LATEST else [model for model in ready if model.version == version]:
+            return model
         if version == LATEST:
             raise NotFound(f"{unknown} has no available versions")
         if version not in entry.versions:
@@ -183,8 +232,8 @@ class Registry:
         """The versions that a statistics request means. Raises InvalidArgument in that request's own words."""
         if not name:
             return list(self.serving())
-        entry = self.models.get(name)
-        ready = entry.ready() if entry is not None else []
+        sharing = self.sharing(name)
+        ready = sharing[0].ready() if len(sharing) == 1 else []
         if not ready:
             raise InvalidArgument(f"requested model '{name}' is not available")
         if version == LATEST:

@@ -17,6 +17,7 @@ from ...schema.fault import AlreadyExists, InvalidArgument
 from .cloud_repository import CloudRepository
 from .local_repository import LocalRepository
 from .locations import cloud_location
+from .naming import SEPARATOR, identifier, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,7 +66,8 @@ def open_folders(location: str) -> Folders:
 class Repositories:
     """See ModelStore. `register` and `unregister` may be called while others look."""
 
-    def __init__(self, locations: Iterable[str]) -> None:
+    def __init__(self, locations: Iterable[str], *, namespacing: bool = False) -> None:
+        self._namespacing = namespacing
         self._lock = threading.Lock()
         self._registered = {location: _Registered(open_folders(location), {}) for location in sorted(set(locations))}
         """In the order of the locations. Replaced, never changed."""
@@ -84,9 +86,20 @@ class Repositories:
             directories = set(one.folders.directories())
             names = [name for name, directory in one.mapping.items() if directory in directories]
             names += directories - set(one.mapping.values()) - mapped
+            if self._namespacing:
+                found |= {identifier(one.folders.location, name): 1 for name in sorted(names) if SEPARATOR not in name}
+                continue
             for name in names:
                 found[name] = found.get(name, 0) + 1
-        return dict(sorted(found.items()))
+        return found if self._namespacing else dict(sorted(found.items()))
+
+    def split(self, name: str) -> tuple[str, str]:
+        return split(name, self._namespacing)
+
+    def named(self, name: str) -> list[str]:
+        if not self._namespacing:
+            return [name]
+        return [identifier(place.location, name) for place, _ in self._places(name)] or [name]
 
     def times_ns(self, name: str) -> Mapping[str, int]:
         folders, directory = self._find(name)
@@ -94,24 +107,30 @@ class Repositories:
 
     def fetch(self, name: str, needed: Needed | None = None) -> ModelSource:
         folders, directory = self._find(name)
+        namespace, name = self.split(name)
         source = folders.fetch(directory, needed)
-        return source if directory == name else attrs.evolve(source, renamed=True)
+        return attrs.evolve(source, namespace=namespace, renamed=directory != name)
 
     def _find(self, name: str) -> tuple[Folders, str]:
-        registered = self._registered
-        mapped = [(one.folders, one.mapping[name]) for one in registered.values() if name in one.mapping]
-        found = [place for place in mapped if place[0].has(place[1])]
-        if not mapped:
-            found = [
-                (one.folders, name)
-                for one in registered.values()
-                if name not in one.mapping.values() and one.folders.has(name)
-            ]
+        namespace, name = self.split(name)
+        found = [place for place in self._places(name) if namespace in ("", place[0].location)]
         if not found:
             raise InvalidArgument(f"failed to poll model '{name}': model not found in any model repository.")
         if len(found) > 1:
             raise InvalidArgument(f"failed to poll model '{name}': not unique across all model repositories")
         return found[0]
+
+    def _places(self, name: str) -> list[tuple[Folders, str]]:
+        """The directories that bear that name."""
+        registered = self._registered
+        mapped = [(one.folders, one.mapping[name]) for one in registered.values() if name in one.mapping]
+        if mapped:
+            return [place for place in mapped if place[0].has(place[1])]
+        return [
+            (one.folders, name)
+            for one in registered.values()
+            if name not in one.mapping.values() and one.folders.has(name)
+        ]
 
     # --- Which repositories there are
 

@@ -30,6 +30,7 @@ from .index import index_of
 from .leases import Leases
 from .loader import Loader
 from .loading import Loading
+from .naming import identifier_of
 from .on_request import OnRequest
 from .registry import State
 from .repositories import Repositories
@@ -77,12 +78,12 @@ class Repository:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._repositories = Repositories(settings.model_repository)
+        self._repositories = Repositories(settings.model_repository, namespacing=settings.model_namespacing)
         self._store: ModelStore = self._repositories
         self._hosts = Hosts(self._ended)
         self._retirement = Retirement(registry, self._hosts)
         ensembles = Ensembles(registry, self._retirement)
-        loader = Loader(settings, backends, clock, inline, registry.find, nested, keeper)
+        loader = Loader(settings, backends, clock, inline, registry.find_near, nested, keeper)
         self.resources = loader.resources
         """What instances share where rates are limited."""
         self._turns = Turns()
@@ -140,12 +141,14 @@ class Repository:
         settings = self._settings
         await trio.to_thread.run_sync(sweep, temporary_parents(os.environ))
         await trio.to_thread.run_sync(self._store.check, abandon_on_cancel=True)
-        names = list(settings.load_model)
+        names = [_checked(name) for name in settings.load_model]
         if settings.model_control_mode != "explicit" or names == ["*"]:
             names = list(await self._names())
         elif "*" in names:
             raise InvalidArgument("Wildcard model name '*' must be the ONLY startup model if specified at all.")
-        if await load_all([_checked(name) for name in names], self._load_at_start):
+        else:
+            names = [model for name in names for model in await self._named(name)]
+        if await load_all(names, self._load_at_start):
             raise Internal("failed to load all models")
 
     async def stop(self) -> None:
@@ -188,11 +191,12 @@ class Repository:
     async def _serve(self, command: Command) -> None:
         try:
             if isinstance(command, Load):
-                await self._closure.load(
-                    command.model_name, command.config, command.files, on_request=command.on_request
-                )
+                for model in await self._named(command.model_name):
+                    await self._closure.load(model, command.config, command.files, on_request=command.on_request)
             elif isinstance(command, Unload):
-                await self._closure.unload(command.model_name, with_parts=command.with_parts)
+                loaded = [entry.name for entry in self._registry.sharing(command.model_name)]
+                for model in dict.fromkeys([*loaded, *await self._named(command.model_name)]):
+                    await self._closure.unload(model, with_parts=command.with_parts)
             else:
                 await self._poll()
             command.fault = None
@@ -245,16 +249,22 @@ class Repository:
     async def _names(self) -> Mapping[str, int]:
         return await trio.to_thread.run_sync(self._store.names, abandon_on_cancel=True, limiter=self._looks)
 
+    async def _named(self, name: str) -> list[str]:
+        """The models that a client means by a name."""
+        if not self._settings.model_namespacing:
+            return [name]
+        return await trio.to_thread.run_sync(self._store.named, name, abandon_on_cancel=True, limiter=self._looks)
+
     def _ended(self, hosted: Hosted) -> None:
         """A version has ended by itself: it is taken out of service, and nobody else is."""
         model, fault = hosted.model, hosted.fault
-        entry = self._registry.entry(model.name)
+        entry = self._registry.entry(identifier_of(model))
         version = entry.version(model.version)
         if version.model is model and fault is not None:
             version.move(State.UNAVAILABLE, fault.as_reason())
             if not entry.ready() and entry.loaded is not None:
                 entry.failed_ns = entry.loaded.times_ns
-            self._registry.refresh(model.name)
+            self._registry.refresh(entry.name)
 
 
 def _checked(name: str) -> str:

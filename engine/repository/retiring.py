@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Internal
+from .naming import identifier_of
 from .registry import EVICTED, UNLOADED, State
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Retirement:
 
     def retire(self, model: HostedVersion, reason: str = UNLOADED) -> None:
         """Takes one version out of service that has no successor. Its model's look-ups are to be refreshed."""
-        self._registry.entry(model.name).version(model.version).move(State.UNLOADING)
+        self._registry.entry(identifier_of(model)).version(model.version).move(State.UNLOADING)
         self._hosts.start_soon(self._retire, model, reason)
 
     def replace(self, model: HostedVersion) -> None:
@@ -126,9 +127,9 @@ class Retirement:
     async def _retire(self, model: HostedVersion, reason: str) -> None:
         """Says in the index why it does not serve, unless a new load has taken the place."""
         await model.drain(_AS_LONG_AS_IT_TAKES)
-        version = self._registry.entry(model.name).version(model.version)
-        place = (model.name, model.version)
-        others = [other for other in self._hosts.running if (other.name, other.version) == place]
+        place = (identifier_of(model), model.version)
+        version = self._registry.entry(place[0]).version(model.version)
+        others = [other for other in self._hosts.running if (identifier_of(other), other.version) == place]
         if version.state is State.UNLOADING and others in ([], [model]):
             version.move(State.UNAVAILABLE, reason)
         log.info("successfully unloaded '%s' version %d", *place)

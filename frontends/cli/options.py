@@ -154,7 +154,12 @@ _REPOSITORY = [
         "engine.fair_queueing",
         "Ours: serve callers by turns; NAME is the request parameter, or forwarded header, that tells them apart.",
     ),
-    _absent("model-namespacing", boolean, "one model name in several repositories", "false"),
+    Option(
+        "model-namespacing",
+        boolean,
+        "engine.model_namespacing",
+        "Let repositories have models of the same name; clients reach those whose name only one has.",
+    ),
 ]
 _HTTP = [
     Option("allow-http", boolean, "doors.allow_http", "Open the HTTP door."),

@@ -80,7 +80,7 @@ class EngineCollector:
         self._machine = machine
         self._gpus = gpus
         self._custom = custom
-        self._failures: dict[tuple[str, str], _Failures] = {}
+        self._failures: dict[tuple[str, str, str], _Failures] = {}
 
     def describe(self) -> Iterable[Metric]:
         """Nothing to check on registration: the families are fixed and ours alone."""
@@ -127,8 +127,9 @@ class EngineCollector:
         family = families.FAILURE
         metric = Metric(family.name, family.text, family.kind)
         for labels, version, now, carried in rows:
-            known = self._failures.pop((version.name, version.version_text), None) or _Failures()
-            self._failures[version.name, version.version_text] = known  # the latest seen are last
+            place = (version.namespace, version.name, version.version_text)
+            known = self._failures.pop(place, None) or _Failures()
+            self._failures[place] = known  # the latest seen are last
             known.labels = labels
             known.update({reason: now.failures[reason] + carried.failures[reason] for reason in REASONS})
         while len(self._failures) > GONE_MAX + len(rows):
@@ -185,6 +186,8 @@ class EngineCollector:
 
     def _labels(self, version: HostedVersion) -> dict[str, str]:
         labels = {"model": version.name, "version": version.version_text}
+        if version.namespace:
+            labels["namespace"] = version.namespace
         for key, value in version.config.metric_tags.items():
             labels["_" + _LABEL.sub("_", key)] = value
         # A model on several GPUs is counted as one, so no single GPU can be named.

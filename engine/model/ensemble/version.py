@@ -72,6 +72,7 @@ class EnsembleVersion:
         """`labels` and `generation` are the ensemble's own; `find` looks up what serves."""
         self._generation = generation
         self.name = name
+        self.namespace = ""
         self.version = version
         self.version_text = str(version)
         self.config = config
