@@ -142,6 +142,8 @@ class EngineSettings:
             raise ValueError(
                 "Error: Use of '--load-on-request' requires setting '--model-control-mode=explicit' as well."
             )
+        if asked and self.model_namespacing:
+            raise ValueError("Error: '--load-on-request' cannot be used with '--model-namespacing'.")
 
     @loaded_models_max.validator
     @loaded_bytes_max.validator

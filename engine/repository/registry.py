@@ -196,7 +196,7 @@ class Registry:
 
     def find(self, name: str, version: int = LATEST) -> HostedVersion:
         """What serves that version, or the highest. Raises NotFound, NotReady in the protocol's words, and
-        InvalidArgument for a name that several models have."""
+        InvalidArgument for a name that several models have, or, with namespaces, none has ever had."""
         model = self._serving.get((name, version))
         if model is not None:
             return model
@@ -207,7 +207,9 @@ class Registry:
                 "provided to resolve ambiguity."
             )
         if self._namespacing and not sharing:
-            raise NotFound(f"Identifier of model '{name}' is not found in global map")
+            if any(entry.client_name == name for entry in self.models.values()):
+                raise NotFound(f"Identifier of model '{name}' is not found in global map")
+            raise InvalidArgument(f"Request for unknown model: '{name}' is not found")
         return self._find(sharing[0] if sharing else None, name, version)
 
     def _find(self, entry: ModelEntry | None, name: str, version: int) -> HostedVersion:

@@ -54,9 +54,9 @@ async def test_a_name_in_two_repositories(virtual_time, places, backend, namespa
         with pytest.raises(InvalidArgument, match="requested model 'both' is not available"):
             engine.statistics("both")
         assert [entry.name for entry in engine.statistics()] == ["both", "one", "both"]
-        with pytest.raises(NotFound) as caught:
+        with pytest.raises(InvalidArgument) as caught:
             engine.model(f"{places[0]}::one")
-        assert "is not found in global map" in caught.value.message
+        assert caught.value.message == f"Request for unknown model: '{places[0]}::one' is not found"
 
 
 async def test_loads_and_unloads_by_name_mean_all_of_that_name(virtual_time, places, backend, namespaced):
@@ -127,6 +127,12 @@ async def test_an_explicit_ensemble_brings_its_own(virtual_time, places, backend
         await engine.unload("near", unload_dependents=True)
         await trio.testing.wait_all_tasks_blocked()
         assert backend.closed == [("both", 1)]
+
+
+async def test_what_goes_without_namespaces_only(namespaced):
+    with pytest.raises(ValueError, match="'--load-on-request' cannot be used with '--model-namespacing'"):
+        async with namespaced(load_on_request=True, **EXPLICIT):
+            pass
 
 
 async def test_uploaded_files_and_configurations(virtual_time, places, backend, namespaced):
