@@ -164,7 +164,8 @@ class EngineSettings:
     """Prefer `configs/<name>.pbtxt` over `config.pbtxt`."""
     model_load_thread_count: int = attrs.field(default=4, validator=_POSITIVE)
     model_load_timeout_secs: float = attrs.field(default=0, validator=_NOT_NEGATIVE)
-    """How long a model may take to open, and then its instances, before the load fails; 0 sets no limit. Ours."""
+    """How long a model may take to be fetched and read, then to open, and then its instances, before the load fails; 0
+    sets no limit. Ours."""
     model_load_retry_count: int = attrs.field(default=0, validator=_NOT_NEGATIVE)
     exit_timeout_secs: float = attrs.field(default=30, validator=_NOT_NEGATIVE)
     """How long `stop` waits for what is in flight, and whoever cancels the engine for what is being opened."""

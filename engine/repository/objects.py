@@ -6,6 +6,7 @@ chunks(stored) the bytes of one object
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .locations import CloudLocation
+
+log = logging.getLogger("despina.engine.repository.objects")
 
 PAGE_KEYS = 1000
 CHUNK_BYTES = 1 << 20
@@ -44,6 +47,9 @@ class Stored:
     """Differs for another content, where the server knows one."""
 
 
+_GOOGLE_IDENTITIES = {"service_account", "application_credentials", "skip_signature"}
+
+
 class Objects(Protocol):
     """The objects below one location."""
 
@@ -66,18 +72,31 @@ class Bucket:
     def __init__(self, location: CloudLocation) -> None:
         """Raises Unsupported without the package, InvalidArgument for credentials that cannot be read."""
         self._location = location
-        self._known = options(location, os.environ)
-        self._for_pages = _client(location, self._known, timeout=timedelta(seconds=ANSWER_S))
-        self._for_chunks = _client(location, self._known)
+        self._connect(options(location, os.environ))
+
+    def _connect(self, known: dict[str, Any]) -> None:
+        self._known = known
+        self._for_pages = _client(self._location, known, timeout=timedelta(seconds=ANSWER_S))
+        self._for_chunks = _client(self._location, known)
+
+    def _become_nobody(self) -> bool:
+        """For a public bucket of Google's, where neither a credential is given nor a machine's own is there."""
+        if self._location.scheme != "gs" or self._known.keys() & _GOOGLE_IDENTITIES:
+            return False
+        log.info("no credential opens %s: trying without any", self._location.text)
+        self._connect({**self._known, "skip_signature": True})
+        return True
 
     def pages(self, folder: str = "", after: str = "") -> Iterator[list[Stored]]:
         import obstore.exceptions
 
         start = f"{self._location.prefix}/" if self._location.prefix else ""
+        begun = False
         try:
             for page in obstore.list(
                 self._for_pages, start + folder, offset=start + after if after else None, chunk_size=PAGE_KEYS
             ):
+                begun = True
                 yield [
                     Stored(
                         key=entry["path"][len(start) :],
@@ -89,7 +108,9 @@ class Bucket:
                     if entry["path"].startswith(start)
                 ]
         except obstore.exceptions.BaseError as error:
-            raise self._fault("listing", error) from error
+            if begun or not self._become_nobody():
+                raise self._fault("listing", error) from error
+            yield from self.pages(folder, after)
 
     def is_folder(self, stored: Stored) -> bool:
         import obstore.exceptions
