@@ -9,6 +9,7 @@ the socket's limit ends it, or `close` does: meanwhile others may find none, who
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from redis import Redis
+
+log = logging.getLogger("despina.backends.caches.redis")
 
 PREFIX: Final = "despina:"
 SETTINGS: Final = (
@@ -36,25 +39,38 @@ POOL_SIZE: Final = 4
 class RedisCache:
     """A client and its threads."""
 
-    def __init__(self, client: Redis, *, calls_max: int, timeout_s: float) -> None:
+    def __init__(self, client: Redis, refusal: type[Exception], *, calls_max: int, timeout_s: float) -> None:
+        """`refusal` is how the client says that the server has refused a command."""
+        self._refusal = refusal
         self.calls_max = calls_max
         self.timeout_s = timeout_s
         self._client = client
         self._threads = trio.CapacityLimiter(calls_max)
 
     async def lookup(self, key: str) -> bytes | None:
+        """None also where something of another kind stands under the key."""
         found: bytes | None = await self._call(self._client.get, PREFIX + key)
         return found
 
     async def insert(self, key: str, entry: bytes) -> bool:
-        """Whatever was there is replaced: it may have been damaged."""
+        """Whatever was there is replaced: it may have been damaged. False where the server takes nothing, because it is
+        full for one: it may well go on answering."""
         return bool(await self._call(self._client.set, PREFIX + key, entry))
 
     async def close(self) -> None:
         self._client.connection_pool.disconnect()  # does not wait for anybody: it ends calls that were given up
 
     async def _call(self, call: Callable[..., Any], *arguments: object) -> Any:
-        return await trio.to_thread.run_sync(partial(call, *arguments), abandon_on_cancel=True, limiter=self._threads)
+        return await trio.to_thread.run_sync(
+            partial(self._asked, call, *arguments), abandon_on_cancel=True, limiter=self._threads
+        )
+
+    def _asked(self, call: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return call(*arguments)
+        except self._refusal as refusal:  # of this command; the server is well
+            log.debug("Redis has refused a command: %s", refusal)
+            return None
 
 
 def open_redis(settings: Mapping[str, str]) -> RedisCache:
@@ -90,7 +106,7 @@ def open_redis(settings: Mapping[str, str]) -> RedisCache:
     except (redis.RedisError, OSError) as error:
         client.close()
         raise Internal(f"Failed to ping Redis server. {type(error).__name__}: {error}") from error
-    return RedisCache(client, calls_max=pool_size, timeout_s=timeout_s)
+    return RedisCache(client, redis.ResponseError, calls_max=pool_size, timeout_s=timeout_s)
 
 
 def _tls(settings: Mapping[str, str]) -> dict[str, Any]:

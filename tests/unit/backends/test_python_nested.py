@@ -725,3 +725,27 @@ async def test_models_load_others_while_they_are_opened(models):
             assert line.startswith(prefix.format(name, name))
         (line,) = await asked(engine, 1)
         assert line.startswith(prefix.format("outer", "outer"))
+
+
+KEPT = "response_cache { enable: true }\n"
+LOCAL = {"cache_config": {"local": {"size": "100000"}}}
+
+
+async def test_a_model_asks_one_whose_answers_are_kept(models):
+    """Goal: the second call is answered from the cache, before it is even queued."""
+    models.write("outer", "return said(*(shown(call('inner', 3).exec()) for _ in range(2)))")
+    models.write("inner", DOUBLE, more=KEPT)
+    async with models.opened(**LOCAL) as engine:
+        assert await asked(engine, 1) == ["[6]", "[6]"]
+        (inner,) = engine.statistics("inner")
+        assert (inner.execution_count, inner.inference_stats.cache_hit.count) == (1, 1)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+async def test_a_call_that_joins_what_waits_for_it_is_refused(models, joins):
+    """Goal: a model that asks itself what it is asked does not wait for its own answer, joined or queued."""
+    models.write("outer", "return said(shown(call('outer', *xs, requested_output_names=['SAID']).exec()))", more=KEPT)
+    async with models.opened(**LOCAL, cache_joins=joins) as engine:
+        with trio.fail_after(20):
+            (text,) = await asked(engine, 1, outputs=["SAID"])
+        assert text.startswith("UNAVAILABLE")

@@ -198,6 +198,21 @@ def test_failed_model_ends_the_start(tmp_path):
     assert statuses == [200, 400]
 
 
+def test_a_cache_that_does_not_answer_ends_the_start(repository):
+    """Goal: exit 1, and why: nobody should believe that answers are kept."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    for setting, text in (
+        (f"redis,port={port}", "Internal - Failed to ping Redis server."),
+        ("local,size=many", "Invalid argument - Failed to initialize LocalCache: 'size' must be a number of bytes"),
+    ):
+        redis = ("--cache-config=redis,host=127.0.0.1",) if "redis" in setting else ()
+        with Serving(f"--model-repository={repository}", *redis, f"--cache-config={setting}") as server:
+            code, output = server.end()
+        assert code == 1
+        assert f"error: creating server: {text}" in output
+
+
 def test_taken_port(repository):
     """Goal: a port in use is found before models load; the protocol's words; exit 1."""
     with socket.create_server(("127.0.0.1", 0)) as other:

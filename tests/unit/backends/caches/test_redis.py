@@ -132,6 +132,19 @@ async def test_damaged_entries_are_replaced(server, opened):
         assert engine.cache.hits == 0
 
 
+async def test_a_server_that_is_full_goes_on_answering(server, opened):
+    """Goal: that it takes nothing more is no failure: what it has is found, the rest is executed."""
+    async with opened(server.settings) as (engine, backend):
+        await ask(engine, 1)
+        await until_kept(server, 1)
+        server.client().config_set("maxmemory", 1)
+        for _ in range(3):
+            await ask(engine, 2)
+            await ask(engine, 1)
+        assert len(backend.executed) == 4
+        assert (engine.cache.hits, engine.cache.failures) == (3, 0)
+
+
 async def test_a_server_that_dies_midway_and_comes_back(server, opened):
     """Goal: requests are answered all the time; once it is back, answers are kept again."""
     async with opened(server.settings) as (engine, backend):
