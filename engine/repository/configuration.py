@@ -6,6 +6,7 @@ read ── agents ── names ── normalise ── validate ──▶ backe
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...schema.fault import InvalidArgument, Unsupported
@@ -13,11 +14,13 @@ from ...schema.model_config import (
     ModelListing,
     accept_completion,
     check_directory_name,
+    collected,
     complete_names,
     config_from_json,
     normalise,
     normalise_instance_groups,
     parse_config,
+    refuse_all,
     validate,
     validate_file_names,
     validate_instance_groups,
@@ -31,7 +34,7 @@ from ..port.resources import Resource
 from .model_directory import config_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ..port.backend import Backend, InstanceKind
@@ -77,9 +80,10 @@ def settle(config: ModelConfig, name: str, source: ModelSource, settings: Engine
     config = complete_names(config, name, _listing(source.path))
     check_directory_name(config, name)
     config = normalise(config)
-    validate(config)
+    checks = [partial(validate, config)]
     if settings.disable_auto_complete_config:
-        validate_io(config)
+        checks.append(partial(validate_io, config))
+    _refuse_together(*checks)
     return config
 
 
@@ -92,12 +96,22 @@ def complete(
     config = normalise_instance_groups(
         config, gpus, ModelInstanceGroupKind.from_string(preferred) if preferred else None
     )
-    validate(config)
-    validate_io(config)
-    validate_instance_groups(config, gpus, settings.min_supported_compute_capability)
-    validate_states(config)
+    _refuse_together(
+        partial(validate, config),
+        partial(validate_io, config),
+        partial(validate_instance_groups, config, gpus, settings.min_supported_compute_capability),
+        partial(validate_states, config),
+    )
     refuse_unbuilt(config)
     return config
+
+
+def _refuse_together(*checks: Callable[[], None]) -> None:
+    found: list[str] = []
+    for check in checks:
+        with collected(found):
+            check()
+    refuse_all(found)
 
 
 def complete_ensemble(config: ModelConfig) -> ModelConfig:

@@ -8,6 +8,7 @@ from ..fault import InvalidArgument
 from ..message_type import enum_name
 from ..wire.generated.inference import DataType, ModelQueuePolicyTimeoutAction, ModelSequenceBatchingControlKind
 from .backend_names import ENSEMBLE_PLATFORM, validate_names
+from .collecting import collected, refuse_all
 from .ensemble_graph import validate_ensemble
 
 if TYPE_CHECKING:
@@ -34,31 +35,36 @@ _CUSTOMISABLE_METRICS = frozenset({"nv_inference_first_response_histogram_ms"})
 
 
 def validate(config: ModelConfig) -> None:
-    """Refuses the first thing wrong in a normalised configuration, with the protocol's text."""
+    """Refuses what is wrong in a normalised configuration, all of it at once, with the protocol's texts."""
     validate_names(config)
     name = config.name
+    found: list[str] = []
     if config.max_batch_size < 0:
-        raise InvalidArgument(f"'max_batch_size' must be non-negative value for {name}")
+        found.append(f"'max_batch_size' must be non-negative value for {name}")
     if config.version_policy is None:
-        raise InvalidArgument(f"must specify 'version policy' for {name}")
+        found.append(f"must specify 'version policy' for {name}")
     if config.dynamic_batching is not None:
-        _validate_dynamic_batching(config.dynamic_batching, config)
-    if config.sequence_batching is not None:
-        _validate_sequence_batching(config.sequence_batching, config)
-    if config.ensemble_scheduling is not None:
-        validate_ensemble(config)
-    elif config.platform == ENSEMBLE_PLATFORM:
-        raise InvalidArgument(
-            f"ensemble scheduling must be set for ensemble {name} whose platform is {ENSEMBLE_PLATFORM}"
-        )
+        found += _dynamic_batching_faults(config.dynamic_batching, config)
+    with collected(found):
+        if config.sequence_batching is not None:
+            _validate_sequence_batching(config.sequence_batching, config)
+    with collected(found):
+        if config.ensemble_scheduling is not None:
+            validate_ensemble(config)
+        elif config.platform == ENSEMBLE_PLATFORM:
+            raise InvalidArgument(
+                f"ensemble scheduling must be set for ensemble {name} whose platform is {ENSEMBLE_PLATFORM}"
+            )
     decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
     if decoupled and _has_cache(config):
-        raise InvalidArgument(
+        found.append(
             f"Response Cache does not currently support model {name} with 'decoupled' transaction policy. "
             "Please disable the response cache."
         )
-    if config.model_metrics is not None:
-        _validate_metrics(config.model_metrics)
+    with collected(found):
+        if config.model_metrics is not None:
+            _validate_metrics(config.model_metrics)
+    refuse_all(found)
 
 
 def config_warnings(config: ModelConfig) -> Iterator[str]:
@@ -83,27 +89,29 @@ def _validate_preferred_sizes(sizes: Sequence[int], config: ModelConfig, what: s
             raise InvalidArgument(f"{what} must be <= max batch size for {config.name}")
 
 
-def _validate_dynamic_batching(batching: ModelDynamicBatching, config: ModelConfig) -> None:
+def _dynamic_batching_faults(batching: ModelDynamicBatching, config: ModelConfig) -> Iterator[str]:
     name, levels = config.name, batching.priority_levels
-    _validate_preferred_sizes(batching.preferred_batch_size, config, "dynamic batching preferred size")
+    found: list[str] = []
+    with collected(found):
+        _validate_preferred_sizes(batching.preferred_batch_size, config, "dynamic batching preferred size")
+    yield from found
     if levels != 0:
         if not 1 <= batching.default_priority_level <= levels:
-            raise InvalidArgument(f"default priority level must be in range [1, {levels}] for {name}")
+            yield f"default priority level must be in range [1, {levels}] for {name}"
         if not all(1 <= level <= levels for level in batching.priority_queue_policy):
-            raise InvalidArgument(f"priority queue policy must have priority level in range [1, {levels}] for {name}")
+            yield f"priority queue policy must have priority level in range [1, {levels}] for {name}"
     if not batching.preserve_ordering:
         return
     if levels > 1:
-        raise InvalidArgument(f"Only one priority level is allowed when 'preserve_ordering' is true for {name}")
+        yield f"Only one priority level is allowed when 'preserve_ordering' is true for {name}"
     for policy in (batching.default_queue_policy, *batching.priority_queue_policy.values()):
         if (
             policy is not None
             and policy.default_timeout_microseconds != 0
             and policy.timeout_action == ModelQueuePolicyTimeoutAction.DELAY
         ):
-            raise InvalidArgument(
-                f"Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for {name}"
-            )
+            yield f"Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for {name}"
+            return
 
 
 def _validate_sequence_batching(batching: ModelSequenceBatching, config: ModelConfig) -> None:
