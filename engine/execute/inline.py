@@ -5,7 +5,8 @@ that batches is not executed at once but put here:
 
 | message                 | from             | effect                                                              |
 |-------------------------|------------------|---------------------------------------------------------------------|
-| soon(instance)          | placement        | executed at the end of the pass, else when the task gets its turn    |
+| soon(instance)          | placement        | executed at the end of the pass, else when the task gets its turn;   |
+|                         |                  | before or after others, as its model's priority says                 |
 | begin_pass, end_pass    | doors            | brackets what a door's loop has found; the end executes what waits   |
 
     door's pass:   begin ─ submit ─ submit ─ submit ─ end: execute what was started, here and now
@@ -49,6 +50,8 @@ class InlineRunner:
 
     def __init__(self) -> None:
         self._ready: deque[MovableInstance] = deque()
+        self._last: deque[MovableInstance] = deque()
+        """Those that all others go before."""
         self._task: trio.lowlevel.Task | None = None
         self.in_pass = False
         """Between `begin_pass` and `end_pass`."""
@@ -57,11 +60,23 @@ class InlineRunner:
         """What waits for the trio thread."""
         resting = "waits" if self._task is not None else "executes"
         doing = "waits for the end of a door's pass" if self.in_pass else resting
-        return ActorStatus(name="inline runner", doing=doing, depth=len(self._ready))
+        return ActorStatus(name="inline runner", doing=doing, depth=len(self._ready) + len(self._last))
 
     def soon(self, instance: MovableInstance) -> None:
         """Executes the started `instance` at the end of the pass, or when the task gets its turn."""
         self._ready.append(instance)
+        if not self.in_pass:
+            self._wake()
+
+    def soon_before_others(self, instance: MovableInstance) -> None:
+        """The same, before those that wait already."""
+        self._ready.appendleft(instance)
+        if not self.in_pass:
+            self._wake()
+
+    def soon_after_others(self, instance: MovableInstance) -> None:
+        """The same, after all that wait by then, and come until its turn."""
+        self._last.append(instance)
         if not self.in_pass:
             self._wake()
 
@@ -75,7 +90,10 @@ class InlineRunner:
         ready = self._ready
         for _ in range(len(ready)):
             self._execute(ready.popleft())
-        if ready:
+        if self._last and not ready:
+            for _ in range(len(self._last)):
+                self._execute(self._last.popleft())
+        if ready or self._last:
             self._wake()
 
     async def run(self) -> None:
@@ -85,17 +103,17 @@ class InlineRunner:
             self._task = None
             return Abort.SUCCEEDED
 
-        ready = self._ready
+        ready, last = self._ready, self._last
         try:
             while True:
-                if not ready:
+                if not (ready or last):
                     self._task = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(abort)
-                while ready:
-                    if self._execute(ready.popleft()):
+                while ready or last:
+                    if self._execute((ready or last).popleft()):
                         await trio.lowlevel.checkpoint()
         finally:
-            for instance in ready:
+            for instance in (*ready, *last):
                 instance.start()
 
     def _execute(self, instance: MovableInstance) -> bool:

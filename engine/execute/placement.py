@@ -15,6 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from ...schema.wire.generated.inference import ModelOptimizationPolicyModelPriority as Priority
 from ..request.batch import Batch
 from ..request.job import JobState, move
 from ..request.ledger import End
@@ -38,13 +39,19 @@ INLINE_SLICE_NS = 5_000_000
 class Placement:
     """Of one model version."""
 
-    def __init__(self, feed: Feed, runner: InlineRunner) -> None:
+    def __init__(self, feed: Feed, runner: InlineRunner, priority: Priority = Priority.PRIORITY_DEFAULT) -> None:
+        """`priority` is the model's, among models whose batches wait for the trio thread."""
         self.company = Company()
         self._feed = feed
         self._cost = feed.cost
         self._scheduler = feed.scheduler
         self._ledger = feed.ledger
         self._runner = runner
+        by_priority = {
+            Priority.PRIORITY_MAX: runner.soon_before_others,
+            Priority.PRIORITY_MIN: runner.soon_after_others,
+        }
+        self._soon = by_priority.get(priority, runner.soon)
         self._running = False
         """Something executes on the trio thread just now: what it calls may submit again."""
         self._learn_in = 0
@@ -82,9 +89,9 @@ class Placement:
             instance.start()
         elif self._running or (self._scheduler.joins and (self._runner.in_pass or self.company.is_there())):
             # After everybody who is runnable now: their requests may share the batch.
-            self._runner.soon(instance)  # type: ignore[arg-type]  # movable
+            self._soon(instance)  # type: ignore[arg-type]  # movable
         elif self.execute(instance):  # type: ignore[arg-type]  # movable
-            self._runner.soon(instance)  # type: ignore[arg-type]  # movable
+            self._soon(instance)  # type: ignore[arg-type]  # movable
 
     def look(self) -> bool:
         """Starts an idle instance if anything waits. Whether there was one."""

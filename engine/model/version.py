@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault, ShuttingDown, Unavailable
+from ...schema.wire.generated.inference import ModelOptimizationPolicyModelPriority as Priority
 from ..execute.cost import execution_cost
 from ..execute.feed import Feed
 from ..execute.instances import Instances
@@ -60,6 +61,11 @@ log = logging.getLogger("despina.engine.model")
 
 CLOSE_S_MIN = 1.0
 """Closing gets that long even if nothing may be waited for: with no time at all it would never begin."""
+
+
+def priority_of(config: ModelConfig) -> Priority:
+    """Among models."""
+    return config.optimization.priority if config.optimization is not None else Priority.PRIORITY_DEFAULT
 
 
 class ModelVersion:
@@ -109,7 +115,7 @@ class ModelVersion:
             self._sequences.refuse = self.limits.refuse_late
         parts = (self.scheduler, self.limits, self.ledger, self.admission, execution_cost(config), clock)
         self._feed = Feed(*parts) if resources is None else LimitedFeed(resources, *parts)
-        self.placement = Placement(self._feed, inline)
+        self.placement = Placement(self._feed, inline, priority_of(config))
         self.company = self.placement.company
         self.instances = Instances(
             backend_model,

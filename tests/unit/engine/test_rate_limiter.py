@@ -131,6 +131,27 @@ def test_who_comes_late_is_not_ahead_for_ever():
     assert old.rank == 100 + EXECUTIONS_AT_FIRST
 
 
+def test_what_a_waiting_one_waits_for():
+    """Goal: whoever holds what it needs, or what those need that are before it; nobody of others."""
+    limiter = limits(("a", 1, None), ("b", 1, None), ("c", 1, None))
+    holds_a, holds_b, holds_c, first, last = (
+        limiter.add(needs, 0, 1)
+        for needs in (
+            [own("a", 1)],
+            [own("b", 1)],
+            [own("c", 1)],
+            [own("a", 1), own("b", 1)],
+            [own("b", 1)],
+        )
+    )
+    for claim in (holds_a, holds_b, holds_c, first, last):
+        limiter.want(claim)
+    assert set(limiter.holders(first)) == {holds_a, holds_b}
+    assert set(limiter.holders(last)) == {holds_a, holds_b}
+    limiter.give_back(first, executed=False)
+    assert limiter.holders(last) == [holds_b]
+
+
 class Naive:
     """The same rules, said once more without any bookkeeping."""
 
