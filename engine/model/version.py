@@ -210,6 +210,7 @@ class ModelVersion:
                     await self._stop.wait()
                 finally:
                     self._running = self.accepting = False
+                    self._stop.set()  # cancelled, it takes nothing of those either who have pinned it
                     self._refuse_queued(ShuttingDown("the model was unloaded before its turn came"))
                     self._shut_streams()
                     self._abandon_children()

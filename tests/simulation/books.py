@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
+from despina.engine.model.ensemble.version import EnsembleVersion
+from despina.engine.model.hosted import HostedVersion
 from despina.engine.model.version import ModelVersion
 from despina.engine.observe.statistics import ModelStats
 from despina.engine.request.batch import Batch
@@ -37,12 +39,17 @@ def counted_by(statistics: ModelStats) -> Counter[str]:
     return +Counter({"success": statistics.success_count, **statistics.failures})
 
 
+def serial_of(job: Job) -> int:
+    """Its place among all jobs of the history. Steps of an ensemble come later than their numbers say."""
+    return job.serial  # type: ignore[attr-defined]  # noted.py gives it
+
+
 @attrs.define(eq=False)
 class Account:
     """Of one accepted request."""
 
     job: Job
-    model: ModelVersion
+    model: HostedVersion
     number: int
     told: int = 0
     """Times that the caller was told the end."""
@@ -117,6 +124,25 @@ class Account:
         return "success" if self.fault is None else "BACKEND"
 
 
+class EnsembleAccount(Account):
+    """Of one request that an ensemble has accepted; its models' requests have their own."""
+
+    def hear_answer(self, job: StreamJob, answer: Answer) -> None:
+        assert not self.left, "told after leaving"
+        assert not self.told, "told after the final answer"
+        if answer.response is not None:
+            assert int(answer.response.outputs[0].numpy().ravel()[0]) == self.number, "somebody else's answer"
+        if answer.final:
+            self.told += 1
+            self.fault, self.state = answer.fault, job.state
+
+    @property
+    def outcome(self) -> str:
+        if self.left or isinstance(self.fault, DeadlineExceeded):
+            return "CANCELED"
+        return "success" if self.fault is None else "OTHER"
+
+
 class Books:
     """Of one history."""
 
@@ -126,11 +152,11 @@ class Books:
         self.warmed: dict[Ledger, Counter[str]] = defaultdict(Counter)
         """Requests of samples that were counted, each executed by itself."""
         self.taken: dict[tuple[ModelVersion, int, str], list[int]] = defaultdict(list)
-        """Numbers by model version, level and, where it makes a difference, caller, as they were taken."""
+        """Serials by model version, level and, where it makes a difference, caller, as they were taken."""
         self.order: dict[ModelVersion, list[int]] = defaultdict(list)
-        """Numbers by model version, as they were taken."""
-        self.told: dict[ModelVersion, list[int]] = defaultdict(list)
-        """Numbers by model version, as their callers were told of the end of their execution."""
+        """Serials by model version, as they were taken."""
+        self.told: dict[HostedVersion, list[int]] = defaultdict(list)
+        """Serials by model version, as their callers were told of the end of their execution."""
         self.states: dict[object, int] = {}
         """By sequence: what the model has set last, since START."""
         self.of_sequences: dict[object, list[int]] = defaultdict(list)
@@ -141,15 +167,16 @@ class Books:
         self.mix: Counter[str] = Counter()
         """What was reached: `group: kind` -> how often."""
 
-    def accept(self, job: Job, model: ModelVersion) -> Account:
-        account = self.accounts[job] = Account(job, model, number_of(job))
+    def accept(self, job: Job, model: HostedVersion) -> Account:
+        kind = Account if isinstance(model, ModelVersion) else EnsembleAccount
+        account = self.accounts[job] = kind(job, model, number_of(job))
         return account
 
     def tell(self, account: Account, job: Job) -> None:
         account.hear(job)
         self._note_end(account)
         if job.state is JobState.DONE:
-            self.told[account.model].append(account.number)
+            self.told[account.model].append(serial_of(job))
 
     def leave(self, job: Job) -> None:
         account = self.accounts.get(job)
@@ -193,8 +220,8 @@ class Books:
         self.mix[f"batches: {batch.reason}"] += 1
         for job in jobs:
             caller = caller_of(model.scheduler.order.caller, job)
-            self.taken[model, job.level, caller].append(number_of(job))
-            self.order[model].append(number_of(job))
+            self.taken[model, job.level, caller].append(serial_of(job))
+            self.order[model].append(serial_of(job))
 
     def keep(self, job: Job) -> None:
         """A model sets a state of the job's sequence."""
@@ -254,14 +281,20 @@ class Books:
 
     def check(self) -> None:
         """After everything has ended."""
-        by_model: dict[ModelVersion, list[Account]] = defaultdict(list)
+        by_model: dict[HostedVersion, list[Account]] = defaultdict(list)
         for job, account in self.accounts.items():
             assert job.state not in UNDECIDED
             assert job.on_done is None, "somebody was never told"
             assert account.told + account.left == 1
             by_model[account.model].append(account)
         for model, accounts in by_model.items():
-            self._check_statistics(model, Counter(account.outcome for account in accounts))
+            self._check_counts(model, Counter(account.outcome for account in accounts))
+            if not isinstance(model, ModelVersion):
+                assert isinstance(model, EnsembleVersion)
+                assert (model.ledger.inflight, model.ledger.pins, model.ledger.broken) == (0, 0, 0)
+                continue
+            self._check_executions(model)
+            assert model.ledger.pins == 0
             assert (model.ledger.inflight, model.scheduler.live, model.ledger.broken) == (0, 0, 0)
             assert not model.ledger.streams
             assert not model.ledger.ordered
@@ -276,21 +309,24 @@ class Books:
             if policy is None or policy.timeout_action != ModelQueuePolicyTimeoutAction.DELAY:
                 assert taken == sorted(taken), "served out of turn"
         for model, told in self.told.items():
-            if model.ledger.ordered is not None:
+            if isinstance(model, ModelVersion) and model.ledger.ordered is not None:
                 place = {number: index for index, number in enumerate(self.order[model])}
                 places = [place[number] for number in told]
                 assert places == sorted(places), "answers have not kept the order"
 
-    def _check_statistics(self, model: ModelVersion, outcomes: Counter[str]) -> None:
+    def _check_counts(self, model: HostedVersion, outcomes: Counter[str]) -> None:
         statistics = model.statistics
         warmed = self.warmed[model.ledger]
         counted = counted_by(statistics)
         expected = outcomes + warmed
         assert counted == expected, f"model '{model.name}' counted {counted}, its callers and warm-up {expected}"
         assert statistics.fail_count == sum(statistics.failures.values())
+
+    def _check_executions(self, model: ModelVersion) -> None:
+        statistics = model.statistics
         executions = statistics.execution_count
         assert executions == sum(row[0] for row in statistics.batches.values())
         assert executions == sum(statistics.batch_reasons.values())
-        assert executions <= self.executed[model.ledger] + warmed.total()
+        assert executions <= self.executed[model.ledger] + self.warmed[model.ledger].total()
         for sum_ns in (statistics.success_ns, statistics.fail_ns, statistics.queue_ns, statistics.infer_ns):
             assert sum_ns >= 0

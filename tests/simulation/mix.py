@@ -47,6 +47,7 @@ WANTED = {
         "Unavailable",
     ),
     "streams": ("answers", "ended", "left", "waits of senders"),
+    "ensembles": ("answered", "faults", "answers", "ends of streams"),
     "instances": ("died", "died inline", "restarted", "stay down", "threads abandoned", "changed without a reload"),
     "loads": (
         "reload",

@@ -13,7 +13,7 @@ or afterwards, from threads that they start.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from despina.engine.request.stream import StreamJob
 from despina.schema.fault import ExecutorDied, Fault, InvalidArgument
 from despina.schema.tensor import Tensor
 
-from tests.fakes import answer, tensor_text, touch, write_model
+from tests.fakes import answer, chain, ensemble_text, tensor_text, touch, write_model
 from tests.simulation.books import number_of
 
 if TYPE_CHECKING:
@@ -97,13 +97,18 @@ def parameter(key: str, value: str) -> str:
 class Writer:
     """Writes models into a repository, with ever newer time stamps."""
 
-    def __init__(self, chance: random.Random, directory: Path) -> None:
+    def __init__(self, chance: random.Random, directory: Path, names: Sequence[str]) -> None:
+        """Of the models that may be written, ensembles begin with an e, others with an m."""
+        self.names = names
         self.chance = chance
         self.directory = directory
         self.touches = 0
         self._instances: dict[str, dict[str, Any]] = {}
 
     def write(self, name: str) -> None:
+        if name.startswith("e"):
+            self._write_ensemble(name)
+            return
         chance = self.chance
         scheduling = chance.choice(SCHEDULING if chance.random() < 0.7 else SEQUENCES)
         more = [scheduling]
@@ -129,8 +134,23 @@ class Writer:
         write_model(self.directory, name, versions=versions, instances=chance.choice([1, 1, 2, 3]), **options)
         self.touch(name)
 
+    def _write_ensemble(self, name: str) -> None:
+        """Of any models, and of ensembles before it."""
+        chance = self.chance
+        members = [one for one in self.names if one < name and one.startswith("e")]
+        members += [one for one in self.names if one.startswith("m")] * 2
+        text = ensemble_text(
+            steps=chain(*chance.choices(members, k=chance.choice([1, 2, 2, 3]))),
+            max_batch_size=chance.choice([1, 1, 1, 4]),
+            max_inflight=chance.choice([0, 0, 1, 2]),
+        )
+        write_model(self.directory, name, config=text.replace("dims: [1]", "dims: [-1]"))
+        self.touch(name)
+
     def change_instances(self, name: str) -> None:
         """The same again with another number of instances."""
+        if name.startswith("e"):
+            return
         write_model(self.directory, name, instances=self.chance.choice([1, 2, 3]), **self._instances[name])
         self.touch(name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import time
@@ -15,6 +16,8 @@ import trio._core._run
 from despina.engine.execute.instances import Instances
 from despina.engine.execute.limited import Seat, SharedResources
 from despina.engine.execute.warmup import Warmup
+from despina.engine.model.ensemble import stream_run
+from despina.engine.model.ensemble.version import EnsembleVersion
 from despina.engine.model.version import ModelVersion
 from despina.engine.port.backend import InstanceContext
 from despina.engine.request.batch import Batch
@@ -72,6 +75,8 @@ def foreseen(template: str, error: BaseException | None) -> bool:
 def noted(history: History) -> Iterator[None]:
     """For the length of a history."""
     books, threads = history.books, history.threads
+    begin, serials = Job.__init__, itertools.count()
+    ask, ask_stream = EnsembleVersion.submit, EnsembleVersion.submit_stream
     submit, submit_stream, cancel = ModelVersion.submit, ModelVersion.submit_stream, Job.cancel
     take, taken = DynamicBatcher.take, DynamicBatcher._taken
     take_of_sequences, silence = SequenceBatcher.take, Slots.silence
@@ -108,6 +113,43 @@ def noted(history: History) -> Iterator[None]:
         history.versions[self.scheduler] = self
         job = submit_stream(self, request, told, deadline)
         books.accept(job, self)
+        return job
+
+    def noted_begin(self: Job, *args: Any) -> None:
+        begin(self, *args)
+        self.serial = next(serials)  # type: ignore[attr-defined]  # see books.py
+
+    def noted_ask(
+        self: EnsembleVersion, request: InferenceRequest, on_done: Callable[[Job], None], deadline: float = 0.0
+    ) -> Job:
+        def told(job: Job) -> None:
+            with books.asserting():
+                books.tell(books.accounts.get(job) or books.accept(job, self), job)
+            books.mix["ensembles: " + ("answered" if job.fault is None else "faults")] += 1
+            on_done(job)
+
+        job = ask(self, request, told, deadline)
+        if job not in books.accounts:
+            books.accept(job, self)
+        return job
+
+    def noted_ask_stream(
+        self: EnsembleVersion,
+        request: InferenceRequest,
+        on_answer: Callable[[StreamJob, Answer], None],
+        deadline: float = 0.0,
+    ) -> StreamJob:
+        def told(job: StreamJob, answer: Answer) -> None:
+            with books.asserting():
+                if job not in books.accounts:
+                    books.accept(job, self)
+                books.hear(job, answer)
+            books.mix["ensembles: " + ("answers" if answer.response is not None else "ends of streams")] += 1
+            on_answer(job, answer)
+
+        job = ask_stream(self, request, told, deadline)
+        if job not in books.accounts:
+            books.accept(job, self)
         return job
 
     def noted_cancel(self: Job) -> None:
@@ -183,6 +225,9 @@ def noted(history: History) -> Iterator[None]:
         for target, name, replacement in (
             (ModelVersion, "submit", noted_submit),
             (ModelVersion, "submit_stream", noted_submit_stream),
+            (EnsembleVersion, "submit", noted_ask),
+            (EnsembleVersion, "submit_stream", noted_ask_stream),
+            (Job, "__init__", noted_begin),
             (Job, "cancel", noted_cancel),
             (DynamicBatcher, "take", noted_take),
             (DynamicBatcher, "_taken", noted_taken),
@@ -196,6 +241,7 @@ def noted(history: History) -> Iterator[None]:
             (time, "monotonic_ns", threads.monotonic_ns),
             (time, "thread_time_ns", threads.thread_time_ns),
             (standing, "INTERVAL_S", 0.01),  # histories are short
+            (stream_run, "SILENT_S_MAX", 3.0),
             (standing, "INTERVAL_COSTS", 2),
             (trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         ):

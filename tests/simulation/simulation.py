@@ -56,9 +56,13 @@ class History:
         self.books = Books()
         self.troubles = Troubles()
         self.directory = directory
-        self.models = Writer(chance, directory)
         self.backends = {name: Backend(self, name) for name in ("awaited", "threads", "movable")}
         self.names = [f"m{index}" for index in range(chance.randint(1, 4))]
+        ensembles = random.Random(f"ensembles {seed}").choice([0, 0, 1, 2])  # of its own: the others stay as they are
+        self.names += [f"e{index}" for index in range(ensembles)]
+        self.has_ensembles = bool(ensembles)
+        """There is room for all models then: one that asks more than there is room for is never served."""
+        self.models = Writer(chance, directory, self.names)
         self.versions: dict[Scheduler, ModelVersion] = {}
         """Whose scheduler that is."""
         self.pause_s = chance.choice([0, 0, 0.003, 0.003, 0.003, 0.03])
@@ -132,7 +136,7 @@ class History:
                 model_control_mode="explicit",
                 load_model=chance.choice(["*", self.names[0]]) if on_request else "*",
                 load_on_request=on_request,
-                loaded_models_max=chance.choice([0, 1, 2]) if on_request else 0,
+                loaded_models_max=chance.choice([0, 1, 2]) if on_request and not self.has_ensembles else 0,
                 load_wait_secs=chance.choice([0.05, 5]),
                 exit_on_error=False,
                 exit_timeout_secs=exit_timeout_s,

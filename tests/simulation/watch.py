@@ -7,6 +7,8 @@ from collections import Counter
 from despina.engine.engine import Engine
 from despina.engine.execute.instances import MemberState
 from despina.engine.execute.limited import LimitedFeed
+from despina.engine.model.ensemble.version import EnsembleVersion
+from despina.engine.model.hosted import HostedVersion
 from despina.engine.model.version import ModelVersion
 from despina.engine.repository.registry import ON_PURPOSE, State
 from despina.engine.request.job import JobState
@@ -32,6 +34,8 @@ class Watch:
         """Now."""
         check_now(engine)
         for model in engine.versions():
+            if not isinstance(model, ModelVersion):
+                continue
             queue = model.scheduler
             forsaken = is_forsaken(queue) and not waits_for_turn(model)
             self._waits[model] = self._waits[model] + 1 if forsaken else 0
@@ -72,11 +76,17 @@ def check_now(engine: Engine) -> None:
         for entry in engine.registry.models.values()
         for version in entry.versions.values()
     )
+    strict &= all(
+        entry.versions or entry.on_request or not entry.is_known() for entry in engine.registry.models.values()
+    )
     assert engine.health().ready == strict
     for model in engine.versions():
-        check_model(model)
+        if isinstance(model, ModelVersion):
+            check_model(model)
+        else:
+            check_ensemble(model)
     bound = engine.settings.loaded_models_max
-    assert not bound or len({model.name for model in engine._repository._hosts.running}) <= bound, (
+    assert not bound or len({model.name for model in engine._repository._hosts.running if model.takes_room}) <= bound, (
         "more than there is room"
     )
 
@@ -127,14 +137,28 @@ def check_resources(engine: Engine) -> None:
         assert len(shared._limiter.claims) == sum(
             member.state is not MemberState.STOPPED
             for model in engine._repository._hosts.running
+            if isinstance(model, ModelVersion)
             for member in model.instances._members
         )
+
+
+def check_ensemble(model: HostedVersion) -> None:
+    """Books and places of one."""
+    assert isinstance(model, EnsembleVersion)
+    assert model.ledger.broken == 0
+    assert model.ledger.inflight == len(model._jobs)
+    if model.places is not None:
+        assert all(len(taken) <= model.places._limit for taken in model.places._taken)
 
 
 def check_quiet(engine: Engine) -> None:
     """When nothing has been asked for some time: nothing is in flight, and whoever serves waits to be started."""
     for model in engine.versions():
-        assert (model.ledger.inflight, model.pending) == (0, 0)
+        assert isinstance(model, ModelVersion | EnsembleVersion)
+        assert (model.ledger.inflight, model.ledger.pins, model.pending) == (0, 0, 0)
+        if isinstance(model, EnsembleVersion):
+            assert model.places is None or not any((*model.places._taken, *model.places._waiting)), "a place is lost"
+            continue
         assert not any(member.state is MemberState.DOWN for member in model.instances._members), "it stays down"
         serving = [m.instance for m in model.instances._members if m.state is MemberState.SERVING]
         assert set(model.scheduler.idle) == set(serving), "an instance is lost, or one that has gone is waited for"

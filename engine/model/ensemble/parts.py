@@ -85,7 +85,7 @@ class Parts:
         self.depth = 1 + max(served.depth for served in self._of_step)
         if self.depth > DEPTH_MAX:
             raise InvalidArgument(f"ensemble {config.name} contains more than {DEPTH_MAX} ensembles within each other")
-        self.served = tuple(set(self._of_step))
+        self.served = tuple(dict.fromkeys(self._of_step))
         """Each once."""
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._users = 0

@@ -29,7 +29,7 @@ from .plan import Progress
 from .sequences import SequenceFacts, facts_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ...port.served import Answer, Inference, InferenceStream
     from ...request.job import Job
@@ -55,7 +55,7 @@ class StepRequest(InferenceRequest):
 class Call:
     """One step under way, or waiting for a place."""
 
-    __slots__ = ("facts", "inference", "is_over", "run", "scope", "step")
+    __slots__ = ("facts", "inference", "is_dropped", "is_over", "run", "scope", "step")
 
     def __init__(self, run: Run, scope: Scope, step: Step) -> None:
         self.run = run
@@ -66,6 +66,8 @@ class Call:
         self.facts: SequenceFacts | None = None
         """If a step before has named its sequence."""
         self.is_over = False
+        self.is_dropped = False
+        """Nobody wants its answer any more."""
 
     def done(self, inference: Inference) -> None:
         """The model has answered."""
@@ -90,7 +92,9 @@ class Call:
         self.run.start(self)
 
     def cancel(self) -> None:
-        """Nobody wants its answer any more."""
+        """Nobody wants its answer any more. One that has not begun does not begin; one that is just accepted is left as
+        soon as it is."""
+        self.is_dropped = True
         if self.inference is not None and not self.is_over:
             self.is_over = True
             self.inference.cancel()
@@ -132,7 +136,7 @@ class Run:
         self._home = home
         self._parts = parts
         self._plan = parts.plan(job.request.outputs)
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, None] = {}
         """Under way, or waiting for a place."""
         self._ready: deque[tuple[Scope, Step]] = deque()
         """What can begin."""
@@ -185,7 +189,7 @@ class Run:
     def answered(self, call: Call, inference: Inference) -> None:
         """A step is over. Raises what it has failed with."""
         self._leave(call, inference)
-        if self.is_over:
+        if self.is_over or call.is_dropped:
             return
         response = inference.response
         if response is None or inference.fault is not None:
@@ -203,6 +207,8 @@ class Run:
 
     def failed(self, error: Exception, call: Call | None) -> None:
         """A step has failed, or what is done about it; None for the whole. Never raises."""
+        if call is not None and call.is_dropped:
+            return
         if not isinstance(error, Fault):
             log.error("ensemble '%s': a request broke", self._home.name, exc_info=error)
         try:
@@ -213,6 +219,9 @@ class Run:
 
     def start(self, call: Call) -> None:
         """Asks the step's model: it has its place. Never raises."""
+        if call.is_dropped:
+            self._leave_place(call)
+            return
         try:
             request = self._request(call)
             served = self._parts.routes[call.step.index].served
@@ -225,7 +234,7 @@ class Run:
             self._leave(call, None)
             self.failed(error, call)
             return
-        if self.is_over and not call.is_over:  # something else has ended it meanwhile
+        if call.is_dropped and not call.is_over:  # something else has ended it meanwhile
             call.cancel()
 
     # --- Steps
@@ -260,7 +269,7 @@ class Run:
         try:
             while self._ready and not self.is_over:
                 call = Call(self, *self._ready.popleft())
-                self._calls.add(call)
+                self._calls[call] = None
                 if self._home.places is None or self._home.places.take(call):
                     self.start(call)
         finally:
@@ -292,7 +301,9 @@ class Run:
             sequence_end=whole.sequence_end,
         )
         if scope.facts is not None:
-            for tensor_name in scope.facts.keys() & step.reads:
+            for _, tensor_name, _ in route.inputs:
+                if tensor_name not in scope.facts:
+                    continue
                 call.facts = facts = scope.facts[tensor_name]
                 request.correlation_id = facts.id
                 request.sequence_start, request.sequence_end = facts.start, facts.end
@@ -301,16 +312,22 @@ class Run:
             request.trace = whole.trace.child(step.model_name)
         return request
 
-    def _drop(self, call: Call) -> None:
-        """Nobody wants a step's answer any more."""
-        self._calls.discard(call)
-        call.cancel()
+    def _drop(self, calls: Iterable[Call]) -> None:
+        """Nobody wants these steps' answers any more."""
+        dropped = list(calls)
+        for call in dropped:  # all, before one of their places goes to another of them
+            self._calls.pop(call, None)
+            call.cancel()
+        for call in dropped:
+            self._leave_place(call)
+
+    def _leave_place(self, call: Call) -> None:
         if self._home.places is not None:
             self._home.places.leave(call)
 
     def _leave(self, call: Call, inference: Inference | None) -> None:
         """A step is over; without `inference`, its model has refused it."""
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         if inference is not None:
             inputs, compute, outputs = inference.spent_ns()
             self._input_ns += inputs
@@ -318,8 +335,7 @@ class Run:
             self._output_ns += outputs
             if inference.request.trace is not None:
                 inference.request.trace.finish()
-        if self._home.places is not None:
-            self._home.places.leave(call)
+        self._leave_place(call)
 
     # --- The end
 
@@ -367,8 +383,7 @@ class Run:
             return
         self.is_over = True
         self._ready.clear()
-        for call in list(self._calls):
-            self._drop(call)
+        self._drop(self._calls)
         self._tell(fault)
         self._parts.release()
 

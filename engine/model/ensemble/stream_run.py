@@ -50,7 +50,7 @@ class TimedHome(Home, Protocol):
 class Opened(Scope):
     """A scope that an answer has opened."""
 
-    __slots__ = ("asking", "counted", "held", "source", "unread")
+    __slots__ = ("asked_at", "asking", "counted", "held", "source", "unread")
 
     def __init__(self, plan: Plan, depth: int, source: Call, counted: bool) -> None:
         super().__init__(plan, depth)
@@ -62,6 +62,8 @@ class Opened(Scope):
         """The decoupled step that ends its stage, while it cannot begin yet: others are before it in line."""
         self.asking = False
         """That step has begun, and may answer more."""
+        self.asked_at: float | None = None
+        """When it has begun, until its first answer."""
         self.unread = 0
         """Of its answers, those that our caller has not read."""
 
@@ -82,8 +84,6 @@ class StreamRun(Run):
         """What ends it once the line of that stage is empty."""
         self._last: InferenceResponse | None = None
         """The final answer, if that is one."""
-        self._silent_since: float | None = None
-        """When the step began, in a stage between, that has not answered so far."""
 
     # --- For the version and the caller
 
@@ -98,22 +98,24 @@ class StreamRun(Run):
 
     def look(self, now: float) -> None:
         """Looks whether a step is silent for too long."""
-        since = self._silent_since
         asking = next((line[0] for line in reversed(self._lines) if line and line[0].asking), None)
-        if asking is None or asking.source.is_over or since is None or now < since + SILENT_S_MAX:
+        if asking is None or asking.asked_at is None or now < asking.asked_at + SILENT_S_MAX:
+            return
+        waiting = _caused_by(asking)
+        if waiting is None:
             return
         ending = self._plan.stages[asking.depth].ending
         assert ending is not None, "it is asked"
         fault = Unavailable(
             f"step of model '{ending.model_name}' has not answered within {SILENT_S_MAX:g} s, and step of model "
-            f"'{asking.source.step.model_name}' waits for it"
+            f"'{waiting.step.model_name}' waits for it"
         )
         self._end(self._named(fault))
 
     # --- For the steps' models
 
     def answered_once_more(self, call: Call, stream: InferenceStream, answer: Answer) -> None:
-        if self.is_over:
+        if self.is_over or call.is_dropped:
             return
         if answer.fault is not None:
             raise answer.fault
@@ -123,7 +125,7 @@ class StreamRun(Run):
             self._lines[opened.depth].append(opened)
             if isinstance(call.scope, Opened):
                 call.scope.unread += 1
-                self._silent_since = None
+                call.scope.asked_at = None
         if answer.final:
             self._leave(call, stream)
             call.scope.left -= 1
@@ -162,7 +164,7 @@ class StreamRun(Run):
             if line and line[0].held is not None:
                 head, step = line[0], line[0].held
                 head.held, head.asking = None, True
-                self._silent_since = now = self._clock.now()
+                head.asked_at = now = self._clock.now()
                 self._clock.look_at(now + SILENT_S_MAX, self._stream)
                 self._ready.append((head, step))
         last = self._lines[-1]
@@ -204,7 +206,6 @@ class StreamRun(Run):
         """If its last step is over, and all of that is read, the next one in line has its turn."""
         if scope.asking and not (scope.left or scope.unread):
             scope.asking = False
-            self._silent_since = None
             self._lines[scope.depth].popleft()
             self._leave_line(scope)
 
@@ -219,7 +220,7 @@ class StreamRun(Run):
             return
         place = scope.depth
         if call.step is self._plan.stages[place].ending:  # after all that the step has answered
-            self._drop(call)
+            self._drop((call,))
             place += 1
         elif isinstance(scope, Opened):
             self._cut(place, self._lines[place].index(scope))
@@ -238,10 +239,8 @@ class StreamRun(Run):
         dropped: set[Scope] = set()
         while len(line) > kept:
             dropped.add(line.pop())
-        for call in list(self._calls):
-            if call.scope in dropped or call in sources:
-                self._drop(call)
         self._ready = deque(item for item in self._ready if item[0] not in dropped)
+        self._drop(call for call in self._calls if call.scope in dropped or call in sources)
 
     def _complete(self, scope: Scope) -> None:
         """Scopes leave in order: see `_move_up`."""
@@ -253,3 +252,13 @@ class StreamRun(Run):
         trace = self._stream.request.trace
         if trace is not None:
             trace.finish()  # its door has noted all it had to
+
+
+def _caused_by(scope: Opened) -> Call | None:
+    """The nearest step before it that may answer more; None if all are over."""
+    before: Scope = scope
+    while isinstance(before, Opened):
+        if not before.source.is_over:
+            return before.source
+        before = before.source.scope
+    return None

@@ -190,6 +190,7 @@ class EnsembleVersion:
                 nursery.cancel_scope.cancel()
         finally:
             self._running = self.accepting = False
+            self._stop.set()  # cancelled, it takes nothing of those either who have pinned it
             for job in list(self._jobs):
                 _course(job).shut(ShuttingDown("the model was unloaded before it had finished answering"))
             self._to_read.close()

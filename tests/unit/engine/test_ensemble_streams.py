@@ -287,6 +287,36 @@ async def test_a_step_that_waits_for_one_that_is_silent_is_given_up(virtual_time
     assert listener.ended_at - began == pytest.approx(SILENT_S_MAX)
 
 
+async def test_answers_of_a_step_before_do_not_hide_that_one_is_silent(virtual_time, repository, opened, script):
+    """Goal: as above, where the step before the silent one goes on answering meanwhile."""
+    write_all(repository)
+    write_model(repository, "many3", more=DECOUPLED)
+    write_ensemble(repository, "thrice", steps=chain("many", "many2", "many3"))
+    script.nap = lambda name, index: {"many3": 10_000, "many2": 10}.get(name, 0)
+    script.width = lambda name, number: 10
+    async with opened(stream_responses_max=2, exit_timeout_secs=5) as engine:
+        began = trio.current_time()
+        listener = await ask(engine, "thrice")
+        assert isinstance(listener.answers[-1].fault, Unavailable)
+        assert "step of model 'many3' has not answered within 300 s, and step of model 'many2'" in listener.faults[-1]
+        assert listener.ended_at - began == pytest.approx(10 + SILENT_S_MAX)
+
+
+async def test_what_is_dropped_with_a_failure_does_not_begin(virtual_time, repository, opened, script):
+    """Goal: requests that wait for a place in a step do not get it when the failure of one before drops them all."""
+    write_all(repository)
+    write_ensemble(repository, "narrow", steps=chain("many", "a"), max_inflight=1)
+    script.width, script.bad = 4, {"a": 10}
+    script.nap = lambda name, number: 5 if name == "a" else 0
+    async with opened(stream_responses_max=4, exit_timeout_secs=5) as engine:
+        listener = await ask(engine, "narrow")
+        assert (listener.values, listener.faults) == ([], ["in ensemble 'narrow', bad 10"])
+        await trio.sleep(20)
+        assert sum(job.request.model_name == "a" for job in script.jobs) <= 2
+        assert sum(counts(engine, "a")[1].values()) <= 2, "the one that failed, and one that had its place then"
+        assert_idle(engine)
+
+
 async def test_the_engines_own_callers(virtual_time, engine, script):
     """Goal: `stream` of the engine serves ensembles, and closing it leaves."""
     script.width = 100
