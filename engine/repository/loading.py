@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("despina.engine.repository.loading")
 
+READ_S_MIN = 30.0
+"""Reading a model gets that long even if opening it may take less."""
+
 FILES_MAX = 8
 """Threads that read models' files: a store that hangs holds no others."""
 
@@ -180,7 +183,7 @@ class Loading:
             partial(read, self._store, self._agents, self._settings, name, times_ns, config, files),
             discard_now,
             limiter=self._files,
-            timeout_s=self._timeout_s,
+            timeout_s=max(self._timeout_s, READ_S_MIN),
             patience_s=self._settings.exit_timeout_secs,
         )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+import threading
 
 import despina
 import pytest
@@ -227,6 +228,33 @@ async def test_an_agent_that_is_not_installed(virtual_time, repository, with_age
             await engine.load("m")
     assert "unable to find repo agent 'nobody': no entry point of the group 'despina.repository_agents'" in caplog.text
     assert "Installed: checksum" in caplog.text
+
+
+async def test_an_agent_that_hangs(repository, backend, monkeypatch, heard):
+    """Goal: the load fails in time, others are loaded meanwhile, and the agent hears of the end once it is back."""
+    monkeypatch.setattr("despina.engine.repository.loading.READ_S_MIN", 0.2)
+    back = threading.Event()
+    write(repository, "one")
+    write_model(repository, "n")
+    one = Scripted("one", heard, load=lambda model: back.wait(30))
+    async with despina.open_engine(
+        repository,
+        backends={"fake": backend},
+        agents={"one": one},
+        model_control_mode="explicit",
+        model_load_timeout_secs=0.2,
+    ) as engine:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.load, "n")
+            with pytest.raises(Internal, match=NOT_READ):
+                await engine.load("m")
+        assert engine.is_model_ready("n")
+        assert heard == [("one", LOAD)]
+        back.set()
+        with trio.fail_after(10):
+            while len(heard) < 2:  # noqa: ASYNC110  # it comes from a thread
+                await trio.sleep(0.01)
+        assert heard[1] == ("one", FAILED)
 
 
 def test_actions_follow_each_other_as_promised(tmp_path):
