@@ -113,16 +113,18 @@ class Repositories:
 
     def _find(self, name: str) -> tuple[Folders, str]:
         namespace, name = self.split(name)
-        found = [place for place in self._places(name) if namespace in ("", place[0].location)]
+        found = self._places(name, namespace)
         if not found:
             raise InvalidArgument(f"failed to poll model '{name}': model not found in any model repository.")
         if len(found) > 1:
             raise InvalidArgument(f"failed to poll model '{name}': not unique across all model repositories")
         return found[0]
 
-    def _places(self, name: str) -> list[tuple[Folders, str]]:
-        """The directories that bear that name."""
+    def _places(self, name: str, namespace: str = "") -> list[tuple[Folders, str]]:
+        """The directories that bear that name; those of other namespaces are not looked at."""
         registered = self._registered
+        if namespace:
+            registered = {place: one for place, one in registered.items() if place == namespace}
         mapped = [(one.folders, one.mapping[name]) for one in registered.values() if name in one.mapping]
         if mapped:
             return [place for place in mapped if place[0].has(place[1])]

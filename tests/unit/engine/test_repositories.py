@@ -2,7 +2,9 @@
 
 import despina
 import pytest
-from despina.schema.fault import AlreadyExists, Internal, InvalidArgument, Unsupported
+from despina.engine.repository.local_repository import LocalRepository
+from despina.engine.repository.repositories import Repositories
+from despina.schema.fault import AlreadyExists, Internal, InvalidArgument, Unavailable, Unsupported
 
 from tests.fakes import config_text, request, value_of, write_model
 
@@ -54,6 +56,22 @@ async def test_a_registered_repository(virtual_time, repository, other, backend,
             await engine.load("b")
         await engine.register_model_repository(str(other))
         assert await states(engine) == [("b", "READY", "")]
+
+
+def test_other_namespaces_are_not_looked_at(repository, other, monkeypatch):
+    """Goal: a repository that is out of reach is in nobody's way who knows where his model is."""
+    write_model(repository, "m")
+    store = Repositories([str(repository), str(other)], namespacing=True)
+
+    def gone(folders, directory):
+        if folders.location == str(other):
+            raise Unavailable("out of reach")
+        return True
+
+    monkeypatch.setattr(LocalRepository, "has", gone)
+    assert store.fetch(f"{repository}::m").path == repository / "m"
+    with pytest.raises(Unavailable):
+        store.named("m")
 
 
 async def test_names_are_mapped(virtual_time, repository, other, backend, opened, caplog):
