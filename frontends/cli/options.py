@@ -63,7 +63,7 @@ _REPOSITORY = [
         "model-repository",
         string,
         "engine.model_repository",
-        "A directory of models. Needed; may be given several times.",
+        "A directory of models, or s3://, gs://, as://bucket/folder. Needed; may be given several times.",
         repeat=True,
     ),
     Option("model-store", string, "engine.model_repository", "The same as --model-repository.", repeat=True),
