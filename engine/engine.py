@@ -117,7 +117,7 @@ class Engine:
         self.custom_metrics = CustomMetrics()
         """Families of models' and backends' own, which the metrics page shows, too."""
         self.tracer = Tracer(settings.trace, self._is_served, open_traces, self.generation)
-        self.nesting = Nesting(self.model, self.load, self.unload, self.custom_metrics)
+        self.nesting = Nesting(self.model, self.when_loaded, self.load, self.unload, self.custom_metrics)
         """What models ask of the engine."""
         self._repository: Repository | None = None
         self._caches = caches

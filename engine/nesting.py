@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from ..schema.fault import Cancelled, Fault, Internal, InvalidArgument, NotFound, ShuttingDown, Unavailable
+from ..schema.fault import Cancelled, Fault, Internal, InvalidArgument, NotFound, NotLoaded, ShuttingDown, Unavailable
 from ..schema.inference import LATEST
 from .request.stream import Answer as EndAnswer
 from .waits import stuck
@@ -132,6 +132,7 @@ class Nesting:
     def __init__(
         self,
         find: Callable[[str, int], Served],
+        when_loaded: Callable[[str, Callable[[Fault | None], None]], object],
         load: Callable[..., Awaitable[None]],
         unload: Callable[..., Awaitable[None]],
         metrics: Metrics,
@@ -145,6 +146,7 @@ class Nesting:
         self._opening: list[tuple[str, str]] = []
         """Models that are being opened, and the models that they have asked to be loaded."""
         self._find = find
+        self._when_loaded = when_loaded
         self._load = load
         self._unload = unload
         self._home = 0
@@ -247,6 +249,9 @@ class Nesting:
             return
         try:
             self._submit(call, decoupled)
+        except NotLoaded as fault:
+            self._begin_when_loaded(call, decoupled, fault.model_name)
+            return
         except Fault as fault:
             name = call.request.model_name
             call.leave(Internal(f"Model {name} - Error when running inference: {fault.message}"))
@@ -258,12 +263,28 @@ class Nesting:
         elif call.waits and call in stuck(self.calls, surely=True):
             self._refuse(call)
 
+    def _begin_when_loaded(self, call: Call, decoupled: bool, name: str) -> None:
+        """Its model loads on request: the call waits for that."""
+
+        def again(fault: Fault | None) -> None:
+            if fault is None:
+                self._guarded(call, self._begin, (call, decoupled))
+            else:
+                call.leave(Internal(f"Model {name} - Error when running inference: {fault.message}"))
+
+        try:
+            self._when_loaded(name, again)
+        except Fault as fault:
+            again(fault)
+
     def _submit(self, call: Call, decoupled: bool) -> None:
         """Raises Fault."""
         request = call.request
         name = request.model_name
         try:
             served = self._find(name, request.model_version)
+        except NotLoaded:
+            raise
         except (NotFound, Unavailable):
             served = None
         if served is None or not (served.is_serving or self.stops):

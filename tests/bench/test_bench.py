@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.bench import channels, instructions
+from tests.bench import channels, instructions, overload
 from tests.bench.cases import known_cases
 from tests.bench.grpc_caller import grpc_callers
 from tests.bench.http_caller import http_callers
@@ -74,6 +74,18 @@ def test_calls_and_channels(capsys):
     """Goal: both ways of carrying a request inside the engine answer rightly."""
     trio.run(channels.main, 0.05)
     assert capsys.readouterr().out.count("\n") == 2 + len(channels.CALLERS)
+
+
+def test_overload(capsys):
+    """Goal: the open loop brings requests over either door, and answers come, in either order."""
+    overload.main(["--seconds", "0.5"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        f"| {callers}, {order}"
+        for order in ("arrival", "adaptive")
+        for callers in ("HTTP, leave after 50 ms", "gRPC, deadlines of 20 ms")
+    ]
+    assert all(int(row.split(" | ")[1]) > 0 for row in rows)
 
 
 def test_instructions(capsys):

@@ -749,3 +749,22 @@ async def test_a_call_that_joins_what_waits_for_it_is_refused(models, joins):
         with trio.fail_after(20):
             (text,) = await asked(engine, 1, outputs=["SAID"])
         assert text.startswith("UNAVAILABLE")
+
+
+async def test_a_model_asks_one_that_loads_on_request(models):
+    """Goal: the call waits for the load, and hears what it met; whether a model is ready is told truly."""
+    models.write("double", DOUBLE)
+    models.write("broken", code="raise RuntimeError('it is broken')")
+    models.write(
+        "outer",
+        """
+        ready = pb_utils.is_model_ready("double")
+        return said(ready, *(shown(call(model, *xs).exec()) for model in ("double", "broken", "nobody")))
+        """,
+    )
+    async with models.opened(model_control_mode="explicit", load_on_request=True) as engine:
+        ready, answer, broken, nobody = await asked(engine, 1, 2)
+        assert (ready, answer) == ("False", "[2, 4]")
+        assert "Model broken - Error when running inference: load failed for model 'broken'" in broken
+        assert "Model nobody - Error when running inference" in nobody
+        assert not engine.nesting.calls
