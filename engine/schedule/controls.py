@@ -29,6 +29,8 @@ class Controls:
         self._shape = (1, 1) if config.max_batch_size > 0 else (1,)
         self._flags: dict[int, tuple[str, Tensor, Tensor]] = {}
         """Kind -> name, the tensor for false, the one for true."""
+        self._told: dict[tuple[bool, bool, bool], Mapping[str, Tensor]] = {}
+        """START, END, READY -> all that is said by flags."""
         self._id: tuple[str, str] | None = None
         """Name and datatype of the correlation id's tensor."""
         for tensor in batching.control_input:
@@ -45,17 +47,20 @@ class Controls:
         return "" if self._id is None else self._id[1]
 
     def of(self, id: SequenceId, *, start: bool, end: bool, ready: bool) -> Mapping[str, Tensor]:
-        """By name, for one request."""
-        wanted = {
-            _Kind.CONTROL_SEQUENCE_START: start,
-            _Kind.CONTROL_SEQUENCE_END: end,
-            _Kind.CONTROL_SEQUENCE_READY: ready,
-        }
-        found = {name: true if wanted[_Kind(kind)] else false for kind, (name, false, true) in self._flags.items()}
-        if self._id is not None:
-            name, datatype = self._id
-            found[name] = Tensor(name, datatype, self._shape, _id_bytes(id, datatype))
-        return found
+        """By name, for one request. Not to be changed: others may be given the same."""
+        flags = self._told.get((start, end, ready))
+        if flags is None:
+            wanted = {
+                _Kind.CONTROL_SEQUENCE_START: start,
+                _Kind.CONTROL_SEQUENCE_END: end,
+                _Kind.CONTROL_SEQUENCE_READY: ready,
+            }
+            flags = {name: true if wanted[_Kind(kind)] else false for kind, (name, false, true) in self._flags.items()}
+            self._told[start, end, ready] = flags
+        if self._id is None:
+            return flags
+        name, datatype = self._id
+        return {**flags, name: Tensor(name, datatype, self._shape, _id_bytes(id, datatype))}
 
     def _pair(self, name: str, control: ModelSequenceBatchingControl) -> tuple[Tensor, ...]:
         kind = BY_NUMBER[int(control_type(control))]

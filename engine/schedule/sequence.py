@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from ...schema.fault import Cancelled, Fault, InvalidArgument, QueueFull, QueueTimeout, ShuttingDown, Unavailable
+from ...schema.fault import Cancelled, Fault, InvalidArgument, QueueFull, QueueTimeout, Unavailable
 from ..request.job import Job, JobState, move
 from .controls import Controls
 from .rules import is_decoupled
@@ -55,8 +55,6 @@ class SequenceBatcher:
         self.idle: list[Instance] = []
         self.refuse: Callable[[list[Job]], None] = _to_nobody
         """Ends jobs that were taken out of the queue; they have their faults. On the trio thread."""
-        self.starts = True
-        """Whether sequences may begin; those under way go on in any case."""
         self._clock = clock
         self._name = config.name
         self._states = states
@@ -184,11 +182,6 @@ class SequenceBatcher:
         slots = self._slots
         sequence = slots.active.get(id)
         starts = request.sequence_start or not request.correlation_id
-        if starts and not self.starts:
-            raise ShuttingDown(
-                f"{request.log_prefix()}Server is stopping, scheduler for model has stopped accepting new inference "
-                "requests"
-            )
         if sequence is None and not starts:
             raise InvalidArgument(
                 f"inference request for sequence {id} to model '{self._name}' must specify the START flag on the "

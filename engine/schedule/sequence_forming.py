@@ -85,10 +85,14 @@ class Oldest:
         if not places.waiting:
             return Formed()
         waiting = sorted(places.waiting, key=_turn)
-        first = min(map(_queued_at, waiting))
-        due = first + self.rule.delay_s
-        # Compared as points in time: a difference may round to just below the delay when it has just passed.
-        verdict = form(waiting, self.rule, self.rule.delay_s if now >= due else now - first)
+        age_s = delay_s = self.rule.delay_s
+        due = NEVER
+        if delay_s:
+            first = min(map(_queued_at, waiting))
+            due = first + delay_s
+            # Compared as points in time: a difference may round to just below the delay when it has just passed.
+            age_s = delay_s if now >= due else now - first
+        verdict = form(waiting, self.rule, age_s)
         if verdict.count == 0:
             return Formed(look_at=due)
         return Formed(waiting[: verdict.count], verdict.reason)

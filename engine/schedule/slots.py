@@ -197,11 +197,12 @@ class Slots:
         """When time will change something; NEVER if it will not."""
         while self._expiries and not self._is_due(self._expiries[0]):
             heapq.heappop(self._expiries)
-        times = [self._expiries[0][0]] if self._expiries else []
-        silent = self._longest_silent()
-        if silent is not None:
-            times.append(silent.touched_at + self.idle_s)
-        return min(times, default=NEVER)
+        expires = self._expiries[0][0] if self._expiries else NEVER
+        sequence = self._longest_silent()
+        if sequence is None:
+            return expires
+        silent = sequence.touched_at + self.idle_s
+        return silent if expires == NEVER else min(silent, expires)
 
     def silence(self, now: float) -> None:
         """Those that have been silent too long are over; what has come of them before is executed."""
