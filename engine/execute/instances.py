@@ -23,10 +23,10 @@ import trio
 
 from ...schema.fault import Fault, ModelFailure
 from ..observe.status import ActorStatus
+from ..port.binding import bind
 from ..port.foreign import as_fault
 from ..port.groups import first
 from ..port.settings import Restart
-from .binding import bind
 from .supervision import wait_after
 from .task import TaskInstance, close
 from .thread import ThreadInstance

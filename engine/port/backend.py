@@ -64,7 +64,7 @@ class InstanceContext:
     resources: tuple[Resource, ...] = ()
     """What it needs while it executes, where the server limits rates."""
     host_policy: HostPolicy = attrs.field(factory=HostPolicy)
-    """Where on the machine it lives. Its own thread is bound already; executors elsewhere are not."""
+    """Where on the machine it lives. Its own thread is bound already; processes are bound by who starts them."""
     priority: int = 0
     """Its executions weigh so much, there; 0 is 1."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+from ....engine.port.binding import bound
 from ....schema.fault import ExecutorDied, Fault, ShuttingDown
 from .asked import Asked
 from .frames import fault_of
@@ -26,6 +27,7 @@ from .pump import Pump
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ....engine.port.host_policy import HostPolicy
     from ....engine.port.nested import NestedCaller
     from ....engine.port.work import BackendJob, BackendStream, Batch, LateAnswer
     from ....schema.inference import InferenceRequest
@@ -40,11 +42,18 @@ class IsolatedInstance:
     """See port/backend.py: AsyncInstance. Everything is for the trio thread."""
 
     def __init__(
-        self, setup: Setup, start_s_max: float, execution_s_max: float, nested: NestedCaller | None = None
+        self,
+        setup: Setup,
+        start_s_max: float,
+        execution_s_max: float,
+        nested: NestedCaller | None = None,
+        *,
+        policy: HostPolicy,
     ) -> None:
         """`execution_s_max` is how long one batch may take, 0 for ever; `nested` is what the model may ask."""
         self.name = setup.instance_name
         self._setup = setup
+        self._policy = policy
         self._decoupled = setup.decoupled
         self._start_s_max = start_s_max
         self._execution_s_max = execution_s_max
@@ -74,7 +83,8 @@ class IsolatedInstance:
         Raises what initializing raised, ExecutorDied where the process ended meanwhile.
         """
         self._nursery = nursery
-        self._process_ = process = ModelProcess()
+        with bound(self._policy):
+            self._process_ = process = ModelProcess()
         self._link_ = ProcessLink(self.name, process)
         with trio.move_on_after(self._start_s_max) as patience:
             await self._link.expect("hello")

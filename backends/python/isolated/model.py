@@ -45,7 +45,10 @@ class IsolatedModel:
 
     def open_instance(self, instance: InstanceContext) -> IsolatedInstance:
         setup = self._setup(instance.name, arguments(self._context, self.config, instance))
-        return IsolatedInstance(setup, self._limits.start_s, self._limits.execution_s, self._context.nested)
+        limits = self._limits
+        return IsolatedInstance(
+            setup, limits.start_s, limits.execution_s, self._context.nested, policy=instance.host_policy
+        )
 
     def close(self) -> None:
         """Instances own everything."""

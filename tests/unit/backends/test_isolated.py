@@ -14,6 +14,7 @@ import despina
 import numpy as np
 import pytest
 import trio
+from despina.schema.fault import Internal
 
 CONFIG = """
 backend: "python"
@@ -358,3 +359,21 @@ async def test_an_isolation_that_is_none(opened):
     """Likewise."""
     async with opened(model=MODEL, exit_on_error=False, backend_config={"python": {"isolation": "x"}}) as engine:
         assert engine.is_model_ready("m"), "the model's parameter wins"
+
+
+async def test_the_process_of_a_bound_instance(opened):
+    """Goal: a host policy's cores are all that the process has, and the server's own thread keeps its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    policy = {"cpu": {"cpu-cores": f"{cores[-1]}-{cores[-1]}"}}
+    async with opened(host_policy=policy) as engine:
+        said = np.array(["answer = sorted(os.sched_getaffinity(0))"], object)
+        found = await engine.infer("m", {"IN": said})
+    assert found["OUT"].tolist() == [str(cores[-1:]).encode()]
+    assert sorted(os.sched_getaffinity(0)) == cores
+
+
+async def test_a_policy_that_cannot_be_kept_fails_the_load(opened):
+    with pytest.raises(Internal, match="failed to load all models"):
+        async with opened(host_policy={"cpu": {"cpu-cores": "x-1"}}):
+            pass
+    assert os.sched_getaffinity(0)

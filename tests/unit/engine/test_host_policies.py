@@ -4,7 +4,7 @@ import os
 import threading
 
 import pytest
-from despina.engine.execute.binding import bind
+from despina.engine.port.binding import bind
 from despina.engine.port.host_policy import HostPolicy
 from despina.engine.port.settings import EngineSettings
 from despina.schema.fault import Internal, InvalidArgument

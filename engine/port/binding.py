@@ -6,13 +6,17 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ...schema.fault import Internal, InvalidArgument
 
 if TYPE_CHECKING:
-    from ..port.host_policy import HostPolicy
+    from collections.abc import Iterator
 
+    from .host_policy import HostPolicy
+
+_DEFAULT: Final = 0
 _BIND: Final = 2
 _SET_MEMPOLICY: Final = {"x86_64": 238, "aarch64": 237}
 """The number of the system call; it has no function in every C library."""
@@ -32,6 +36,23 @@ def bind(policy: HostPolicy) -> None:
             os.sched_setaffinity(0, cores)
         except (OSError, OverflowError, AttributeError) as error:
             raise Internal(f"Unable to set NUMA thread affinity: {_reason(error)}") from error
+
+
+@contextmanager
+def bound(policy: HostPolicy) -> Iterator[None]:
+    """The same for the length of a block, in which a process is started: it inherits both, and stays bound."""
+    if not policy.binds:
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    try:
+        bind(policy)
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        number = _SET_MEMPOLICY.get(platform.machine())
+        if policy.numa_node and number is not None:
+            ctypes.CDLL(None).syscall(number, _DEFAULT, None, 0)
 
 
 def _cores(text: str) -> range:
