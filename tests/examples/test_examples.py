@@ -72,10 +72,8 @@ def test_http_client(server):
 def test_grpc_client(server):
     """Goal: Triton's gRPC client works for one call and for a stream, in order."""
     text = printed(sys.executable, EXAMPLES / "03_tritonclient_grpc.py", f"127.0.0.1:{server.grpc_port}")
-    assert (
-        "models: ['addsub', 'file_features', 'file_label', 'file_type', 'magika', 'silero_vad', 'silero_vad_stream']"
-        in text
-    )
+    models = ["addsub", "file_features", "file_label", "file_type", "magika", "silero_vad", "silero_vad_stream"]
+    assert f"models: {[*models, 'speech_parts']}" in text
     assert "this file: python" in text
     assert text.endswith("stream answer 0: 0\nstream answer 1: 2\nstream answer 2: 4\n")
 
@@ -139,6 +137,15 @@ def test_voice_activity_stream(server):
     # Of the turns of both speakers, in the same package; pauses shorter than a quarter of a second are none.
     annotated = [(6.69, 7.12), (7.55, 17.92), (18.05, 21.49), (21.78, 30.0)]
     assert np.array(found) == pytest.approx(np.array(annotated), abs=0.25)
+
+
+def test_speech_parts(server):
+    """Goal: the same stretches by one request, for which a model asks another one chunk by chunk."""
+    text = printed(sys.executable, EXAMPLES / "08_speech_parts.py", f"127.0.0.1:{server.http_port}")
+    found = [(float(line.split()[0]), float(line.split()[3])) for line in text.splitlines()]
+    streamed = printed(sys.executable, EXAMPLES / "07_voice_activity_stream.py", f"127.0.0.1:{server.grpc_port}")
+    assert found == [(float(line.split()[2]), float(line.split()[5])) for line in streamed.splitlines()]
+    assert len(found) > 2
 
 
 def test_the_servers_state_is_as_good_as_the_packages_own(server):
