@@ -23,7 +23,10 @@ import trio
 
 from ..schema.fault import Cancelled, Fault, Internal, InvalidArgument, NotFound, NotLoaded, ShuttingDown, Unavailable
 from ..schema.inference import LATEST
+from .request.job import JobState
+from .request.ledger import End
 from .request.stream import Answer as EndAnswer
+from .request.stream import StreamJob
 from .waits import stuck
 
 if TYPE_CHECKING:
@@ -112,9 +115,9 @@ class Call:
             return
         if answer.final:
             self.is_over = True
-            self.inference = None  # what was answered is the model's alone
             if self.request.trace is not None:
-                self.request.trace.finish()
+                self._nesting.finish(self)
+            self.inference = None  # what was answered is the model's alone
             self._nesting.forget(self)
         try:
             self._on_answer(answer)
@@ -234,6 +237,13 @@ class Nesting:
             children = job.children
             if children is not None:
                 children.discard(call)
+
+    def finish(self, call: Call) -> None:
+        """Nothing more is noted of it once it is over; of a stream that was executed the model's own books say when."""
+        inference = call.inference
+        executed = isinstance(inference, StreamJob) and inference.state is JobState.EXECUTING
+        if self._token is not None and not (executed and inference.ends is End.STREAMED):  # type: ignore[union-attr]
+            self._token.run_sync_soon(call.request.trace.finish)
 
     # --- Calls
 

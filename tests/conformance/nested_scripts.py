@@ -120,3 +120,15 @@ say(pb_utils.is_model_ready('fresh'))""",
     "unload_model again": "say(pb_utils.unload_model('spare', unload_dependents=True))",
     "unload_model of none": "say(pb_utils.unload_model('nobody'))",
 }
+TRACED = {
+    "with the request's trace": answered(f"call('add', {ADD}, trace=request.trace())"),
+    "without": answered(f"call('add', {ADD})"),
+    "several": f"""for count in range(2):
+    call('add', {ADD}, trace=request.trace()).exec()
+call('odd', how('echo'), trace=request.trace()).exec()""",
+    "decoupled": """trace = request.trace()
+for answer in call('repeat', [ints('IN', 4, 2)], ['OUT'], trace=trace).exec(decoupled=True):
+    say(shown(answer))""",
+    "a model that raises": answered("call('odd', how('raise'), trace=request.trace())"),
+    "refused": answered("call('add', [ints('A', 1)], trace=request.trace())"),
+}

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
@@ -18,12 +19,14 @@ import pytest
 import tritonclient.http as triton_http
 
 from tests.conformance.metric_scripts import KEPT, METRICS, PAGE
-from tests.conformance.nested_scripts import AWAITED, CALLS, CODES, CONTROL
+from tests.conformance.nested_scripts import AWAITED, CALLS, CODES, CONTROL, TRACED
 from tests.conformance.servers import reference_script, running_despina, running_reference
+from tests.conformance.test_ensembles import get, trace_options, tree
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "models_nested"
 GOLDEN = HERE / "golden" / "nested.json"
+GOLDEN_TRACES = HERE / "golden" / "nested_traces.json"
 LOADED = ("caller", "waiter", "add", "repeat", "odd", "total", "late")
 OPTIONS = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in LOADED))
 NEWER = "24.10 makes every error of a nested call INTERNAL; the newest release keeps the code of what was answered"
@@ -74,6 +77,26 @@ def answers(part, server, names=()):
     return {name: settled(answer, str(server.repository)) for name, answer in found.items()}
 
 
+def traces(server, folder):
+    """The traces of requests that make others, and what each model has counted."""
+    with triton_http.InferenceServerClient(f"127.0.0.1:{server.http_port}", network_timeout=20) as client:
+        for script in TRACED.values():
+            asked(client, "caller", script)
+    deadline = time.monotonic() + 20
+    while not all((folder / f"trace.json.{number}").exists() for number in range(len(TRACED))):
+        assert time.monotonic() < deadline, sorted(path.name for path in folder.iterdir())
+        time.sleep(0.05)
+    time.sleep(0.5)
+    # In no order: a file has its number when its trace is over, which may be after the answer.
+    found = sorted((tree(folder, number) for number in range(len(TRACED))), key=json.dumps)
+    counts = {}
+    for model in ("caller", "add", "odd", "repeat"):
+        (one,) = get(server, f"models/{model}/stats")[1]["model_stats"]
+        stats = {name: spent["count"] for name, spent in one["inference_stats"].items()}
+        counts[model] = {"inference_count": one["inference_count"], "execution_count": one["execution_count"], **stats}
+    return {"traces": found, "counts": counts}
+
+
 def settled(answer, repository):
     """Without the folder of this run."""
     if isinstance(answer, list):
@@ -109,6 +132,15 @@ def test_models_hear_what_the_reference_server_says(part, name, servers_of):
         assert servers_of(part)[name] == RECORDED[part][name]
 
 
+def test_traces_and_counts_equal_the_reference_servers(tmp_path):
+    """Goal: calls are children of the request whose trace they were given, and are counted like any other request."""
+    recorded = json.loads(GOLDEN_TRACES.read_text())
+    with running_despina(MODELS, tmp_path, (*OPTIONS, *trace_options(tmp_path))) as server:
+        said = traces(server, tmp_path)
+    assert said["counts"] == recorded["counts"]
+    assert said["traces"] == recorded["traces"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 @pytest.mark.parametrize("part", [part for part in RECORDED if part != "metrics"])
@@ -139,8 +171,13 @@ def recorded(part, names=()):
 
 def main(*parts):
     """Records."""
+    if not parts or "traces" in parts:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with running_reference(MODELS, folder, (*OPTIONS, *trace_options(folder))) as server:
+                GOLDEN_TRACES.write_text(json.dumps(traces(server, folder), indent=1) + "\n")
     found = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
-    for part in parts or PARTS:
+    for part in [part for part in parts or PARTS if part in PARTS]:
         if part == "metrics":  # of a server for each
             found[part] = {name: recorded(part, (name,))[name] for name in METRICS}
         else:

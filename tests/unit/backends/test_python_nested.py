@@ -287,6 +287,49 @@ async def test_a_stream_that_nobody_reads_does_not_hold_another_up(models):
         assert await asked(engine, 1) == ["[0]", "UNAVAILABLE", "200"]
 
 
+SEQUENCES = "sequence_batching { max_sequence_idle_microseconds: 60000000 %s }\n"
+
+
+@pytest.mark.parametrize("strategy", ["direct { }", "oldest { max_candidate_sequences: 2 }"])
+async def test_a_sequence_that_asks_itself(models, strategy):
+    """Goal: no hang. Its next request waits for its own instance, though the other is free; another sequence is
+    served by that one."""
+    models.write(
+        "outer",
+        """
+        if xs[0] == 0:
+            return said("end")
+        id = 7 if xs[0] == 1 else 8
+        answer = call("outer", 0, requested_output_names=["SAID"], correlation_id=id, flags=1).exec()
+        return said(answer.error().message()) if answer.has_error() else answer
+        """,
+        count=2,
+        more=SEQUENCES % strategy,
+    )
+    async with models.opened() as engine:
+        (line,) = await asked(engine, 1, sequence_id=7, sequence_start=True)
+        assert line.startswith("the request to model 'outer' would wait for ever")
+        assert await asked(engine, 2, sequence_id=9, sequence_start=True) == ["end"]
+
+
+async def test_a_model_that_keeps_order_and_asks_itself(models):
+    """Goal: no hang. The inner answer waits for the outer one, which came first."""
+    models.write(
+        "outer",
+        """
+        if xs[0] == 0:
+            return said("end")
+        answer = call("outer", 0, requested_output_names=["SAID"]).exec()
+        return said(answer.error().message()) if answer.has_error() else answer
+        """,
+        count=2,
+        more="dynamic_batching { preserve_ordering: true }\n",
+    )
+    async with models.opened() as engine:
+        (line,) = await asked(engine, 1)
+        assert line.startswith("the request to model 'outer' would wait for ever")
+
+
 # --- What ends calls early
 
 
