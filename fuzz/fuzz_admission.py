@@ -63,6 +63,7 @@ def random_config(chance: random.Random) -> ModelConfig:
                 dims=[chance.choice([-1, 1, 2, 3]) for _ in range(chance.randint(0, 3))],
                 optional=chance.random() < 0.2,
                 allow_ragged_batch=chance.random() < 0.1,
+                is_shape_tensor=chance.random() < 0.1,
             )
             for name in NAMES[: chance.randint(0, 3)]
         ],
@@ -81,7 +82,7 @@ def random_request(chance: random.Random, config: ModelConfig) -> InferenceReque
         if chance.random() < 0.03:
             kind = chance.choice(TABLE)
         shape = [size if size > 0 else chance.choice([0, 1, 2, 5]) for size in spec.dims]
-        if config.max_batch_size:
+        if config.max_batch_size and not spec.is_shape_tensor:
             shape.insert(0, rows)
         if chance.random() < 0.1:
             shape = [*shape, *chance.choices(SIZES, k=chance.randint(0, 2))]
