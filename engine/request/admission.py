@@ -45,8 +45,8 @@ class InputRule:
     row_bytes: int
     """Bytes of one row of a fixed shape, 0 for BYTES."""
     optional: bool
-    is_shape_tensor: bool
-    """Its values are the shapes of others: it has no batch dimension."""
+    by_rows: bool
+    """It has a batch dimension: the model batches, and its values are not the shapes of others."""
 
 
 KNOWN_MAX = 1024
@@ -73,22 +73,24 @@ class Admission:
                 element_bytes=kind.byte_size,
                 row_bytes=math.prod(dims) * kind.byte_size if fixed else 0,
                 optional=entry.optional,
-                is_shape_tensor=entry.is_shape_tensor,
+                by_rows=config.max_batch_size > 0 and not entry.is_shape_tensor,
             )
         self._known: dict[tuple[str, str, tuple[int, ...]], tuple[int, int]] = {}
         """Name, datatype and shape of inputs found right -> rows, at least one, and bytes. Bounded: clients choose."""
         self.required = [name for name, rule in self.inputs.items() if not rule.optional]
         self.outputs = frozenset(entry.name for entry in config.output)
         ragged = {entry.name for entry in config.input if entry.allow_ragged_batch}
-        self.shape_tensors = tuple(name for name, rule in self.inputs.items() if rule.is_shape_tensor)
+        self.shape_tensors = tuple(entry.name for entry in config.input if entry.is_shape_tensor)
         """Inputs that must be equal within a batch."""
         self.variable = tuple(
             name
             for name, rule in self.inputs.items()
-            if not rule.fixed and name not in ragged and not rule.is_shape_tensor
+            if not rule.fixed and name not in ragged and name not in self.shape_tensors
         )
         """Inputs whose shapes must be equal within a batch."""
         self.has_optional = len(self.required) < len(self.inputs)
+        self.by_set = self.has_optional or bool(self.shape_tensors)
+        """More than shapes must be equal within a batch."""
         self.plain = (
             bool(self.inputs)
             and not self.has_optional
@@ -160,7 +162,7 @@ class Admission:
             if rule is None:
                 raise InvalidArgument(f"unexpected inference input '{name}' for model '{self.model_name}'")
             shape = tensor.shape
-            if batched and not rule.is_shape_tensor:
+            if rule.by_rows:
                 if not shape:
                     raise InvalidArgument(
                         f"{request.log_prefix()}input '{name}' has no shape but model requires batch dimension for "
@@ -188,12 +190,11 @@ class Admission:
                     f"'{self.model_name}' expects '{rule.datatype}'"
                 )
             shape = tensor.shape
-            by_rows = batched and not rule.is_shape_tensor
-            if rows < 0 or not rule.fixed or (tuple(shape[1:]) if by_rows else tuple(shape)) != rule.dims:
+            if rows < 0 or not rule.fixed or (tuple(shape[1:]) if rule.by_rows else tuple(shape)) != rule.dims:
                 self._check_shape(request, tensor, rule)
             if tensor.wire is not None:
                 if rule.fixed and rule.element_bytes:
-                    expected = rule.row_bytes * rows if by_rows else rule.row_bytes
+                    expected = rule.row_bytes * rows if rule.by_rows else rule.row_bytes
                     if len(tensor.memory()) != expected:
                         self._refuse_size(request, name, expected, len(tensor.memory()))
                 else:
@@ -206,7 +207,7 @@ class Admission:
                 if len(self._known) < KNOWN_MAX:
                     size = rules[name].row_bytes * rows
                     self._known[name, tensor.datatype, tuple(tensor.shape)] = (rows, size)
-        elif self.has_optional or self.shape_tensors:
+        elif self.by_set:
             job.key = (
                 frozenset(inputs),
                 *(tuple(inputs[name].shape[1:]) for name in self.variable if name in inputs),
@@ -240,7 +241,7 @@ class Admission:
                 f"{request.log_prefix()}All input dimensions should be specified for input '{rule.name}' for model "
                 f"'{self.model_name}', got {shape_text(shape)}"
             )
-        batched = self.max_batch_size > 0 and not rule.is_shape_tensor
+        batched = rule.by_rows
         given = shape[1:] if batched else shape
         if len(given) == len(rule.dims) and all(
             want in (-1, size) for want, size in zip(rule.dims, given, strict=True)

@@ -115,7 +115,7 @@ class Levels:
 
     def waiting(self) -> Iterator[Job]:
         """Every job that waits, in serving order. Costs what is looked at, not what there is."""
-        for level in self._ascending():
+        for level in self._ascending() if self._numbers else (self.first,):
             for job in chain(level.jobs.in_order(self.newest_first), level.delayed.in_order(self.newest_first)):
                 if job.state is JobState.QUEUED:
                     yield job
@@ -124,7 +124,7 @@ class Levels:
         yield self.first
         numbers = self._numbers
         # Down the heap: a number's followers may come as soon as it has gone.
-        ahead = [(numbers[0], 0)] if numbers else []
+        ahead = [(numbers[0], 0)]
         while ahead:
             number, place = heappop(ahead)
             for follower in (2 * place + 1, 2 * place + 2):
