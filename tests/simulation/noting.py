@@ -241,7 +241,7 @@ def noted(history: History) -> Iterator[None]:
             (time, "monotonic_ns", threads.monotonic_ns),
             (time, "thread_time_ns", threads.thread_time_ns),
             (standing, "INTERVAL_S", 0.01),  # histories are short
-            (stream_run, "SILENT_S_MAX", 3.0),
+            (stream_run, "SILENT_S_MAX", 0.3),
             (standing, "INTERVAL_COSTS", 2),
             (trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         ):
