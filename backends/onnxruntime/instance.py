@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from ...schema.fault import Fault, InvalidArgument, ModelFailure
+from ...schema.fault import InvalidArgument, ModelFailure
 from ..gather import InputGatherer, OutputScatterer, Reshape
+from ..halves import answer_apart
 from ..states import StateScatterer
 from .bound import BoundRunner
 from .failure import failure_text
@@ -59,29 +60,11 @@ class OnnxInstance:
                     return
             except Exception as error:
                 problem = error
-        whole = self._answer(batch, jobs, batch.size)
+        whole = answer_apart(self.name, _log, batch, jobs, batch.size, self._answer_together)
         if problem is not None and whole:
             # Likely an output of another shape than the file says. Where both ways fail, a request is to blame.
             _log.warning("model instance '%s': not binding any more: %s", self.name, failure_text(problem))
             self._bound = None
-
-    def _answer(self, batch: Batch, jobs: Sequence[BackendJob], rows: int) -> bool:
-        """Answers all jobs. What fails together is executed again in halves, so that no request fails its neighbours
-        in a batch. False where a request failed."""
-        try:
-            self._answer_together(batch, jobs, rows)
-        except Fault as fault:
-            if len(jobs) == 1:
-                jobs[0].fail(fault)
-                return False
-            _log.info("model instance '%s': executing %d requests in halves: %s", self.name, len(jobs), fault)
-            ready_ns = batch.inputs_ready_ns
-            half = len(jobs) // 2
-            for part in (jobs[:half], jobs[half:]):
-                self._answer(batch, part, sum(job.batch_size for job in part))
-            batch.inputs_ready_ns = ready_ns
-            return False
-        return True
 
     def _answer_together(self, batch: Batch, jobs: Sequence[BackendJob], rows: int) -> None:
         feeds = self._feeds(jobs, rows)
