@@ -130,6 +130,7 @@ async def test_summaries_of_a_model_with_a_cache(tmp_path):
 class Version:
     statistics: ModelStats
     name: str = "m"
+    namespace: str = ""
     version_text: str = "1"
     pending: int = 0
     load_seconds: float = 0.25

@@ -32,6 +32,7 @@ class Version:
     """As much of a model version as the page reads."""
 
     name: str = "m"
+    namespace: str = ""
     version_text: str = "1"
     pending: int = 0
     load_seconds: float = 0.25
