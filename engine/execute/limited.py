@@ -36,7 +36,7 @@ RESTS: Final = -1
 class Seat:
     """One instance's place among all of a server's. Its lock is the resources'."""
 
-    __slots__ = ("call", "called", "claim", "instance", "scheduler", "took")
+    __slots__ = ("call", "called", "calls", "claim", "instance", "scheduler", "took")
 
     def __init__(self, claim: Claim, instance: Instance, scheduler: Scheduler, call: Callable[[Seat], None]) -> None:
         self.claim = claim
@@ -44,6 +44,8 @@ class Seat:
         self.scheduler = scheduler
         self.call = call
         """Starts the instance, soon. From any thread."""
+        self.calls = 0
+        """Only the last one starts it: it must not be started twice."""
         self.called = False
         """It was started because its turn has come, and has not looked yet."""
         self.took = False
@@ -88,7 +90,7 @@ class SharedResources:
                 return WAITS
             executed, seat.took = seat.took, False
             self._call(self._limiter.want(seat.claim, executed=executed), but=seat)
-            self._drop()
+            self._drop(but=seat)
             return seat.claim.since if seat.claim.state is ClaimState.HOLDING else WAITS
 
     def give_back(self, seat: Seat, turn: int = 0) -> None:
@@ -126,17 +128,20 @@ class SharedResources:
         self._call(self._limiter.give_back(seat.claim, executed=executed))
         self._drop()
 
-    def _drop(self) -> None:
-        """Starts instances that wait although those they waited for have left: they go idle, out of others' way."""
+    def _drop(self, *, but: Seat | None = None) -> None:
+        """Starts instances that wait although those they waited for have left: they go idle, out of others' way. `but`
+        is running, and finds out by itself."""
         for claim in [*self._limiter.waiting]:
-            if claim.state is ClaimState.WAITING and not self._seats[claim].scheduler.live:
-                self._call([claim, *self._limiter.give_back(claim, executed=False)])
+            seat = self._seats[claim]
+            if claim.state is ClaimState.WAITING and seat is not but and not seat.scheduler.live:
+                self._call([claim, *self._limiter.give_back(claim, executed=False)], but=but)
 
     def _call(self, claims: Iterable[Claim], *, but: Seat | None = None) -> None:
         for claim in claims:
             seat = self._seats[claim]
             if seat is not but:
                 seat.called = True
+                seat.calls += 1
                 seat.call(seat)
 
 
@@ -151,14 +156,14 @@ class LimitedFeed(Feed):
         self._start: Callable[[Instance], None]
 
     def enter(self, instance: Instance, context: InstanceContext, start: Callable[[Instance], None]) -> None:
-        def start_called(seat: Seat) -> None:
-            if seat.called:
+        def start_called(seat: Seat, number: int) -> None:
+            if seat.called and seat.calls == number:
                 start(instance)
 
         self._start = start
 
         def call(seat: Seat) -> None:
-            self.ledger.post(start_called, seat)
+            self.ledger.post(start_called, seat, seat.calls)
 
         self._seats[instance] = self._resources.enter(context, instance, self.scheduler, call)
 

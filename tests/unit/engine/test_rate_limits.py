@@ -2,11 +2,14 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.testing
-from despina.engine.port.resources import ResourceLimit
+from despina.engine.execute.limited import WAITS, SharedResources
+from despina.engine.port.backend import InstanceContext
+from despina.engine.port.resources import Resource, ResourceLimit
 from despina.engine.port.settings import Restart
 from despina.schema.fault import DeadlineExceeded, ExecutorDied, InvalidArgument
 
@@ -349,3 +352,24 @@ async def test_who_need_not_wait_does_not(virtual_time, repository, backend, ope
         await send(nursery, engine, "m", "again")
         await settled(gate, 1)
     assert [one.instance for one in backend.executed] == ["holds_0_0", "y_0", "x_0"]
+
+
+def test_an_instance_that_gets_its_turn_at_once_is_not_started_besides():
+    """Goal: one that asks, and has its turn because another one's callers have left, is told so and not called, too:
+    started twice it would be idle twice."""
+    called = []
+    resources = SharedResources([ResourceLimit(name="R", count=2)])
+
+    def seat(name, count, live):
+        context = InstanceContext(
+            name=name, kind="CPU", device_id=0, resources=(Resource(name="R", count=count, is_global=True),)
+        )
+        return resources.enter(context, None, SimpleNamespace(live=live), called.append)
+
+    holds, in_the_way, asks = seat("holds", 1, 1), seat("in the way", 2, 0), seat("asks", 1, 1)
+    assert resources.want(holds) > 0
+    in_the_way.scheduler.live = 1
+    assert resources.want(in_the_way) == WAITS
+    in_the_way.scheduler.live = 0
+    assert resources.want(asks) > 0
+    assert called == [in_the_way]
