@@ -459,21 +459,6 @@ def test_sender_misuse(run, sends, expected):
     assert text.startswith(f"TritonModelException: {expected}\n\nAt:")
 
 
-def test_sending_what_execute_has_failed(bench):
-    """A sender kept beyond an execute that raised is told that it is closed: its request has failed."""
-    write_execute(
-        bench, "self.kept = requests[0].get_response_sender()\nself.answer = lambda: " + ANSWER + "\nraise KeyError"
-    )
-    instance = opened(bench)
-    job = bench.job({"IN": ONE})
-    with pytest.raises(ModelFailure):
-        instance.execute(bench.batch(job))
-    model = instance._model
-    with pytest.raises(Exception, match=r"Response sender has been closed\."):
-        model.kept.send(model.answer())
-    assert job.response is None
-
-
 # pb_utils
 
 
