@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,21 @@ def test_words_are_spelled(checkout):
     if not words:  # not a git checkout: an unpacked source distribution
         words = ["schema", "engine", "backends", "frontends", "tests", "fuzz", "examples", "README.md"]
     run(checkout, str(TOOLS / "codespell"), *words)
+
+
+def test_tables_of_rules_name_tests_that_are_there(checkout):
+    """Goal: what shows a rule is where its row says, `folder/test_x.py`, and each `::test_y` in the file before it."""
+    missing = []
+    for page in (checkout / "engine").rglob("*.md"):
+        for row in page.read_text().splitlines():
+            if not row.startswith("|"):
+                continue
+            text = ""
+            for path, name in re.findall(r"([\w/]*test_\w+\.py)|::(test_\w+)", row):
+                if path:
+                    found = (checkout / "tests").rglob(Path(path).name)
+                    files = [file for file in found if str(file).endswith(path)]
+                    text = "".join(file.read_text() for file in files)
+                if not re.search(rf"^(async )?def {name}\(", text, re.MULTILINE) if name else not text:
+                    missing.append(f"{page.name}: {path or name}")
+    assert not missing
