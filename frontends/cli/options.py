@@ -35,19 +35,23 @@ def _absent(name: str, parse: Any, what: str, default: str = "", *, repeat: bool
     return Option(name, parse, text=f"Not built yet: {what}.", repeat=repeat, fate="not built", default=default)
 
 
-def _tls_options(door: str, ours: str = "") -> list[Option]:
+def _tls_options(door: str, *, ours: bool = False) -> list[Option]:
     part = f"{door}_tls"
+
+    def said(text: str) -> str:
+        return f"Ours: {text[0].lower()}{text[1:]}" if ours else text
+
     return [
-        Option(f"{door}-use-ssl", boolean, f"{part}.use", f"{ours}Speak TLS on this door."),
+        Option(f"{door}-use-ssl", boolean, f"{part}.use", said("Speak TLS on this door.")),
         Option(
             f"{door}-use-ssl-mutual",
             boolean,
             f"{part}.mutual",
-            f"{ours}The same, and let in only clients with a certificate of the root certificate.",
+            said("The same, and let in only clients with a certificate of the root certificate."),
         ),
-        Option(f"{door}-server-cert", string, f"{part}.server_cert", f"{ours}The server's certificate chain, PEM."),
-        Option(f"{door}-server-key", string, f"{part}.server_key", f"{ours}Its key, PEM, without a passphrase."),
-        Option(f"{door}-root-cert", string, f"{part}.root_cert", f"{ours}The authority of clients' certificates, PEM."),
+        Option(f"{door}-server-cert", string, f"{part}.server_cert", said("The server's certificate chain, PEM.")),
+        Option(f"{door}-server-key", string, f"{part}.server_key", said("Its key, PEM, without a passphrase.")),
+        Option(f"{door}-root-cert", string, f"{part}.root_cert", said("The authority of clients' certificates, PEM.")),
     ]
 
 
@@ -146,19 +150,21 @@ _REPOSITORY = [
         "queue-order",
         choice("queue-order", "arrival", "adaptive"),
         "engine.queue_order",
-        "Ours: adaptive serves a queue that stands newest first until it has drained, for callers that just leave.",
+        "Ours: adaptive: while a queue is so long that everybody waits, it is served newest first, for callers that "
+        "just leave.",
     ),
     Option(
         "fair-queueing",
         string,
         "engine.fair_queueing",
-        "Ours: serve callers by turns; NAME is the request parameter, or forwarded header, that tells them apart.",
+        "Ours: serve callers by turns, told apart by the request parameter, or forwarded header, of this name.",
     ),
     Option(
         "model-namespacing",
         boolean,
         "engine.model_namespacing",
-        "Let repositories have models of the same name; clients reach those whose name only one has.",
+        "Let several repositories have models of one name; clients reach those whose name only one loaded model has, "
+        "ensembles those of their own repository first.",
     ),
 ]
 _HTTP = [
@@ -205,7 +211,7 @@ _HTTP = [
         "http.forward_pattern",
         "Headers whose name this finds, in any case, become parameters of the request.",
     ),
-    *_tls_options("http", "Ours: "),
+    *_tls_options("http", ours=True),
     _tuning("http-thread-count", integer, "the HTTP door needs no threads"),
 ]
 _GRPC = [
@@ -338,6 +344,7 @@ _BACKENDS = [
         "GPUs below it are not used.",
     ),
     _tuning("backend-directory", string, "backends are Python packages, found by entry points"),
+    _tuning("repoagent-directory", string, "repository agents are Python packages, found by entry points"),
     _tuning("pinned-memory-pool-byte-size", integer, "there is no pinned memory pool"),
     _tuning("cuda-memory-pool-byte-size", string, "there is no CUDA memory pool", repeat=True),
     _tuning("cuda-virtual-address-size", string, "there is no growable CUDA state", repeat=True),
@@ -349,8 +356,9 @@ _RATE_LIMITING = [
         "rate-limit",
         choice("rate-limit", "off", "execution_count"),
         "engine.rate_limit",
-        "execution_count: an instance executes once the resources that its model names are free, who has executed "
-        "least, by priority, first. off: what models say of it is ignored.",
+        "execution_count: an instance executes once the resources are free that its instance_group asks for; of those "
+        "that wait, the one with the fewest executions, times its priority, is first. off: what models say of it is "
+        "ignored.",
     ),
     Option(
         "rate-limit-resource",
@@ -366,8 +374,8 @@ _CACHE = [
         "cache-config",
         cache_setting,
         "engine.cache_config",
-        "<cache>,<setting>=<value>, for each setting: where answers are kept of models that ask for it: "
-        "local,size=<bytes>, or redis,host=<host> and redis,port=<port>.",
+        "<cache>,<setting>=<value>, once for each setting: where answers are kept, of models whose configuration "
+        "enables response_cache: local,size=<bytes>; or redis,host=<host> and redis,port=<port>.",
         repeat=True,
     ),
     Option(
@@ -380,7 +388,8 @@ _CACHE = [
         "cache-joins",
         boolean,
         "engine.cache_joins",
-        "Ours: a request of such a model waits for an equal one that executes, and shares its answer.",
+        "Ours: a request for a model whose answers are kept waits for an equal one that executes, and shares its "
+        "answer.",
     ),
     _tuning("cache-directory", string, "caches are Python packages, found by entry points"),
 ]
@@ -400,7 +409,6 @@ _SHARED_MEMORY = [
     ),
 ]
 _LATER = [
-    _tuning("repoagent-directory", string, "agents are not loaded from directories"),
     _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
     _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
     _absent("sagemaker-port", port, "SageMaker's door", "8080"),

@@ -125,7 +125,7 @@ def _trace_opener(trace: TraceSettings) -> Callable[[TraceSettings], TraceSink]:
     try:
         from ..otel import open_exporter
     except ImportError as problem:
-        raise Unsupported(f"trace mode opentelemetry needs `pip install despina[otel]`: {problem}") from problem
+        raise Unsupported(f"trace mode opentelemetry needs `pip install 'despina[otel]'`: {problem}") from problem
     return open_exporter
 
 
