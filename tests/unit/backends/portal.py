@@ -13,6 +13,15 @@ from despina.schema.fault import Fault
 CLOSE_S = 10
 
 
+_open: list[PortalInstance] = []
+
+
+def close_all():
+    """Ends the processes that a test has left open."""
+    while _open:
+        _open[-1].close()
+
+
 class PortalBackend:
     """As PythonBackend, isolated."""
 
@@ -48,11 +57,13 @@ class PortalInstance:
         if opened is not None:
             self._thread.join()
             raise opened
+        _open.append(self)
 
     def execute(self, batch):
         return trio.from_thread.run(self.instance.execute_async, batch, trio_token=self._token)
 
     def close(self):
+        _open.remove(self)
         trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
         self._thread.join()
 

@@ -232,13 +232,14 @@ async def test_a_model_that_does_not_initialize(opened, code, text):
 
 async def test_memory_that_is_shared_is_used_again(opened):
     """Large tensors go through a bounded number of segments, both ways, and come back right."""
+    before = segments()  # of other tests' answers
     async with opened(model=ECHO) as engine:
         chance = np.random.default_rng(1)
         for size in (1, 100, 5_000, 20_000, 300_000, 20_000, 300_000) * 6:
             text = chance.bytes(size)
             assert (await engine.infer("m", {"IN": np.array([text], object)}))["OUT"].item() == text
-        assert segments() <= 16
-    assert not segments()
+        assert segments() <= before + 16
+    assert segments() <= before
 
 
 def segments():

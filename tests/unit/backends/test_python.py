@@ -9,7 +9,7 @@ import threading
 import attrs
 import numpy as np
 import pytest
-from despina.backends.python import PythonBackend
+from despina.backends.python import PythonBackend, triton_python_backend_utils
 from despina.schema.datatype import TABLE
 from despina.schema.fault import Internal, InvalidArgument, ModelFailure, NotFound
 from despina.schema.tensor import Tensor
@@ -23,7 +23,7 @@ from despina.schema.wire.generated.inference import (
     ModelTransactionPolicy,
 )
 
-from .portal import PortalBackend
+from .portal import PortalBackend, close_all
 
 HEAD = "import json\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n"
 ANSWER = "pb_utils.InferenceResponse([pb_utils.Tensor('OUT', np.array([[1]], np.int32))])"
@@ -84,6 +84,8 @@ def pytest_generate_tests(metafunc):
 def where(request, monkeypatch):
     if request.param == "isolated":
         monkeypatch.setattr(sys.modules[__name__], "PythonBackend", PortalBackend)
+    yield
+    close_all()
 
 
 @pytest.fixture
@@ -860,7 +862,7 @@ def test_model_directory(bench):
     opened(bench).execute(bench.batch(job))
     assert bench.outputs(job)["S"].tolist() == [str(bench.path / "1").encode()] * 2
     with pytest.raises(Exception, match="not called from a model's code"):
-        sys.modules["triton_python_backend_utils"].get_model_dir()
+        triton_python_backend_utils.get_model_dir()
 
 
 def test_many_models_load_at_once(tmp_path, bench):
