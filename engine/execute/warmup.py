@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ...schema.config.collecting import collected, refuse_all
 from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NUMBER
 from ...schema.fault import ExecutorDied, Internal, InvalidArgument
@@ -49,11 +50,14 @@ class Warmup:
     for more of anything than could have been meant."""
 
     def __init__(self, config: ModelConfig, model_path: Path, states: States) -> None:
-        self._samples = [
-            (sample.name, sample.batch_size, max(1, sample.count), _inputs(sample, config, model_path))
-            for sample in config.model_warmup
-            if sample.batch_size
-        ]
+        found: list[str] = []
+        self._samples: list[tuple[str, int, int, dict[str, Tensor]]] = []
+        for sample in config.model_warmup:
+            with collected(found):
+                if sample.batch_size:
+                    inputs = _inputs(sample, config, model_path)
+                    self._samples.append((sample.name, sample.batch_size, max(1, sample.count), inputs))
+        refuse_all(found)
         self._sequences = _Sequences(config, states) if config.sequence_batching is not None else None
         self._decoupled = is_decoupled(config)
         self._batch_type = StreamBatch if self._decoupled else Batch
@@ -142,20 +146,22 @@ def _inputs(sample: ModelWarmup, config: ModelConfig, model_path: Path) -> dict[
     batched = config.max_batch_size > 0
     _check_counts(sample, config)
     tensors = {}
+    found: list[str] = []
     for name, spec in sample.inputs.items():
         dims = list(spec.dims)
-        if any(size < 0 for size in dims):
-            raise InvalidArgument(
-                f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
-            )
-        kind = BY_NUMBER.get(int(spec.data_type))
         shape = [1, *dims] if batched else dims
-        if kind is None:
-            tensors[name] = Tensor(name, "", shape, b"")
-            continue
-        elements = _elements(name, dims, (kind.byte_size or 4) * sample.batch_size)
-        memory = _data(name, spec, elements, kind, model_path)
-        tensors[name] = Tensor(name, kind.name, shape, memory)
+        kind = BY_NUMBER.get(int(spec.data_type))
+        with collected(found):
+            if any(size < 0 for size in dims):
+                raise InvalidArgument(
+                    f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
+                )
+            if kind is None:
+                tensors[name] = Tensor(name, "", shape, b"")
+                continue
+            elements = _elements(name, dims, (kind.byte_size or 4) * sample.batch_size)
+            tensors[name] = Tensor(name, kind.name, shape, _data(name, spec, elements, kind, model_path))
+    refuse_all(found)
     _admit(config, tensors)
     return tensors
 

@@ -98,6 +98,7 @@ class ModelVersion:
         self.config = config
         self.decoupled = is_decoupled(config)
         self.depth = 0
+        self.remembers = config.sequence_batching is not None
         self.labels = labels
         """Output name -> label per index, for outputs that have labels."""
         self.statistics = stats_for(settings.latencies, config)

@@ -64,6 +64,8 @@ class Served(Protocol):
     decoupled: bool
     depth: int
     """Of an ensemble: how many are within each other; else 0."""
+    remembers: bool
+    """It, or a model that it asks as an ensemble, is of sequences."""
 
     @property
     def generation(self) -> str:

@@ -51,7 +51,7 @@ class Ensembles:
         for entry in list(self._registry.models.values()):
             if entry.loaded is None or name not in members(entry.loaded.config):
                 continue
-            before = [model.config for model in entry.ready()]
+            before = [(model.config, model.remembers) for model in entry.ready()]
             try:
                 for model in entry.ready():
                     assert isinstance(model, EnsembleVersion), "what has members"
@@ -61,8 +61,8 @@ class Ensembles:
                 log.error("Invalid argument: %s", entry.unread)
                 self._retirement.suspend(entry.name)
             else:
-                after = [model.config for model in entry.ready()]
-                if any(new is not old for new, old in zip(after, before, strict=True)):
+                after = [(model.config, model.remembers) for model in entry.ready()]
+                if any(new is not old or now != then for (new, now), (old, then) in zip(after, before, strict=True)):
                     self._registry.refresh(entry.name)
 
     def waiting(self) -> list[str]:

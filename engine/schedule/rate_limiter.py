@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ...schema.fault import InvalidArgument
+from ...schema.config.collecting import refuse_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -190,5 +190,4 @@ class RateLimiter:
             for name in dict.fromkeys(name for name, _ in needs)
             if name in global_names and name in device_names
         ]
-        if faults:
-            raise InvalidArgument("; ".join(faults))
+        refuse_all(faults)

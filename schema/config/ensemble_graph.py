@@ -8,8 +8,11 @@ import attrs
 
 from ..fault import InvalidArgument
 from .backend_names import ENSEMBLE_PLATFORM
+from .collecting import refuse_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..wire.generated.inference import ModelConfig, ModelEnsembling
 
 
@@ -28,50 +31,65 @@ class _Node:
 
 
 def validate_ensemble(config: ModelConfig) -> None:
-    """Refuses what no models could make right: what is said here needs only the configuration of the ensemble."""
+    """Refuses what no models could make right, all of it: what is said here needs only the configuration of the
+    ensemble. Raises InvalidArgument."""
     name, scheduling = config.name, config.ensemble_scheduling
     assert scheduling is not None, "only ensembles come here"
     if config.platform != ENSEMBLE_PLATFORM:
         raise InvalidArgument(
             f"ensemble scheduling cannot be set for model '{name}' whose platform is not {ENSEMBLE_PLATFORM}"
         )
+    found: list[str] = []
     if config.instance_group:
-        raise InvalidArgument(f"instance group should not be specified for ensemble '{name}'")
+        found.append(f"instance group should not be specified for ensemble '{name}'")
     if config.optimization is not None:
-        raise InvalidArgument(f"optimization should not be specified for ensemble '{name}'")
+        found.append(f"optimization should not be specified for ensemble '{name}'")
     if config.model_warmup:
-        raise InvalidArgument(f"model_warmup can not be specified for ensemble '{name}'")
+        found.append(f"model_warmup can not be specified for ensemble '{name}'")
     if not scheduling.step:
-        raise InvalidArgument(f"must specify 'step' for ensemble '{name}'")
-    nodes = _nodes(scheduling, name)
+        found.append(f"must specify 'step' for ensemble '{name}'")
+    nodes: dict[str, _Node] = {}
+    steps = list(_step_faults(scheduling, name, nodes))
+    found += steps
+    if scheduling.step and not steps:  # else what is said of tensors would only follow from it
+        found += _tensor_faults(config, nodes)
+        outputs = {output.name for output in config.output}
+        lost = (tensor for tensor, node in nodes.items() if tensor not in outputs and not node.ready)
+        if not found:  # else that explains those, too
+            found += [f"ensemble tensor '{tensor}' is unused in ensemble '{name}'" for tensor in lost]
+    refuse_all(found)
+
+
+def _tensor_faults(config: ModelConfig, nodes: dict[str, _Node]) -> Iterator[str]:
+    name = config.name
     for tensor in config.input:
         if tensor.name not in nodes:
             # The quote that opens nowhere is the protocol's.
-            raise InvalidArgument(f"ensemble input '{tensor.name}' for ensemble {name}' is not used")
-    _spread(nodes, [tensor.name for tensor in config.input])
+            yield f"ensemble input '{tensor.name}' for ensemble {name}' is not used"
+    _spread(nodes, [tensor.name for tensor in config.input if tensor.name in nodes])
+    outputs = {output.name for output in config.output}
     for output in config.output:
         if output.name not in nodes:
-            raise InvalidArgument(f"ensemble output '{output.name}' for ensemble {name}' is not used")
-        if not nodes[output.name].ready:
+            yield f"ensemble output '{output.name}' for ensemble {name}' is not used"
+        elif not nodes[output.name].ready:
             cause = _unconnected_source(nodes, output.name)
             why = f": at least one of its depending tensors, '{cause}', is not connected" if cause else ""
-            raise InvalidArgument(f"output '{output.name}' for ensemble '{name}' is not written{why}")
-    outputs = {output.name for output in config.output}
+            yield f"output '{output.name}' for ensemble '{name}' is not written{why}"
     for tensor_name, node in nodes.items():
-        if tensor_name not in outputs and not (node.ready and node.uses):
-            raise InvalidArgument(f"ensemble tensor '{tensor_name}' is unused in ensemble '{name}'")
+        if tensor_name not in outputs and not node.uses:
+            yield f"ensemble tensor '{tensor_name}' is unused in ensemble '{name}'"
 
 
-def _nodes(scheduling: ModelEnsembling, name: str) -> dict[str, _Node]:
-    nodes: dict[str, _Node] = {}
+def _step_faults(scheduling: ModelEnsembling, name: str, nodes: dict[str, _Node]) -> Iterator[str]:
+    """Fills `nodes` on the way."""
     for index, step in enumerate(scheduling.step):
         for field in ("model_name", "input_map", "output_map"):
             if not getattr(step, field):
-                raise InvalidArgument(f"must specify '{field}' in step {index} of ensemble '{name}'")
+                yield f"must specify '{field}' in step {index} of ensemble '{name}'"
         for tensor in step.output_map.values():
             node = nodes.setdefault(tensor, _Node())
             if node.written:
-                raise InvalidArgument(
+                yield (
                     f"ensemble tensor '{tensor}' can appear in an output map only once for ensemble '{name}' "
                     f"step {index}"
                 )
@@ -80,7 +98,6 @@ def _nodes(scheduling: ModelEnsembling, name: str) -> dict[str, _Node]:
             nodes.setdefault(source, _Node()).uses.extend(step.output_map.values())
             for tensor in step.output_map.values():
                 nodes[tensor].sources.append(source)
-    return nodes
 
 
 def _spread(nodes: dict[str, _Node], inputs: list[str]) -> None:

@@ -45,9 +45,8 @@ def validate(config: ModelConfig) -> None:
         found.append(f"must specify 'version policy' for {name}")
     if config.dynamic_batching is not None:
         found += _dynamic_batching_faults(config.dynamic_batching, config)
-    with collected(found):
-        if config.sequence_batching is not None:
-            _validate_sequence_batching(config.sequence_batching, config)
+    if config.sequence_batching is not None:
+        found += _sequence_batching_faults(config.sequence_batching, config)
     with collected(found):
         if config.ensemble_scheduling is not None:
             validate_ensemble(config)
@@ -61,9 +60,8 @@ def validate(config: ModelConfig) -> None:
             f"Response Cache does not currently support model {name} with 'decoupled' transaction policy. "
             "Please disable the response cache."
         )
-    with collected(found):
-        if config.model_metrics is not None:
-            _validate_metrics(config.model_metrics)
+    if config.model_metrics is not None:
+        found += _metrics_faults(config.model_metrics)
     refuse_all(found)
 
 
@@ -114,57 +112,38 @@ def _dynamic_batching_faults(batching: ModelDynamicBatching, config: ModelConfig
             return
 
 
-def _validate_sequence_batching(batching: ModelSequenceBatching, config: ModelConfig) -> None:
+def _sequence_batching_faults(batching: ModelSequenceBatching, config: ModelConfig) -> Iterator[str]:
     name = config.name
     if _has_cache(config):
-        raise InvalidArgument(
+        yield (
             f"Response Cache does not currently support model {name} with sequence batching scheduler. "
             "Please disable the response cache."
         )
-    kinds = ModelSequenceBatchingControlKind
-    for kind in (kinds.CONTROL_SEQUENCE_START, kinds.CONTROL_SEQUENCE_END, kinds.CONTROL_SEQUENCE_READY):
-        _validate_control(batching, kind, name)
-    correlation = _validate_control(batching, kinds.CONTROL_SEQUENCE_CORRID, name)
-    if correlation is not None and correlation.data_type not in _CORRELATION_TYPES:
-        raise InvalidArgument(
-            f"unexpected data type for control CONTROL_SEQUENCE_CORRID for {name}. Allowed data types are "
-            "TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 and TYPE_STRING"
-        )
-    if batching.oldest is not None:
-        _validate_preferred_sizes(
-            batching.oldest.preferred_batch_size, config, "sequence batching preferred batch size"
-        )
-    if batching.direct is not None and not 0.0 <= batching.direct.minimum_slot_utilization <= 1.0:
-        raise InvalidArgument(f"sequence batching minimum slot utilization must be in range (0.0, 1.0] for {name}")
-
-
-def _validate_control(
-    batching: ModelSequenceBatching, kind: ModelSequenceBatchingControlKind, name: str
-) -> ModelSequenceBatchingControl | None:
-    """The one control of this kind, or None. All four kinds are optional."""
     tensors: set[str] = set()
-    found: ModelSequenceBatchingControl | None = None
+    kinds: set[ModelSequenceBatchingControlKind] = set()
     for tensor in batching.control_input:
         if not tensor.name:
-            raise InvalidArgument(f"sequence batching control tensor must have a name for {name}")
-        if tensor.name in tensors:
-            raise InvalidArgument(
-                f"sequence batching control tensor '{tensor.name}' is specified for multiple control kinds for {name}"
-            )
+            yield f"sequence batching control tensor must have a name for {name}"
+        elif tensor.name in tensors:
+            yield f"sequence batching control tensor '{tensor.name}' is specified for multiple control kinds for {name}"
         tensors.add(tensor.name)
         for control in tensor.control:
-            if control.kind != kind:
-                continue
-            if found is not None:
-                raise InvalidArgument(f"sequence batching specifies multiple {enum_name(kind)} tensors for {name}")
-            found = control
-            _validate_control_values(control, kind, name)
-    return found
+            if control.kind in kinds:
+                yield f"sequence batching specifies multiple {enum_name(control.kind)} tensors for {name}"
+            kinds.add(control.kind)
+            yield from _control_faults(control, name)
+    found: list[str] = []
+    if batching.oldest is not None:
+        with collected(found):
+            _validate_preferred_sizes(
+                batching.oldest.preferred_batch_size, config, "sequence batching preferred batch size"
+            )
+    yield from found
+    if batching.direct is not None and not 0.0 <= batching.direct.minimum_slot_utilization <= 1.0:
+        yield f"sequence batching minimum slot utilization must be in range (0.0, 1.0] for {name}"
 
 
-def _validate_control_values(
-    control: ModelSequenceBatchingControl, kind: ModelSequenceBatchingControlKind, name: str
-) -> None:
+def _control_faults(control: ModelSequenceBatchingControl, name: str) -> Iterator[str]:
     pairs: dict[str, Sequence[object]] = {
         "int32_false_true": control.int32_false_true,
         "fp32_false_true": control.fp32_false_true,
@@ -172,29 +151,33 @@ def _validate_control_values(
     }
     given = [pair for pair, values in pairs.items() if values]
     either = "either 'int32_false_true', 'fp32_false_true' or 'bool_false_true'"
-    suffix = f"for {enum_name(kind)} for {name}"
-    if kind == ModelSequenceBatchingControlKind.CONTROL_SEQUENCE_CORRID:
+    suffix = f"for {enum_name(control.kind)} for {name}"
+    if control.kind == ModelSequenceBatchingControlKind.CONTROL_SEQUENCE_CORRID:
         if given:
-            raise InvalidArgument(f"sequence batching must not specify {either} {suffix}")
-        return
-    if not given:
-        raise InvalidArgument(f"sequence batching must specify {either} {suffix}")
-    if len(given) > 1:
-        raise InvalidArgument(
+            yield f"sequence batching must not specify {either} {suffix}"
+        if control.data_type not in _CORRELATION_TYPES:
+            yield (
+                f"unexpected data type for control CONTROL_SEQUENCE_CORRID for {name}. Allowed data types are "
+                "TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 and TYPE_STRING"
+            )
+    elif not given:
+        yield f"sequence batching must specify {either} {suffix}"
+    elif len(given) > 1:
+        yield (
             "sequence batching specifies more than one from 'int32_false_true', 'fp32_false_true' and "
             f"'bool_false_true' {suffix}"
         )
-    if len(pairs[given[0]]) != 2:
-        raise InvalidArgument(f"sequence batching control '{given[0]}' must have exactly 2 entries {suffix}")
+    elif len(pairs[given[0]]) != 2:
+        yield f"sequence batching control '{given[0]}' must have exactly 2 entries {suffix}"
 
 
-def _validate_metrics(metrics: ModelMetrics) -> None:
+def _metrics_faults(metrics: ModelMetrics) -> Iterator[str]:
     for control in metrics.metric_control:
         if control.metric_identifier is None:
-            raise InvalidArgument("metric control must specify 'metric_identifier'")
-        if not control.metric_identifier.family:
-            raise InvalidArgument("metric identifier must specify non-empty 'family'")
+            yield "metric control must specify 'metric_identifier'"
+        elif not control.metric_identifier.family:
+            yield "metric identifier must specify non-empty 'family'"
         if control.histogram_options is None:
-            raise InvalidArgument("metric control must specify 'histogram_options'")
-        if not control.histogram_options.buckets:
-            raise InvalidArgument("histogram options must specify non-empty 'buckets'")
+            yield "metric control must specify 'histogram_options'"
+        elif not control.histogram_options.buckets:
+            yield "histogram options must specify non-empty 'buckets'"

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ....schema.config.collecting import refuse_all
 from ....schema.config.normal_form import shape_text
 from ....schema.fault import InvalidArgument
 from .graph import Graph
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from ....schema.wire.generated.inference import DataType, ModelConfig, ModelInput, ModelOutput
     from .graph import Step
@@ -36,19 +37,33 @@ class _Kind:
 
 
 def check_fit(config: ModelConfig, members: Sequence[ModelConfig]) -> None:
-    """`members` are the configurations of the steps' models, by step. Raises InvalidArgument for the first thing that
-    does not fit, in the protocol's words."""
+    """`members` are the configurations of the steps' models, by step. Raises InvalidArgument for all that does not fit,
+    in the protocol's words."""
     batched = config.max_batch_size > 0
     own: list[ModelInput | ModelOutput] = [*config.input, *config.output]
     known = {tensor.name: _Kind(config.name, tensor.data_type, _own_dims(tensor), batched) for tensor in own}
+    found: list[str] = []
     for step, member in zip(Graph.of(config).steps, members, strict=True):
         if 0 < member.max_batch_size < config.max_batch_size:
-            raise InvalidArgument(
+            found.append(
                 f"ensemble {config.name} allows maximum batch size {config.max_batch_size}, but it contains model "
                 f"{step.model_name} which only allows maximum batch size to be {member.max_batch_size}"
             )
-        _check_inputs(f"in ensemble {config.name}", step, member, known)
-        _check_outputs(f"in ensemble {config.name}", step, member, known)
+        found += _input_faults(f"in ensemble {config.name}", step, member, known)
+        found += _output_faults(f"in ensemble {config.name}", step, member, known)
+    refuse_all(found)
+
+
+def check_cache(config: ModelConfig, *, decoupled: bool, remembers: bool) -> None:
+    """That answers which an ensemble wants kept are its models' to be given again: not those of decoupled models, nor
+    of models that remember a sequence. Raises InvalidArgument."""
+    if config.response_cache is None or not config.response_cache.enable:
+        return
+    told = f"Response Cache does not currently support model {config.name} with"
+    found = [f"{told} 'decoupled' transaction policy. Please disable the response cache."] if decoupled else []
+    if remembers:
+        found.append(f"{told} sequence batching scheduler. Please disable the response cache.")
+    refuse_all(found)
 
 
 def check_stages(config: ModelConfig, decoupled: Container[int]) -> None:
@@ -80,47 +95,45 @@ def _one(ensemble: str, last: Mapping[str, int], tensors: Iterable[str]) -> int:
     return found.pop()
 
 
-def _check_inputs(where: str, step: Step, member: ModelConfig, known: dict[str, _Kind]) -> None:
+def _input_faults(where: str, step: Step, member: ModelConfig, known: dict[str, _Kind]) -> Iterator[str]:
     inputs = {tensor.name: tensor for tensor in member.input}
     mapped = dict(step.inputs)
     for name, tensor in step.inputs:
         if name not in inputs:
-            raise InvalidArgument(
+            yield (
                 f"{where}, ensemble tensor {tensor} is mapping to non-existing input {name} in model {step.model_name}"
             )
     for name, entry in inputs.items():
         if name in mapped:
-            _check_tensor(where, mapped[name], _kind(step, member, entry), known)
+            yield from _tensor_faults(where, mapped[name], _kind(step, member, entry), known)
         elif not entry.optional:
-            raise InvalidArgument(
-                f"{where}, input {name} in model {step.model_name} is not mapped to any ensemble tensors"
-            )
+            yield f"{where}, input {name} in model {step.model_name} is not mapped to any ensemble tensors"
 
 
-def _check_outputs(where: str, step: Step, member: ModelConfig, known: dict[str, _Kind]) -> None:
+def _output_faults(where: str, step: Step, member: ModelConfig, known: dict[str, _Kind]) -> Iterator[str]:
     outputs = {tensor.name: tensor for tensor in member.output}
     for name, tensor in step.outputs:
-        if name not in outputs:
-            raise InvalidArgument(
+        if name in outputs:
+            yield from _tensor_faults(where, tensor, _kind(step, member, outputs[name]), known)
+        else:
+            yield (
                 f"{where}, ensemble tensor {tensor} is mapped from non-existing output {name} in model "
                 f"{step.model_name}"
             )
-    for name, tensor in step.outputs:
-        _check_tensor(where, tensor, _kind(step, member, outputs[name]), known)
 
 
-def _check_tensor(where: str, tensor: str, kind: _Kind, known: dict[str, _Kind]) -> None:
+def _tensor_faults(where: str, tensor: str, kind: _Kind, known: dict[str, _Kind]) -> Iterator[str]:
     """Against what was said of the tensor first."""
     first = known.setdefault(tensor, kind)
     told = f"{where}, ensemble tensor {tensor}: inconsistent"
     if first.data_type != kind.data_type:
-        raise InvalidArgument(
+        yield (
             f"{told} data type: {first.data_type.name} is inferred from model {first.model} while "
             f"{kind.data_type.name} is inferred from model {kind.model}"
         )
     # A model without batches may take whole batches for its rows.
     if not (match(first.dims, kind.dims) or match(first.whole, kind.whole)):
-        raise InvalidArgument(
+        yield (
             f"{told} shape: {shape_text(first.whole)} is inferred from model {first.model} while "
             f"{shape_text(kind.whole)} is inferred from model {kind.model}"
         )

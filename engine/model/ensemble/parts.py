@@ -12,7 +12,7 @@ import attrs
 
 from ....schema.fault import InvalidArgument
 from ....schema.tensor import Tensor
-from .fit import check_fit, check_stages, match
+from .fit import check_cache, check_fit, check_stages, match
 from .graph import Graph, writers
 from .plan import plan_of
 
@@ -75,6 +75,9 @@ class Parts:
         self._decoupled = {step.index for step in graph.steps if self._of_step[step.index].decoupled}
         check_fit(config, [served.config for served in self._of_step])
         check_stages(config, self._decoupled)
+        self.remembers = any(served.remembers for served in self._of_step)
+        """Some of them are of sequences."""
+        check_cache(config, decoupled=self.decoupled, remembers=self.remembers)
         self._writers = writers(graph.steps)
         batches = config.max_batch_size > 0
         self.routes = [self._route(step, batches) for step in graph.steps]

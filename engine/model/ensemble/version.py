@@ -78,6 +78,7 @@ class EnsembleVersion:
         self.config = config
         self.decoupled = False
         self.depth = 1
+        self.remembers = False
         self.labels = labels
         self.statistics = stats_for(settings.latencies, config)
         self.carried = ModelStats()
@@ -174,7 +175,7 @@ class EnsembleVersion:
             self.config = copied(self.config)
             self.config.model_transaction_policy = ModelTransactionPolicy(decoupled=parts.decoupled)
         self._parts = parts
-        self.decoupled, self.depth = parts.decoupled, parts.depth
+        self.decoupled, self.depth, self.remembers = parts.decoupled, parts.depth, parts.remembers
         self.labels = parts.labels(self._own_labels)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

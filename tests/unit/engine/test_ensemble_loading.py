@@ -126,8 +126,11 @@ async def test_a_model_that_fits_no_more_and_one_that_does_again(virtual_time, r
         touch(path / "config.pbtxt", 5)
         await engine.load("a")
         assert ready(engine) == ["a"]
-        text = "in ensemble e, ensemble tensor IN: inconsistent data type: TYPE_INT32 is inferred from model e while "
-        text += "TYPE_FP32 is inferred from model a"
+        text = "; ".join(
+            f"in ensemble e, ensemble tensor {tensor}: inconsistent data type: TYPE_INT32 is inferred from model e "
+            "while TYPE_FP32 is inferred from model a"
+            for tensor in ("IN", "OUT")
+        )
         assert f"Invalid argument: {text}" in [record.getMessage() for record in caplog.records]
         assert await refused(engine, "e") == f"load failed for model 'e': {text}\n"
         write_model(repository, "a")
@@ -192,6 +195,49 @@ async def test_what_does_not_fit_is_refused_by_name(virtual_time, repository, ba
         assert "x" not in ready(engine)
         await engine.load("a")
         assert value_of(await engine.infer_request(request("a", 4))) == 4
+
+
+async def test_all_that_does_not_fit_is_told_at_once(virtual_time, repository, backend, opened):
+    """Goal: of all steps, in their order; a tensor that no model has says nothing of those that are there."""
+    write_model(repository, "a", max_batch_size=1)
+    write_ensemble(repository, "x", steps=chain("a", "a"))
+    path = repository / "x" / "config.pbtxt"
+    path.write_text(path.read_text().replace("INT32", "FP32", 1).replace('key: "OUT"', 'key: "NOTHING"', 1))
+    async with opened(**EXPLICIT) as engine:
+        text = await refused(engine, "x")
+    for part in (
+        "but it contains model a which only allows maximum batch size to be 1; ",
+        "in ensemble x, ensemble tensor IN: inconsistent data type: TYPE_FP32 is inferred from model x while TYPE_INT32"
+        " is inferred from model a; ",
+        "is mapped from non-existing output NOTHING in model a",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("model_transaction_policy { decoupled: true }", "'decoupled' transaction policy"),
+        ("sequence_batching { }", "sequence batching scheduler"),
+    ],
+)
+async def test_answers_that_depend_on_more_than_the_request_are_not_kept(
+    virtual_time, repository, backend, opened, more, told, within
+):
+    """Goal: an ensemble that asks for a cache is refused as its models would be, also once one of them becomes such;
+    an answer of one moment of a sequence is never given again."""
+    path = write_model(repository, "a")
+    write_ensemble(repository, "inner", steps=chain("a"))
+    write_ensemble(repository, "x", steps=chain("inner" if within else "a"), more="response_cache { enable: true }")
+    async with opened(cache_config={"local": {"size": "10000"}}, **EXPLICIT) as engine:
+        await engine.load("x")
+        write_model(repository, "a", more=more)
+        touch(path / "config.pbtxt", 5)
+        await engine.load("a")
+        assert "x" not in ready(engine)
+        text = f"Response Cache does not currently support model x with {told}. Please disable the response cache."
+        assert text in await refused(engine, "x")
 
 
 async def test_what_was_broken_is_served_once_it_is_repaired(virtual_time, repository, backend, opened):

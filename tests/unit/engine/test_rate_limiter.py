@@ -83,6 +83,13 @@ def test_too_much_is_refused(said, resource, limit):
     assert not limiter.claims
 
 
+def test_a_fault_is_told_once():
+    """Goal: a resource that is both kinds and too much as either: two texts, not three."""
+    with pytest.raises(InvalidArgument) as caught:
+        limits(("b", 9, None)).add([own("a", 4), shared("a", 4)], 0, 1)
+    assert caught.value.message.count("; ") == 1
+
+
 @pytest.mark.parametrize(
     ("said", "resource", "budget"),
     [

@@ -235,6 +235,16 @@ SAME = "use_same_buffer_for_input_output: true "
         ("1", '}, { input_name: "OLD" output_name: "B" data_type: TYPE_INT32', "State input name 'OLD' specified more"),
         ("1", '}, { input_name: "IN" output_name: "B" data_type: TYPE_INT32', "state input 'IN'"),
         ("1", '}, { input_name: "A" data_type: TYPE_INT32', "state must specify 'output_name' for m"),
+        (
+            "1",
+            '}, { input_name: "A" output_name: "B" data_type: TYPE_INT32 dims: [-5] initial_state { dims: [1, 2] }',
+            "state input 'A' dimension must be integer >= 0, or -1 to indicate a variable-size dimension for m; The "
+            "data type used for 'initial_state' field of state 'A' does not match the state data type.; Field 'name' "
+            "must be set when using initial_state for state input 'A'.; Number of dimensions in 'initial_state' "
+            "doesn't match the size of 'state' dimensions for state input 'A'. 2 != 1; 'initial_state' dim for input "
+            "name 'A' doesn't match 'state' dim description. 1 != -5; initial_state setting expects state'A' to have "
+            "state_data set",
+        ),
         ("1", '}, { input_name: "A" output_name: "B"', "state input 'A' must specify 'data_type'"),
     ],
 )

@@ -147,6 +147,19 @@ async def test_bad_samples(virtual_time, repository, backend, opened, inputs, te
     assert backend.opened == backend.closed == [("m", 1)]
 
 
+async def test_all_bad_samples_are_told_at_once(virtual_time, repository, backend, opened):
+    """Goal: who mends one sample need not load again to hear of the next one, nor of the next input."""
+    of = 'inputs {{ key: "{}" value {{ data_type: TYPE_INT32 dims: [{}] {} }} }}'.format
+    first, second = of("IN", -1, "zero_data: true") + of("ELSE", 1, ""), of("IN", 2**31, "zero_data: true")
+    samples = f'{{ name: "a" batch_size: 1 {first} }}, {{ name: "b" batch_size: 1 {second} }}'
+    write_model(repository, "m", more=f"model_warmup [{samples}]")
+    async with opened(model_control_mode="explicit") as engine:
+        with pytest.raises(InvalidArgument) as caught:
+            await engine.load("m")
+        for text in ("for input 'IN'; ", "input 'ELSE' to have input_data_type set; ", "warmup sample for input 'IN'"):
+            assert text in caught.value.message
+
+
 async def test_inputs_are_whole(virtual_time, repository, backend, opened):
     """Goal: a sample without an input that the model needs is refused; one with an input of nobody is not: models of
     sequences have such."""

@@ -27,6 +27,7 @@ def test_batching_faults_are_told_at_once():
         "Only one priority level is allowed when 'preserve_ordering' is true for m",
         "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for m",
         "metric control must specify 'metric_identifier'",
+        "metric control must specify 'histogram_options'",
     ]
 
 

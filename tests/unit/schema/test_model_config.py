@@ -373,8 +373,19 @@ PAIRS = "'int32_false_true', 'fp32_false_true' or 'bool_false_true'"
             "sequence batching control 'fp32_false_true' must have exactly 2 entries for CONTROL_SEQUENCE_START for m",
         ),
         (
-            BASE + CONTROL % "CORRID int32_false_true: [ 0, 1 ]",
+            BASE + CONTROL % "CORRID int32_false_true: [ 0, 1 ] data_type: TYPE_INT32",
             f"sequence batching must not specify either {PAIRS} for CONTROL_SEQUENCE_CORRID for m",
+        ),
+        (
+            BASE + "sequence_batching { direct { minimum_slot_utilization: 2 } control_input [ { name: 's' control [ "
+            "{ kind: CONTROL_SEQUENCE_END }, { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_FP32 "
+            "bool_false_true: [ 0, 1 ] } ] } ] } model_metrics { metric_control [ { }, { metric_identifier { } } ] }",
+            f"sequence batching must specify either {PAIRS} for CONTROL_SEQUENCE_END for m; sequence batching must "
+            f"not specify either {PAIRS} for CONTROL_SEQUENCE_CORRID for m; unexpected data type for control "
+            "CONTROL_SEQUENCE_CORRID for m. Allowed data types are TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 "
+            "and TYPE_STRING; sequence batching minimum slot utilization must be in range (0.0, 1.0] for m; "
+            "metric control must specify 'metric_identifier'; metric control must specify 'histogram_options'; "
+            "metric identifier must specify non-empty 'family'",
         ),
         (
             BASE + CONTROL % "CORRID data_type: TYPE_FP32",
@@ -406,10 +417,13 @@ PAIRS = "'int32_false_true', 'fp32_false_true' or 'bool_false_true'"
             "Response Cache does not currently support model m with 'decoupled' transaction policy. "
             "Please disable the response cache.",
         ),
-        (BASE + "model_metrics { metric_control { } }", "metric control must specify 'metric_identifier'"),
+        (
+            BASE + "model_metrics { metric_control { } }",
+            "metric control must specify 'metric_identifier'; metric control must specify 'histogram_options'",
+        ),
         (
             BASE + "model_metrics { metric_control { metric_identifier { } } }",
-            "metric identifier must specify non-empty 'family'",
+            "metric identifier must specify non-empty 'family'; metric control must specify 'histogram_options'",
         ),
         (
             BASE + "model_metrics { metric_control { metric_identifier { family: 'f' } } }",
@@ -496,7 +510,8 @@ def test_sound_ensembles_pass(config):
         (ensemble([("A", "Z"), ("A", "")]), "must specify 'output_map' in step 1 of ensemble 'e'"),
         (
             normalise(parse_config("name: 'e' platform: 'ensemble' ensemble_scheduling { step { } }")),
-            "must specify 'model_name' in step 0 of ensemble 'e'",
+            "must specify 'model_name' in step 0 of ensemble 'e'; must specify 'input_map' in step 0 of ensemble 'e'; "
+            "must specify 'output_map' in step 0 of ensemble 'e'",
         ),
         (
             ensemble([("A", "Z"), ("A", "Z")]),
@@ -516,7 +531,30 @@ def test_sound_ensembles_pass(config):
             ensemble([("AB", "Z"), ("C", "B"), ("B", "C")]),
             "output 'Z' for ensemble 'e' is not written: at least one of its depending tensors, 'C', is not connected",
         ),
-        (ensemble([("A", "B"), ("Z", "Y"), ("Y", "X")], outputs="Z"), "output 'Z' for ensemble 'e' is not written"),
+        (
+            ensemble([("A", "Z"), ("Z", "Y"), ("Y", "Z")]),
+            "ensemble tensor 'Z' can appear in an output map only once for ensemble 'e' step 2",
+        ),
+        (
+            ensemble([("A", "B"), ("Z", "Y"), ("Y", "X")], outputs="Z"),
+            "output 'Z' for ensemble 'e' is not written; ensemble tensor 'B' is unused in ensemble 'e'; "
+            "ensemble tensor 'X' is unused in ensemble 'e'",
+        ),
+        (
+            ensemble([("A", "Z"), ("B", "C"), ("C", "B")]),
+            "ensemble tensor 'C' is unused in ensemble 'e'; ensemble tensor 'B' is unused in ensemble 'e'",
+        ),
+        (
+            ensemble([("A", ""), ("", "Z")], rest="instance_group { } optimization { } model_warmup { }"),
+            "instance group should not be specified for ensemble 'e'; optimization should not be specified for "
+            "ensemble 'e'; model_warmup can not be specified for ensemble 'e'; must specify 'output_map' in step 0 of "
+            "ensemble 'e'; must specify 'input_map' in step 1 of ensemble 'e'",
+        ),
+        (
+            ensemble([("A", "Z"), ("A", "C")], inputs="AB", outputs="ZY"),
+            "ensemble input 'B' for ensemble e' is not used; ensemble output 'Y' for ensemble e' is not used; "
+            "ensemble tensor 'C' is unused in ensemble 'e'",
+        ),
         (ensemble([("A", "ZB")]), "ensemble tensor 'B' is unused in ensemble 'e'"),
         (ensemble([("A", "Z"), ("C", "B")]), "ensemble tensor 'B' is unused in ensemble 'e'"),
     ],
