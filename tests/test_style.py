@@ -65,3 +65,18 @@ def test_tables_of_rules_name_tests_that_are_there(checkout):
                 if not re.search(rf"^(async )?def {name}\(", text, re.MULTILINE) if name else not text:
                     missing.append(f"{page.name}: {path or name}")
     assert not missing
+
+
+def test_pages_link_to_what_is_there(checkout):
+    """Goal: whoever follows a link of a page finds a file or a folder, also after one has moved."""
+    pages = [checkout / "README.md"]
+    for part in ("schema", "engine", "backends", "frontends", "tests", "fuzz", "examples"):
+        pages += (checkout / part).rglob("*.md")
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())
+        if not target.startswith(("http:", "https:"))
+    ]
+    assert links
+    assert not [(page.name, target) for page, target in links if not (page.parent / target).exists()]
