@@ -7,8 +7,9 @@ import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...schema.fault import Internal, InvalidArgument, Unavailable
+from ...schema.fault import Internal, Unavailable
 from ...schema.wire.generated.inference import ModelInstanceGroupKind
+from ..fitting import default_max_batch_size
 from ..telemetry import refuse_telemetry, stop_telemetry
 from .configuration import check, complete
 from .failure import failure_text
@@ -75,7 +76,7 @@ class OnnxModel:
             metadata_session = self._open_session(options, [("CPUExecutionProvider", {})])
         self._signature = Signature.of(metadata_session)
         if context.auto_complete:
-            config = complete(config, self._signature, _default_max_batch_size(context))
+            config = complete(config, self._signature, default_max_batch_size(context))
         check(config, self._signature)
         self.config = config
         self._run_options = run_options(ort, config)
@@ -125,14 +126,6 @@ def _wants_cpu(config: ModelConfig) -> bool:
     """True unless all instances are on GPUs; a group of kind AUTO may land on either."""
     groups = config.instance_group
     return not groups or any(group.kind != ModelInstanceGroupKind.GPU for group in groups)
-
-
-def _default_max_batch_size(context: ModelContext) -> int:
-    text = context.backend_config.get("default-max-batch-size", "4")
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidArgument(f"backend setting default-max-batch-size must be a number, got '{text}'") from None
 
 
 _global_threads_lock = threading.Lock()

@@ -23,11 +23,12 @@ from ...schema.wire.generated.inference import (
     ModelOutput,
     ModelTensorReshape,
 )
+from ..fitting import check_shape, unexpected
 from ..ragged import batch_target_inputs, cuts, is_ragged
 from ..ragged import faults as ragged_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from .signature import ModelTensor, Signature
 
@@ -98,7 +99,7 @@ def check(config: ModelConfig, signature: Signature) -> None:
         tensor = allowed_inputs.get(item.name)
         with collected(found):
             if tensor is None:
-                raise InvalidArgument(_unexpected("input", item.name, signature.inputs))
+                raise InvalidArgument(unexpected("input", item.name, signature.inputs))
             if item.optional and batching:
                 raise InvalidArgument(f"optional input '{item.name}' is not supported for models that support batching")
             _check_datatype(config, "input", item, tensor)
@@ -113,7 +114,7 @@ def check(config: ModelConfig, signature: Signature) -> None:
         tensor = signature.outputs.get(output.name)
         with collected(found):
             if tensor is None:
-                raise InvalidArgument(_unexpected("output", output.name, signature.outputs))
+                raise InvalidArgument(unexpected("output", output.name, signature.outputs))
             _check_datatype(config, "output", output, tensor)
             if output.name not in cut:
                 _check_dims(config, "output", output, tensor)
@@ -173,32 +174,6 @@ def _check_dims(config: ModelConfig, role: str, item: ModelInput | ModelOutput, 
     check_shape(config.name, item.name, tensor.shape, dims, batching=config.max_batch_size > 0)
 
 
-def check_shape(
-    model_name: str, tensor_name: str, expected: Sequence[int], dims: Sequence[int], *, batching: bool
-) -> None:
-    """Raises InvalidArgument unless `dims` fit the model's shape, where -1 takes any size."""
-    prefix = f"model '{model_name}', tensor '{tensor_name}': "
-    if batching and (not expected or expected[0] != -1):
-        raise InvalidArgument(
-            f"{prefix}for the model to support batching the shape should have at least 1 dimension and the first "
-            f"dimension must be -1; but shape expected by the model is {shape_text(expected)}"
-        )
-    given = [-1, *dims] if batching else list(dims)
-    if len(given) == len(expected) and all(size in (-1, has) for size, has in zip(expected, given, strict=True)):
-        return
-    if batching:
-        specifies = (
-            f"{len(given)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit "
-            f"tensor shape, making complete shape {shape_text(given)})"
-        )
-    else:
-        specifies = f"{len(given)} dimensions (shape {shape_text(given)})"
-    raise InvalidArgument(
-        f"{prefix}the model expects {len(expected)} dimensions (shape {shape_text(expected)}) but the model "
-        f"configuration specifies {specifies}"
-    )
-
-
 def _dims(tensor: ModelTensor, batching: bool) -> tuple[list[int], ModelTensorReshape | None]:
     dims = list(tensor.shape[1:] if batching else tensor.shape)
     if dims:
@@ -216,7 +191,3 @@ def _config_type(model_name: str, role: str, tensor: ModelTensor) -> ConfigType:
 
 def _unknown(items: Sequence[ModelInput], signature: Signature) -> bool:
     return any(item.name not in signature.inputs for item in items)
-
-
-def _unexpected(role: str, name: str, allowed: Iterable[str]) -> str:
-    return f"unexpected inference {role} '{name}', allowed {role}s are: {', '.join(sorted(allowed))}"
