@@ -10,7 +10,7 @@ from .host_policy import SETTINGS
 from .resources import ResourceLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 TraceMode = Literal["triton", "opentelemetry"]
 TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
@@ -28,6 +28,16 @@ QueueOrder = Literal["arrival", "adaptive"]
 def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
     """One path or name, or several."""
     return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+def _one_of(*words: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    """A validator whose complaint is one sentence (attrs' own one is a tuple with all that it knows of the field)."""
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in words:
+            raise ValueError(f"'{attribute.name}' must be one of {', '.join(words)}, got {value!r}")
+
+    return check
 
 
 _NOT_NEGATIVE = attrs.validators.ge(0)
@@ -55,10 +65,10 @@ def _known_host_settings(instance: object, attribute: object, policies: Mapping[
 class TraceSettings:
     """Tracing as the server starts. Nothing is traced until a level is set."""
 
-    mode: TraceMode = attrs.field(default="triton", validator=attrs.validators.in_(("triton", "opentelemetry")))
+    mode: TraceMode = attrs.field(default="triton", validator=_one_of("triton", "opentelemetry"))
     """Files of the server's own format, or spans for an OpenTelemetry collector."""
     level: tuple[TraceLevel, ...] = attrs.field(
-        default=(), converter=_as_levels, validator=attrs.validators.deep_iterable(attrs.validators.in_(LEVELS))
+        default=(), converter=_as_levels, validator=attrs.validators.deep_iterable(_one_of(*LEVELS))
     )
     """Time stamps, tensors, both, or nothing: off."""
     rate: int = attrs.field(default=1000, validator=attrs.validators.ge(0))
@@ -115,9 +125,7 @@ class EngineSettings:
     """The server's name in its metadata."""
     model_namespacing: bool = False
     """Let repositories have models of the same name: then a name alone means the only one of that name."""
-    model_control_mode: ModelControlMode = attrs.field(
-        default="none", validator=attrs.validators.in_(("none", "poll", "explicit"))
-    )
+    model_control_mode: ModelControlMode = attrs.field(default="none", validator=_one_of("none", "poll", "explicit"))
     load_model: tuple[str, ...] = attrs.field(default=(), converter=_strings)
     """Models to load at start in explicit mode; `*` alone means all."""
 
@@ -171,7 +179,7 @@ class EngineSettings:
     """How long `stop` waits for what is in flight, and whoever cancels the engine for what is being opened."""
     backend_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     """`{backend: {key: value}}`; the backend "" stands for all."""
-    rate_limit: RateLimit = attrs.field(default="off", validator=attrs.validators.in_(("off", "execution_count")))
+    rate_limit: RateLimit = attrs.field(default="off", validator=_one_of("off", "execution_count"))
     """Whether instances need resources to execute, as their models say, and which are next; else they just execute."""
     rate_limit_resource: tuple[ResourceLimit, ...] = attrs.field(
         default=(),
@@ -216,9 +224,9 @@ class EngineSettings:
     """Answers of one stream that its caller has not consumed, before the model must wait. Ours: see queue_size_max."""
     restart: Strategy = attrs.field(factory=Restart, validator=attrs.validators.instance_of((Stop, Restart)))
     """What happens to an instance whose executor has died. Ours."""
-    queue_while_down: QueueWhileDown = attrs.field(default="keep", validator=attrs.validators.in_(("keep", "refuse")))
+    queue_while_down: QueueWhileDown = attrs.field(default="keep", validator=_one_of("keep", "refuse"))
     """What a model without any instance does with requests: keep them for the next one, or refuse them. Ours."""
-    queue_order: QueueOrder = attrs.field(default="arrival", validator=attrs.validators.in_(("arrival", "adaptive")))
+    queue_order: QueueOrder = attrs.field(default="arrival", validator=_one_of("arrival", "adaptive"))
     """First come, first served; or, `adaptive`, newest first while a queue stands: where callers leave after a while
     without having said when, who came last is the one who is still there. Ours."""
     fair_queueing: str = ""

@@ -178,6 +178,12 @@ def test_options_that_cannot_be(options):
         EngineSettings(model_repository="x", **options)
 
 
+def test_a_word_that_no_option_has():
+    """Goal: who embeds the engine reads what would be right, and nothing else."""
+    with pytest.raises(ValueError, match=r"^'queue_order' must be one of arrival, adaptive, got 'newest'$"):
+        EngineSettings(model_repository="x", queue_order="newest")
+
+
 def test_blocking_from_many_threads(repository):
     """Goal: the same engine for threads: answers, and each thread its own."""
     write_model(repository, "m", more="dynamic_batching {}")
