@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -295,6 +296,42 @@ def test_an_onnx_file_answers_as_onnx_runtime_does(bench):
         instance.execute(bench.batch(job))
         answers.append(bench.outputs(job)["y"])
     np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-5)
+
+
+GRAPH = """
+node { name: "x" op: "Placeholder" attr { key: "dtype" value { type: DT_FLOAT } }
+  attr { key: "shape" value { shape { dim { size: -1 } dim { size: 4 } } } } }
+node { name: "two" op: "Const" attr { key: "dtype" value { type: DT_FLOAT } }
+  attr { key: "value" value { tensor { dtype: DT_FLOAT tensor_shape { } float_val: 2 } } } }
+node { name: "y" op: "Mul" input: "x" input: "two" attr { key: "T" value { type: DT_FLOAT } } }
+"""
+
+
+def test_a_graph_of_tensorflow(bench):
+    """Frozen, as text. Its tensors have TensorFlow's names."""
+    (bench.path / "1").mkdir(parents=True)
+    (bench.path / "1" / "model.pbtxt").write_text(GRAPH)
+    job = bench.job({"x:0": X})
+    executed(bench, config(("x:0",), ("y:0",), default_model_filename="model.pbtxt"), job)
+    np.testing.assert_array_equal(bench.outputs(job)["y:0"], 2 * X)
+
+
+def test_instances_share_a_compiled_model_and_no_request(bench):
+    """Side by side, from threads of their own."""
+    add_sub(bench)
+    model, _ = opened(bench, config(parameters={"NUM_STREAMS": "2"}))
+    instances = [model.open_instance(bench.instance(f"m_0_{index}")) for index in range(2)]
+    jobs = [[bench.job({"a": X + 100 * index + turn, "b": Y}) for turn in range(50)] for index in range(2)]
+
+    def execute(instance, mine):
+        for job in mine:
+            instance.execute(bench.batch(job))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(execute, instances, jobs))
+    for index, mine in enumerate(jobs):
+        for turn, job in enumerate(mine):
+            np.testing.assert_array_equal(bench.outputs(job)["SUM"], X + Y + 100 * index + turn)
 
 
 def test_files_that_are_not_there(bench):
