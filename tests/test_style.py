@@ -67,6 +67,26 @@ def test_tables_of_rules_name_tests_that_are_there(checkout):
     assert not missing
 
 
+def test_each_rule_says_where_it_lives_and_what_shows_it(checkout):
+    """Goal: no cell of the engine's tables of rules is empty, and every file or folder that they name is there."""
+    parts = ("schema", "engine", "backends", "frontends", "tests")
+    paths = [f"/{path.relative_to(checkout)}" for part in parts for path in (checkout / part).rglob("*")]
+    wrong, header = [], []
+    for page in (checkout / "engine").rglob("*.md"):
+        for row in page.read_text().splitlines():
+            cells = [cell.strip() for cell in row.strip("|").split("|")]
+            if not row.startswith("|"):
+                header = []
+            elif not header:
+                header = cells
+            elif header[0] == "rule" and not set(row) <= set("|-"):
+                named = re.findall(r"[\w/]+(?:\.py|/)(?!\w)", cells[1])
+                there = all(any(path.endswith("/" + name.strip("/")) for path in paths) for name in named)
+                if len(cells) != 3 or not all(cells) or not named or not there:
+                    wrong.append(f"{page.name}: {row}")
+    assert not wrong
+
+
 def test_pages_link_to_what_is_there(checkout):
     """Goal: whoever follows a link of a page finds a file or a folder, also after one has moved."""
     pages = [checkout / "README.md"]
