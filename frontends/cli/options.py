@@ -59,7 +59,9 @@ _SERVER = [
     Option("id", string, "engine.id", "The server's name in its metadata."),
     Option("exit-timeout-secs", number, "engine.exit_timeout_secs", "How long stopping waits for what is in flight."),
     Option(
-        "config", string, text="A TOML file with options of these names; the command line and DESPINA_* win over it."
+        "config",
+        string,
+        text="Ours: a TOML file with options of these names; the command line and DESPINA_* win over it.",
     ),
 ]
 _REPOSITORY = [
