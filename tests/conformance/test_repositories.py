@@ -152,8 +152,10 @@ def test_answers_equal_the_reference_servers(recorded, ours, name):
 @pytest.mark.slow
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(recorded):
-    """Goal: the records are the reference server's. Method: ask it again."""
-    assert stories(running_reference) == recorded
+    """Goal: the records are the reference server's. Method: ask it again. Not for metrics, the last of each story: when
+    those of an unloaded model go is a race there."""
+    again = stories(running_reference)
+    assert {name: told[:-1] for name, told in again.items()} == {name: told[:-1] for name, told in recorded.items()}
 
 
 if __name__ == "__main__":
