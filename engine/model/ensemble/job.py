@@ -36,6 +36,11 @@ class Course(Protocol):
 
 
 class StreamCourse(Course, Protocol):
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a step waits until what it has answered is read."""
+        ...
+
     def consumed(self, count: int) -> None:
         """The caller has read so many answers."""
         ...
@@ -64,6 +69,10 @@ class EnsembleStream(StreamJob):
 
     def spent_ns(self) -> tuple[int, int, int]:
         return (0, 0, 0) if self.batch is None else self.batch.spent_ns()
+
+    @property
+    def is_held_up(self) -> bool:  # type: ignore[override]  # of others it is a constant
+        return self.course is not None and self.course.is_held_up
 
     def consumed(self, count: int = 1) -> None:
         super().consumed(count)

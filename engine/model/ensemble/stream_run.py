@@ -25,7 +25,8 @@ from .run import Home, Run, Scope
 if TYPE_CHECKING:
     from ....schema.fault import Fault
     from ....schema.inference import InferenceResponse
-    from ...port.served import Answer, InferenceStream
+    from ...port.served import Answer, Inference, InferenceStream, Served
+    from ...request.job import Job
     from .graph import Step
     from .job import EnsembleStream
     from .parts import Parts
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 SILENT_S_MAX = 300.0
 """How long a step may be silent for which another one waits that is not over. Both may need the same instance: one
 would have to end before the other can begin. The reference server goes on after as long, without a bound."""
+
+LOOK_S = 1.0
+"""Between looks whether all steps wait for each other. What is found at two looks in a row, ends the request."""
+
+NESTED_MAX = 4
+"""Nested calls within each other that are looked at: more take `SILENT_S_MAX`."""
 
 
 class TimedHome(Home, Protocol):
@@ -84,11 +91,17 @@ class StreamRun(Run):
         """What ends it once the line of that stage is empty."""
         self._last: InferenceResponse | None = None
         """The final answer, if that is one."""
+        self._moved_at = self._look_at = home.now()
+        """When a step has answered last, or our caller has read; and when the next look is due."""
+        self._is_suspect = False
+        """All steps waited for each other at the last look."""
+        self._look_again(LOOK_S)
 
     # --- For the version and the caller
 
     def consumed(self, count: int) -> None:
         """Our caller has read so many answers."""
+        self._moved_at = self._clock.now()
         for _ in range(min(count, len(self._unread))):
             self._leave_line(self._unread.popleft())
         try:
@@ -96,8 +109,15 @@ class StreamRun(Run):
         except Exception as error:
             self.failed(error, None)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a step waits until what it has answered is read."""
+        return any(_is_held_up(call) for call in self._calls)
+
     def look(self, now: float) -> None:
-        """Looks whether a step is silent for too long."""
+        """Looks whether a step is silent for too long, or all wait for each other."""
+        if now >= self._look_at:
+            self._look_at_all(now)
         asking = next((line[0] for line in reversed(self._lines) if line and line[0].asking), None)
         if asking is None or asking.asked_at is None or now < asking.asked_at + SILENT_S_MAX:
             return
@@ -112,11 +132,50 @@ class StreamRun(Run):
         )
         self._end(self._named(fault))
 
+    def _look_at_all(self, now: float) -> None:
+        waits = None
+        if now - self._moved_at >= LOOK_S and not self._unread:
+            waits = next((c for c in self._calls if isinstance(c.scope, Opened) and not _is_held_up(c)), None)
+        before = None if waits is None else _held_up_before(waits)
+        if waits is None or before is None:
+            self._is_suspect = False
+        elif now - self._moved_at >= SILENT_S_MAX or (self._is_suspect and self._all_wait()):
+            text = f"step of model '{waits.step.model_name}' has not answered within {now - self._moved_at:.0f} s, and "
+            text += f"step of model '{before.step.model_name}' waits for it"
+            self._end(self._named(Unavailable(text)))
+            return
+        else:
+            self._is_suspect = self._all_wait()
+        self._look_again(LOOK_S)
+
+    def _look_again(self, after_s: float) -> None:
+        self._look_at = self._clock.now() + after_s
+        self._clock.look_at(self._look_at, self._stream)
+
+    def _all_wait(self) -> bool:
+        """Whether every step under way waits for an executor that only this request's own steps could free, which
+        wait until their answers are read. Over what the steps' models ask by themselves, too."""
+        held = {id(call.inference) for call in self._calls if _is_held_up(call)}
+        for call in self._calls:
+            if id(call.inference) in held:
+                continue
+            if call.inference is None:
+                return False
+            if not _waits_for(held, self._parts.routes[call.step.index].served, call.inference):
+                return False
+        return True
+
     # --- For the steps' models
+
+    def answered(self, call: Call, inference: Inference) -> None:
+        """See run.py."""
+        self._moved_at = self._clock.now()
+        super().answered(call, inference)
 
     def answered_once_more(self, call: Call, stream: InferenceStream, answer: Answer) -> None:
         if self.is_over or call.is_dropped:
             return
+        self._moved_at = self._clock.now()
         if answer.fault is not None:
             raise answer.fault
         if answer.response is not None:
@@ -252,6 +311,37 @@ class StreamRun(Run):
         trace = self._stream.request.trace
         if trace is not None:
             trace.finish()  # its door has noted all it had to
+
+
+def _is_held_up(call: Call) -> bool:
+    return not call.is_over and bool(getattr(call.inference, "is_held_up", False))
+
+
+def _waits_for(held: set[int], served: Served, inference: Inference, depth: int = 0) -> bool:
+    """Whether whatever might let a request go on executes one of those that are `held`, or stands still in a nested
+    call of which the same is true."""
+    busy = served.blockers(inference) if depth <= NESTED_MAX else ()
+    return bool(busy) and all(any(_stands_still(held, job, depth) for job in jobs) for jobs in busy)
+
+
+def _stands_still(held: set[int], job: Job, depth: int) -> bool:
+    return id(job) in held or any(
+        child.waits
+        and child.served is not None
+        and child.inference is not None
+        and _waits_for(held, child.served, child.inference, depth + 1)
+        for child in job.children or ()
+    )
+
+
+def _held_up_before(call: Call) -> Call | None:
+    """The nearest step that has led to this one and waits until what it has answered is read; None if there is none."""
+    scope = call.scope
+    while isinstance(scope, Opened):
+        if _is_held_up(scope.source):
+            return scope.source
+        scope = scope.source.scope
+    return None
 
 
 def _caused_by(scope: Opened) -> Call | None:

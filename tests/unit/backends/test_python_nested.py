@@ -664,6 +664,46 @@ async def test_a_model_asks_an_ensemble(models):
         assert line.startswith("the request to model 'around' would wait for ever")
 
 
+MANY_THEN_OUTER = """
+platform: "ensemble"
+max_batch_size: 0
+input [{ name: "IN" data_type: TYPE_INT32 dims: [-1] }]
+output [{ name: "SAID" data_type: TYPE_STRING dims: [-1] }]
+ensemble_scheduling { step [
+  { model_name: "many" model_version: -1 input_map { key: "IN" value: "IN" } output_map { key: "OUT" value: "x" } },
+  { model_name: "outer" model_version: -1 input_map { key: "IN" value: "x" } output_map { key: "SAID" value: "SAID" } }
+] }
+"""
+
+
+async def test_a_step_asks_the_instance_that_waits_for_it(models):
+    """A decoupled step waits for room until the step after it has answered, which asks it by a nested call: the whole
+    is given up after seconds, by name; few answers, for which there is room, are served."""
+    code = """
+    class TritonPythonModel:
+        def execute(self, requests):
+            for request in requests:
+                sender = request.get_response_sender()
+                for x in range(pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()[0]):
+                    sender.send(numbers(1))
+                sender.send(flags=FINAL)
+    """
+    models.write("many", code=code, decoupled=True)
+    models.write("outer", 'return said(*(shown(x) for x in call("many", *xs).exec(decoupled=True)))')
+    (models.folder / "both" / "1").mkdir(parents=True)
+    (models.folder / "both" / "config.pbtxt").write_text(MANY_THEN_OUTER)
+
+    async def answers(engine, count):
+        with trio.fail_after(15):
+            return [answer async for answer in engine.stream("both", {"IN": np.array([count], np.int32)})]
+
+    async with models.opened(stream_responses_max=4) as engine:
+        assert len(await answers(engine, 3)) == 3
+        with pytest.raises(despina.Unavailable, match="step of model 'outer' has not answered within"):
+            await answers(engine, 100)
+        assert len(await answers(engine, 3)) == 3
+
+
 async def test_calls_are_children_in_the_trace(models, tmp_path):
     """Those that were given the request's trace, and of them those that were executed or refused."""
     models.write("double", DOUBLE)

@@ -441,3 +441,40 @@ def _played(repository, name, widths, naps, bad, leaves, reads, credit):
         return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         trio.to_thread.run_sync = before
+
+
+@pytest.mark.parametrize("case", ["one instance twice", "one turn for both", "within another"])
+async def test_steps_that_wait_for_each_other_are_given_up(virtual_time, repository, opened, script, case):
+    """Goal: a decoupled model that waits for room, in the only instance or with the only turn that the step after it
+    needs, is not waited for without end; the next request is served, and a caller who is slow is none of this."""
+    turn = "rate_limiter { resources { name: 'R' global: true count: 1 } }" if case == "one turn for both" else ""
+    write_model(repository, "many", more=DECOUPLED, group=turn)
+    write_model(repository, "a", group=turn)
+    write_ensemble(repository, "e", steps=chain("many", "many" if case == "one instance twice" else "a", "a"))
+    write_ensemble(repository, "outer", steps=chain("e", "many"))
+    name = "outer" if case == "within another" else "e"
+    script.width = lambda _, number: 10 if number == 1 else 1
+    async with opened(stream_responses_max=2, exit_timeout_secs=5, rate_limit="execution_count") as engine:
+        began = trio.current_time()
+        listener = await ask(engine, name)
+        assert isinstance(listener.answers[-1].fault, Unavailable)
+        assert "and step of model 'many' waits for it" in listener.faults[-1] or name == "outer"
+        assert listener.ended_at - began <= (10 if name == "e" else SILENT_S_MAX + 10)
+        assert (await ask(engine, name, 2)).faults == []
+        assert_idle(engine)
+
+
+async def test_a_slow_caller_is_waited_for(virtual_time, repository, opened, script):
+    """Goal: steps that wait because our caller has not read are no circle, however long that takes."""
+    for steps in (("many", "a"), ("many", "a", "many2", "b")):
+        write_ensemble(repository, "e", steps=chain(*steps))
+        write_all(repository)
+        script.width = 10
+        async with opened(stream_responses_max=2, exit_timeout_secs=5) as engine:
+            listener = Listener(consume=False)
+            stream = engine.model("e").submit_stream(request("e", 1), listener)
+            for _ in range(200 if len(steps) > 2 else 12):
+                await trio.sleep(2 * SILENT_S_MAX)
+                stream.consumed()
+            assert listener.ended.is_set()
+            assert listener.faults == []
