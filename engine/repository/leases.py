@@ -161,9 +161,18 @@ class Leases:
         return {model.name for model in self._registry.serving()}
 
     def _asked(self) -> set[str]:
-        """What ensembles ask."""
-        wanted = (entry.wanted() for entry in self._registry.models.values())
-        return {part for reading in wanted if reading is not None for part in members(reading.config)}
+        """What ensembles ask that serve, or are about to: one that waits, because its load has failed, keeps nothing
+        that others need."""
+        models = self._registry.models
+        wanted = {name: reading for name, entry in models.items() if (reading := entry.wanted()) is not None}
+        waiting = [name for name in wanted if models[name].ready() or self._is_held(name)]
+        found: set[str] = set()
+        while waiting:
+            reading = wanted.get(waiting.pop())
+            further = set() if reading is None else {*members(reading.config)} - found
+            found |= further
+            waiting += further
+        return found
 
     def _may_go(self, name: str) -> bool:
         entry = self._registry.models.get(name)

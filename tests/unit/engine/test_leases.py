@@ -15,7 +15,7 @@ from despina.schema.fault import (
     Unavailable,
 )
 
-from tests.fakes import Gate, answer, request, tensor_text, value_of, write_model
+from tests.fakes import Gate, answer, chain, request, tensor_text, value_of, write_ensemble, write_model
 
 ON_REQUEST = {"model_control_mode": "explicit", "load_on_request": True}
 
@@ -387,3 +387,15 @@ async def test_a_backend_that_answers_late_keeps_its_model(virtual_time, models,
         release.set()
         await trio.sleep(AGAIN_S)
         assert await ask(engine, "b") == 1
+
+
+async def test_an_ensemble_that_found_no_room_keeps_nothing_from_others(virtual_time, models, backend, opened):
+    """Goal: what an ensemble has had loaded before there was no room for the rest gives way like any other model."""
+    write_ensemble(models, "e", steps=chain("a", "b"))
+    write_ensemble(models, "outer", steps=chain("e", "a"))
+    async with opened(**ON_REQUEST, loaded_models_max=1, load_wait_secs=2) as engine:
+        for name in ("e", "outer"):
+            with pytest.raises(Fault):
+                await ask(engine, name)
+        for name in "cabd":
+            assert await ask(engine, name, 3) == 3
