@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.conformance.servers import reference_script, running_despina, running_reference
+from tests.conformance.servers import asked_again, reference_script, running_despina, running_reference
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "iterative_sequences.json"
@@ -133,15 +133,18 @@ def test_answers_equal_the_reference_servers(server):
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(tmp_path):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""
-    with running_reference(iterative_models(tmp_path), tmp_path) as reference:
-        assert answers(reference) == json.loads(GOLDEN.read_text())
+    recorded = json.loads(GOLDEN.read_text())
+    assert asked_again(reference, recorded, tmp_path) == recorded
+
+
+def reference(folder: Path) -> dict:
+    with running_reference(iterative_models(folder), folder) as server:
+        return answers(server)
 
 
 def record(folder: Path) -> None:
     """Writes what the reference server says."""
-    with running_reference(iterative_models(folder), folder) as reference:
-        said = answers(reference)
-    GOLDEN.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    GOLDEN.write_text(json.dumps(reference(folder), indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

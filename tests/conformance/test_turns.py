@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.servers import reference_script, running_despina, running_reference
+from tests.conformance.servers import asked_again, reference_script, running_despina, running_reference
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "turns.json"
@@ -320,7 +320,12 @@ def test_answers_equal_the_reference_servers(suite, tmp_path):
 @pytest.mark.parametrize("suite", SUITES)
 def test_records_are_what_the_reference_server_says(suite, tmp_path):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""
-    assert answers(running_reference, suite, tmp_path / "theirs") == json.loads(GOLDEN.read_text())[suite]
+    recorded = json.loads(GOLDEN.read_text())[suite]
+
+    def ask(folder):
+        return answers(running_reference, suite, folder / "theirs")
+
+    assert asked_again(ask, recorded, tmp_path) == recorded
 
 
 def record(folder: Path) -> None:
