@@ -333,7 +333,7 @@ def test_loads_and_unloads_equal_the_reference_servers(recorded, tmp_path):
     assert ours["25: unload add"][1]["add"] == ["UNAVAILABLE", "unloaded"]  # there it stays UNLOADING for ever
 
 
-def record(parts: Sequence[str] = ("answers", "traces", "story")) -> dict:
+def record(parts=("answers", "traces", "story")) -> dict:
     """What the reference server says."""
     found = {}
     for part, models, options, ask in (
