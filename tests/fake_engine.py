@@ -104,6 +104,7 @@ class FakeModel:
     is_serving = True
     generation = "1"
     depth = 0
+    remembers = False
 
     def blockers(self, inference: Any) -> Sequence[Sequence[Any]]:
         raise AssertionError("doors ask for no blockers")
