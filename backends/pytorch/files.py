@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -36,24 +37,23 @@ class Opened:
 def open_file(torch: Any, context: ModelContext, config: ModelConfig, options: Options, device: Any) -> Opened:
     """Raises Unavailable for a file that is not there, Internal with PyTorch's text for one that does not open."""
     folder = context.version_path
-    if config.runtime == RUNTIME or (not config.default_model_filename and _is_python(folder)):
-        path = folder / RUNTIME
-        opening: Any = lambda: _python(torch, context, path, options, device)  # noqa: E731  one of three
-    elif config.platform == AOTI or (config.default_model_filename or "").endswith(".pt2"):
-        path = folder / (config.default_model_filename or "model.pt2")
-        opening = lambda: _package(torch, path, device)  # noqa: E731
+    named = config.default_model_filename
+    if config.runtime == RUNTIME or (not named and _is_python(folder)):
+        path, opening = folder / RUNTIME, partial(_python, torch, context, folder / RUNTIME, options, device)
+    elif config.platform == AOTI or named.endswith(".pt2"):
+        path = folder / (named or "model.pt2")
+        opening = partial(_package, torch, path, device)
     else:
-        path = folder / (config.default_model_filename or "model.pt")
-        opening = lambda: _script(torch, path, options, device)  # noqa: E731
+        path = folder / (named or "model.pt")
+        opening = partial(_script, torch, path, options, device)
     if not path.is_file() and config.runtime != RUNTIME:
         raise Unavailable(f"unable to find '{path}' for model instance '{context.name}'")
     try:
-        found: Opened = opening()
+        return opening()
     except Fault:
         raise
     except Exception as error:
         raise Internal(f"failed to load model '{context.name}': {error}") from error
-    return found
 
 
 def _is_python(folder: Path) -> bool:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from ...schema.encoding import encoding_fault
 from ...schema.inference import InferenceResponse
-from .encoding import encoding_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,10 +17,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ...schema.encoding import encoding_fault
 from ...schema.fault import Internal, InvalidArgument
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 from .deferral import Deferral
-from .encoding import encoding_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from ...schema.encoding import encoding_fault
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
 from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 from ..observe.tracing import trace_response
 from .batch import Batch
-from .encoding import encoding_fault
 from .job import Job, JobState
 from .ledger import End
 from .sharing import place_response

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from ....schema.fault import Fault, InvalidArgument, ModelFailure
+from ....schema.encoding import encoding_fault
+from ....schema.fault import Fault, InvalidArgument
 from .frames import fault_fields
 
 if TYPE_CHECKING:
@@ -212,13 +213,3 @@ class ChildStream(ChildJob):
         told = None if fault is None else fault_fields(fault)
         self._server.say("send", (self.number, told, parameters, final, outputs is not None), outputs or ())
         return not self._gone
-
-
-def encoding_fault(outputs: list[Tensor]) -> Fault | None:
-    """What is wrong with the first output that has no wire form, or None."""
-    for tensor in outputs:
-        try:
-            tensor.memory()
-        except Exception as error:  # whatever a model has put into the array raises
-            return ModelFailure(f"output '{tensor.name}' has no wire form: {type(error).__name__}: {error}")
-    return None

@@ -10,6 +10,7 @@ which only numpy and attrs are needed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ....schema.tensor import Tensor
     from .frames import Message
 
+PR_SET_PDEATHSIG: Final = 1
 UTILS_PATH: Final = str(Path(__file__).with_name("path"))
 
 
@@ -187,6 +189,8 @@ def request_of(number: int, values: tuple[Any, ...], inputs: Sequence[Tensor]) -
 def main(fd: int) -> None:
     """The process: never returns."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Also where a model holds the interpreter, so that the reader cannot see the link break.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     link = Link(socket.socket(fileno=fd))
     link.say("hello", (os.getpid(),))
     first = link.receive()

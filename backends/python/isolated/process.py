@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -100,8 +99,3 @@ class ModelProcess:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _REAP_S):
             await self.ended()
         self.reap()
-
-
-def until(deadline: float) -> float:
-    """Seconds left, at least a moment."""
-    return max(0.001, deadline - time.monotonic())

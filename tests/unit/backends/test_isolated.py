@@ -324,21 +324,31 @@ async def test_a_process_that_ends_amid_a_stream(opened):
         assert len([r async for r in engine.stream("m", {"IN": np.array([b"5"], object)})]) == 5
 
 
-def test_the_process_ends_with_its_server(tmp_path):
-    """Killed, a server leaves no process behind."""
+@pytest.mark.parametrize("does", ["nothing", "hold the interpreter"])
+def test_the_process_ends_with_its_server(tmp_path, does):
+    """Killed, a server leaves no process behind, not even one whose model lets no other thread of it run."""
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
     (tmp_path / "m" / "1" / "model.py").write_text(MODEL)
+    hold = f"open({str(tmp_path / 'held')!r}, 'w').close(); import ctypes; ctypes.PyDLL(None).sleep(600)"
     program = f"""
 import despina, trio, numpy as np
+def said(code):
+    return {{"IN": np.array([code.encode()], object)}}
 async def main():
     async with despina.open_engine({str(tmp_path)!r}) as engine:
-        print((await engine.infer("m", {{"IN": np.array([b"pass"], object)}}))["OUT"].item().decode(), flush=True)
+        print((await engine.infer("m", said("pass")))["OUT"].item().decode(), flush=True)
+        if {does!r} != "nothing":
+            await engine.infer("m", said({hold!r}))
         await trio.sleep_forever()
 trio.run(main)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
         pid = int(server.stdout.readline())
+        give_up = time.monotonic() + DEADLINE_S
+        while does != "nothing" and not (tmp_path / "held").exists():
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
         assert is_alive(pid)
         server.kill()
     give_up = time.monotonic() + DEADLINE_S

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...schema.fault import ModelFailure
+from .fault import ModelFailure
 
 if TYPE_CHECKING:
-    from ...schema.fault import Fault
-    from ...schema.tensor import Tensor
+    from .fault import Fault
+    from .tensor import Tensor
 
 
 def encoding_fault(outputs: list[Tensor]) -> Fault | None:
