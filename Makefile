@@ -7,17 +7,19 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench fuzz api soak gpu clean
+.PHONY: help serve test bench fuzz api soak chaos sanitize gpu walk changes clean
 
 help:  ## Say what the targets do
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
 
 serve: .venv/serve.stamp  ## Serve examples/models on ports 8000 (HTTP), 8001 (gRPC) and 8002 (metrics); more options in ARGS="..."
 	$(BIN)/python examples/fetch_models.py
 	$(BIN)/despina serve --model-repository examples/models $(ARGS)
 
-test: .venv/test.stamp  ## Run every test, the style checks among them; pytest's options in ARGS="..."
-	$(BIN)/python -m pytest -q $(ARGS)
+# Files are shared out between so many processes: more than two disturb the tests that look at a whole server.
+WORKERS ?= 2
+test: .venv/test.stamp  ## Run every test, the style checks among them, in WORKERS processes (default 2); pytest's options in ARGS="..."
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: .venv/test.stamp  ## Measure CPU and throughput, answers checked; options in ARGS="..."
 	$(BIN)/python tests/bench/run.py $(ARGS)
@@ -31,8 +33,27 @@ api: .venv/test.stamp  ## Check the HTTP API against its own description, with E
 soak: .venv/test.stamp  ## Play the simulation over many seeds, SEEDS of them (default 1000), and say what it has reached
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
+chaos: .venv/test.stamp  ## End the processes of Python models in every way under load, for SECONDS (default 20), and say what clients got
+	DESPINA_CHAOS_SECONDS=$(or $(SECONDS),20) $(BIN)/python -m pytest -q -s tests/conformance/test_chaos.py $(ARGS)
+
+SANITIZE ?= address
+# Tests make libraries crash, and look at the signal.
+CRASHES := handle_segv=0:handle_abort=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0
+sanitize: .venv/test.stamp  ## Run the C programs and the native backends of the tests on a library built with SANITIZE=address (the default; finds leaks, too) or SANITIZE=thread
+	@mkdir -p build
+	DESPINA_NATIVE_SANITIZE=$(SANITIZE) CC='cc -fsanitize=$(SANITIZE)' LSAN_OPTIONS=suppressions=$(CURDIR)/tests/capi/leaks.supp TSAN_OPTIONS=die_after_fork=0 \
+		$(BIN)/python -m pytest -q tests/capi/test_programs.py $(ARGS)
+	DESPINA_NATIVE_SANITIZE=$(SANITIZE) CC='cc -fsanitize=$(SANITIZE)' ASAN_OPTIONS=detect_leaks=0:$(CRASHES) TSAN_OPTIONS=die_after_fork=0:log_path=$(CURDIR)/build/thread:$(CRASHES) \
+		LD_PRELOAD="$$(cc -print-file-name=lib$(if $(filter thread,$(SANITIZE)),tsan,asan).so) $$(cc -print-file-name=libstdc++.so)" $(BIN)/python -m pytest -q tests/native $(ARGS)
+
 gpu:  ## Run the checks and figures that need a GPU, by GPU_PYTHON (default .venv's), where despina, cupy and tritonclient are installed
 	$(or $(GPU_PYTHON),$(BIN)/python) tests/gpu/check.py
+
+walk: .venv/test.stamp  ## Walk in as a person does, from the README to an end under load; prints each step and its time
+	$(BIN)/python -m tests.walk
+
+changes: .venv/test.stamp  ## Show what the next release will say; with VERSION=0.2.0 write it into CHANGELOG.md
+	$(BIN)/python -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version next)
 
 clean:  ## Remove .venv and every cache
 	rm -rf .venv .editable .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

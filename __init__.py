@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .schema.release import RELEASE
+
 if TYPE_CHECKING:
     from .engine import blocking
     from .engine.engine import Engine
     from .engine.opening import open_engine
+    from .engine.port.options import EngineOptions
     from .engine.port.settings import EngineSettings, LatencySettings, Restart, Stop, TraceSettings
     from .engine.request.call import Result
     from .schema.fault import (
@@ -43,6 +46,7 @@ __all__ = [
     "Cancelled",
     "DeadlineExceeded",
     "Engine",
+    "EngineOptions",
     "EngineSettings",
     "ExecutorDied",
     "Fault",
@@ -70,10 +74,11 @@ __all__ = [
     "open_engine",
 ]
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 _HOMES = {
     "Engine": ".engine.engine",
+    "EngineOptions": ".engine.port.options",
     "EngineSettings": ".engine.port.settings",
     "LatencySettings": ".engine.port.settings",
     "Restart": ".engine.port.settings",

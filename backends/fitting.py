@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ..engine.port.backend import ModelContext
+    from ..schema.wire.generated.inference import ModelInput
 
 
 def default_max_batch_size(context: ModelContext) -> int:
@@ -49,6 +50,31 @@ def check_shape(
         f"{prefix}the model expects {len(expected)} dimensions (shape {shape_text(expected)}) but the model "
         f"configuration specifies {specifies}"
     )
+
+
+def check_told(model_name: str, item: ModelInput, expected: Sequence[int]) -> None:
+    """What `batch_input` makes. Its size differs from batch to batch: the rank has to fit, and the width of a row."""
+    if len(expected) != len(item.dims) or any(
+        size not in (-1, given) for size, given in zip(expected[1:], item.dims[1:], strict=True)
+    ):
+        raise InvalidArgument(
+            f"model '{model_name}', tensor '{item.name}': the model expects {len(expected)} dimensions (shape "
+            f"{shape_text(expected)}) but its batch input has the shape {shape_text(item.dims)}"
+        )
+
+
+def check_ragged(model_name: str, item: ModelInput, expected: Sequence[int]) -> None:
+    """An input of whose elements the model sees one flat row."""
+    if item.optional:
+        raise InvalidArgument(
+            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1] for "
+            f"ragged input '{item.name}', which is not supported for optional input"
+        )
+    if tuple(expected) != (-1,):
+        raise InvalidArgument(
+            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1]  for "
+            f"ragged input '{item.name}', model provides {shape_text(expected)}"
+        )
 
 
 def unexpected(role: str, name: str, allowed: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ ModelFailure.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,7 +25,7 @@ from ..schema.tensor import Tensor
 from .ragged import batch_tensors, cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ..engine.port.work import BackendJob
     from ..schema.wire.generated.inference import ModelConfig, ModelInput, ModelOutput
@@ -88,15 +89,16 @@ class InputGatherer:
         self.names = [slot.name for slot in slots]
         self.plain = not self._batch_tensors and all(slot.reshape is None and not slot.ragged for slot in slots)
 
-    def gather(self, jobs: Sequence[BackendJob], rows: int) -> dict[str, np.ndarray]:
+    def gather(self, jobs: Sequence[BackendJob], rows: int, without: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Name to array for every input that the first job has; the scheduler never mixes input sets in one batch.
+        Inputs `without` are left alone.
 
         Treat the arrays as read-only: they may be views of the request. Raises InvalidArgument for bytes that are not
         what a shape promises.
         """
         arrays: dict[str, np.ndarray] = {}
         first = jobs[0].request.inputs
-        if self.plain and len(jobs) == 1:
+        if self.plain and len(jobs) == 1 and not without:
             for name in self.names:
                 tensor = first.get(name)
                 if tensor is not None:
@@ -106,7 +108,7 @@ class InputGatherer:
             return arrays
         for slot in self.slots:
             tensor = first.get(slot.name)
-            if tensor is None:
+            if tensor is None or slot.name in without:
                 continue
             if slot.ragged:
                 arrays[slot.name] = join_elements([job.request.inputs[slot.name] for job in jobs])
@@ -177,6 +179,7 @@ class OutputScatterer:
         self.slots = {item.name: _output_slot(item) for item in config.output}
         self.names = list(self.slots)
         self._cuts = cuts(config)
+        self.cut_names = frozenset(self._cuts)
         self._sources = _Shapes(config)
         self.plain = not self._cuts and all(slot.reshape is None for slot in self.slots.values())
         self._wanted: dict[tuple[str, ...], list[str]] = {}
@@ -193,10 +196,17 @@ class OutputScatterer:
             union.update(job.request.outputs)
         return self._ordered(tuple(sorted(union)))
 
-    def scatter(self, jobs: Sequence[BackendJob], rows: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def scatter(
+        self,
+        jobs: Sequence[BackendJob],
+        rows: int,
+        arrays: Mapping[str, np.ndarray],
+        own: Mapping[str, Sequence[Tensor | None]] = MappingProxyType({}),
+    ) -> None:
         """Responds to every job with views of its rows of the outputs that it asked for.
 
-        `arrays` has an array with the slot's dtype for each of `wanted(jobs)`. Raises ModelFailure, and answers nobody,
+        `arrays` has an array with the slot's dtype for each of `wanted(jobs)`, but for those in `own`, which has a
+        tensor for each job, None for one that did not ask. Raises ModelFailure, and answers nobody,
         where an array does not have one row for each of the batch's, or those elements that its cut needs.
         """
         slots = self.slots
@@ -208,7 +218,7 @@ class OutputScatterer:
                         f"model '{self.model_name}', output '{name}': expected {rows} rows for a batch of {rows}, "
                         f"got shape {list(array.shape)}"
                     )
-        if self.plain and len(jobs) == 1:
+        if self.plain and len(jobs) == 1 and not own:
             jobs[0].respond(
                 [Tensor(name, slots[name].kind.name, array.shape, None, array) for name, array in arrays.items()]
             )
@@ -229,6 +239,7 @@ class OutputScatterer:
                 if slot.reshape is not None:
                     array = self._configured_shape(slot, array)
                 outputs.append(Tensor(name, slot.kind.name, array.shape, None, array))
+            outputs.extend(tensor for tensors in own.values() if (tensor := tensors[index]) is not None)
             job.respond(outputs)
             start = stop
 

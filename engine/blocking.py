@@ -26,9 +26,12 @@ if TYPE_CHECKING:
         ModelMetadataResponse,
         ModelStatistics,
         RepositoryIndexResponseModelIndex,
+        ServerMetadataResponse,
     )
     from .engine import Engine
+    from .model.cache.keeper import Keeper
     from .model.hosted import HostedVersion
+    from .observe.custom_metrics import CustomMetrics
     from .port.agent import RepositoryAgent
     from .port.backend import Backend
     from .port.cache import OpenCache
@@ -84,6 +87,19 @@ class BlockingEngine:
     def unregister_model_repository(self, path: str) -> None:
         """See Engine.unregister_model_repository."""
         self._call(lambda: self._engine.unregister_model_repository(path))
+
+    def poll(self) -> None:
+        """See Engine.poll."""
+        self._await(self._engine.poll)
+
+    def metadata(self) -> ServerMetadataResponse:
+        """See Engine.metadata."""
+        return self._call(self._engine.metadata)
+
+    def measured(self) -> tuple[list[HostedVersion], CustomMetrics, Keeper | None]:
+        """What a metrics page shows: the versions that serve, the models' own families, the cache if there is one."""
+        engine = self._engine
+        return self._call(lambda: (list(engine.versions()), engine.custom_metrics, engine.cache))
 
     def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseModelIndex]:
         """See Engine.index."""

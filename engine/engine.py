@@ -28,6 +28,7 @@ from ..schema.fault import (
     Unsupported,
 )
 from ..schema.inference import LATEST
+from ..schema.release import RELEASE
 from ..schema.wire.generated.inference import (
     ModelMetadataResponse,
     ModelMetadataResponseTensorMetadata,
@@ -39,6 +40,7 @@ from .nesting import Nesting
 from .observe.custom_metrics import CustomMetrics
 from .observe.generation import Generation
 from .observe.health import HealthReport, ServerState
+from .observe.heartbeat import Heartbeat
 from .observe.trace_file import open_trace_file
 from .observe.tracing import Tracer
 from .repository.agents import Agents
@@ -106,18 +108,21 @@ class Engine:
         """`caches`, by name, come before those of entry points. `open_traces` is asked for a place to keep traces when
         there is a first one."""
         self.settings = settings
-        self.backends = Backends(backends, settings.backend_config)
-        self.agents = Agents(agents)
+        self.backends = Backends(backends, settings.backend_config, settings.backend_directory)
+        self.agents = Agents(agents, settings.repoagent_directory)
         self.generation = Generation()
         """What doors compare before they use what they remember of earlier requests."""
         self.registry = Registry(self.generation, namespacing=settings.model_namespacing)
         self.inline = InlineRunner()
         """Brackets a door's passes."""
         self.state = ServerState.INITIALIZING
+        self.heartbeat = Heartbeat()
+        """For watchdogs: beats while this runs and its event loop gets round."""
+        self._is_leaving = False
         self.custom_metrics = CustomMetrics()
         """Families of models' and backends' own, which the metrics page shows, too."""
         self.tracer = Tracer(settings.trace, self._is_served, open_traces, self.generation)
-        self.nesting = Nesting(self.model, self.when_loaded, self.load, self.unload, self.custom_metrics)
+        self.nesting = Nesting(self.model, self.when_loaded, self.load, self.unload, self.custom_metrics, self)
         """What models ask of the engine."""
         self._repository: Repository | None = None
         self._caches = caches
@@ -140,6 +145,7 @@ class Engine:
         """
         clock = trio.lowlevel.current_clock().current_time
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.heartbeat.run)
             await nursery.start(self.nesting.run)
             nursery.start_soon(self.inline.run)
             if self.settings.cache():
@@ -161,12 +167,17 @@ class Engine:
     async def _open_cache(self, nursery: trio.Nursery) -> None:
         try:
             self.cache = await trio.to_thread.run_sync(
-                open_cache, self.settings.cache(), self._caches, abandon_on_cancel=True
+                open_cache, self.settings.cache(), self._caches, self.settings.cache_directory, abandon_on_cancel=True
             )
         except Fault:
             self.state = ServerState.FAILED
             raise
         await nursery.start(self.cache.run)
+
+    def announce_end(self) -> None:
+        """Not ready from now on, and all else as before: whoever distributes requests sends none here, and what comes
+        all the same is served. `stop` follows."""
+        self._is_leaving = True
 
     async def stop(self) -> None:
         """Refuses new work, finishes what is in flight, unloads everything. Called again it waits with the first.
@@ -204,6 +215,8 @@ class Engine:
         if self.state is not ServerState.READY:
             problems.insert(0, f"the server is {self.state.value}")
             return HealthReport(False, tuple(problems))
+        if self._is_leaving:
+            return HealthReport(False, ("the server is draining: it will stop", *problems))
         return HealthReport(not (problems and self.settings.strict_readiness), tuple(problems))
 
     def status(self) -> list[ActorStatus]:
@@ -226,8 +239,14 @@ class Engine:
         except (InvalidArgument, NotFound, Unavailable):
             return False
 
+    async def says_ready(self, name: str, version: int = LATEST) -> bool:
+        """As `is_model_ready`; a model that has a say in it is asked, too, and has five seconds to answer."""
+        return self.is_model_ready(name, version) and await self.registry.find(name, version).says_ready()
+
     def metadata(self) -> ServerMetadataResponse:
-        return ServerMetadataResponse(name=self.settings.id, version=PROTOCOL_VERSION, extensions=list(EXTENSIONS))
+        """The last of the extensions names our own release."""
+        extensions = [*EXTENSIONS, f"despina({RELEASE})"]
+        return ServerMetadataResponse(name=self.settings.id, version=PROTOCOL_VERSION, extensions=extensions)
 
     def model_metadata(self, name: str, version: int = LATEST) -> ModelMetadataResponse:
         """Raises NotFound, NotReady."""

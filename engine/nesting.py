@@ -23,6 +23,8 @@ import trio
 
 from ..schema.fault import Cancelled, Fault, Internal, InvalidArgument, NotFound, NotLoaded, ShuttingDown, Unavailable
 from ..schema.inference import LATEST
+from .port.concerns import about
+from .port.mailbox import mailbox
 from .request.job import JobState
 from .request.ledger import End
 from .request.stream import Answer as EndAnswer
@@ -32,6 +34,7 @@ from .waits import stuck
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from .port.mailbox import Mailbox
     from .port.metrics import Metrics
     from .port.nested import NestedRequest, Origin
     from .port.served import Answer, Inference, InferenceStream, Served
@@ -72,6 +75,10 @@ class Call:
         """Found to wait for itself at the last look."""
         self._nesting = nesting
         self._on_answer = on_answer
+
+    def concern(self) -> dict[str, Any]:
+        """`extra=` of a line of the log about it."""
+        return about(self.request.model_name, request_id=self.request.id)
 
     @property
     def parents(self) -> Sequence[Job]:
@@ -122,11 +129,23 @@ class Call:
         try:
             self._on_answer(answer)
         except Exception:  # a loop of the model's that is closed, say; the engine goes on
-            log.exception("an answer to a call of %s could not be handed over", self.origin.name)
+            log.exception("an answer to a call of %s could not be handed over", self.origin.name, extra=self.concern())
 
     def _consume(self, count: int) -> None:
         if not self.is_over and self.inference is not None:
             self.inference.consumed(count)  # type: ignore[attr-defined]  # asked for of streams only
+
+
+class _Started:
+    """Remembers whether it was called."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self.happened = False
+        self._status = status
+
+    def started(self, value: None = None) -> None:
+        self.happened = True
+        self._status.started(value)
 
 
 class Nesting:
@@ -139,8 +158,10 @@ class Nesting:
         load: Callable[..., Awaitable[None]],
         unload: Callable[..., Awaitable[None]],
         metrics: Metrics,
+        engine: object = None,
     ) -> None:
-        """`find` says what serves a model, and raises as Engine.model does; `load` and `unload` are the engine's."""
+        """`find` says what serves a model, and raises as Engine.model does; `load` and `unload` are the engine's, which
+        attendants get whole."""
         self.calls: dict[Call, None] = {}
         """Under way, oldest first."""
         self.metrics = metrics
@@ -152,8 +173,11 @@ class Nesting:
         self._when_loaded = when_loaded
         self._load = load
         self._unload = unload
+        self._engine = engine
+        self._attendants: trio.Nursery | None = None
         self._home = 0
         self._token: trio.lowlevel.TrioToken | None = None
+        self._mailbox: Mailbox | None = None
         self._looking: trio.Event | None = None
 
     # --- For models, from any thread
@@ -175,7 +199,7 @@ class Nesting:
         return call
 
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
-        ready: bool = self._wait(trio.from_thread.run_sync, lambda: self._is_ready(name, version))
+        ready: bool = self._wait(trio.from_thread.run, lambda: self._says_ready(name, version))
         return ready
 
     def load(
@@ -192,13 +216,16 @@ class Nesting:
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         self._wait(trio.from_thread.run, lambda: self._unload(name, unload_dependents=unload_dependents))
 
+    def attend(self, attendant: Callable[..., Awaitable[None]]) -> None:
+        self._wait(trio.from_thread.run, lambda: self._start(attendant))
+
     def post(self, call: Call, function: Callable[..., object], *arguments: object) -> None:
         """Runs a function about `call` on the trio thread soon. Without an engine, the call ends here and now."""
-        token = self._token
+        box = self._mailbox
         try:
-            if token is None:
+            if box is None:
                 raise trio.RunFinishedError
-            token.run_sync_soon(self._guarded, call, function, arguments)
+            box.post(self._guarded, call, function, arguments)
         except trio.RunFinishedError:
             call.give(EndAnswer(None, ShuttingDown("Server exiting"), True))
 
@@ -215,18 +242,20 @@ class Nesting:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The task that looks for calls which wait for each other. Cancelled, it ends all that are under way."""
         self._token = trio.lowlevel.current_trio_token()
+        self._mailbox = mailbox()
         self._home = threading.get_ident()
         self._looking = trio.Event()
-        task_status.started()
         try:
-            while True:
-                await self._looking.wait()
-                while self.calls:
-                    await trio.sleep(LOOK_S)
-                    self._look()
-                self._looking = trio.Event()
+            async with trio.open_nursery() as self._attendants:
+                task_status.started()
+                while True:
+                    await self._looking.wait()
+                    while self.calls:
+                        await trio.sleep(LOOK_S)
+                        self._look()
+                    self._looking = trio.Event()
         finally:
-            self._token = self._looking = None
+            self._token = self._mailbox = self._looking = self._attendants = None
             for call in list(self.calls):
                 call.leave(ShuttingDown("Server exiting"))
 
@@ -251,7 +280,7 @@ class Nesting:
         try:
             function(*arguments)
         except Exception as error:  # it would end the engine, and its model would wait for ever
-            log.exception("a call of %s failed", call.origin.name)
+            log.exception("a call of %s failed", call.origin.name, extra=call.concern())
             call.leave(Internal(f"{type(error).__name__}: {error}"))
 
     def _begin(self, call: Call, decoupled: bool) -> None:
@@ -348,7 +377,8 @@ class Nesting:
 
     def _refuse(self, call: Call) -> None:
         name = call.request.model_name
-        log.error("a call of %s to model '%s' could never end: it is refused", call.origin.name, name)
+        text = "a call of %s to model '%s' could never end: it is refused"
+        log.error(text, call.origin.name, name, extra=call.concern())
         call.leave(
             Unavailable(
                 f"the request to model '{name}' would wait for ever: all its instances wait for it, "
@@ -380,8 +410,24 @@ class Nesting:
             more = {wanted for by, wanted in self._opening if by in found} - found
         return found
 
-    def _is_ready(self, name: str, version: int) -> bool:
+    async def _start(self, attendant: Callable[..., Awaitable[None]]) -> None:
+        if self._attendants is None:
+            raise ShuttingDown("Server exiting")
+        await self._attendants.start(self._attended, attendant)
+
+    async def _attended(self, attendant: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None]) -> None:
+        """Its faults are not the engine's once it has started."""
+        started = _Started(task_status)
         try:
-            return bool(self._find(name, version).is_serving)
+            await attendant(self._engine, task_status=started)
+        except Exception:
+            if not started.happened:
+                raise
+            log.exception("what offered the engine to others has ended")
+
+    async def _says_ready(self, name: str, version: int) -> bool:
+        try:
+            served = self._find(name, version)
         except (NotFound, Unavailable):
             return False
+        return bool(served.is_serving and await served.says_ready())

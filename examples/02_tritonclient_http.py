@@ -1,4 +1,7 @@
-"""Triton's own HTTP client against Despina: `python examples/02_tritonclient_http.py [HOST:PORT]`."""
+"""Triton's own HTTP client against Despina: `python examples/02_tritonclient_http.py [HOST:PORT]`.
+
+Needs `pip install 'tritonclient[http]'`.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Triton's own gRPC client against Despina: `python examples/03_tritonclient_grpc.py [HOST:PORT]`."""
+"""Triton's own gRPC client against Despina: `python examples/03_tritonclient_grpc.py [HOST:PORT]`.
+
+Needs `pip install 'tritonclient[grpc]'`.
+"""
 
 import queue
 import sys

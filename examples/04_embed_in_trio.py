@@ -1,4 +1,7 @@
-"""The engine inside a trio program, without any server: `python examples/04_embed_in_trio.py`."""
+"""The engine inside a trio program, without any server: `python examples/04_embed_in_trio.py`.
+
+Needs `pip install 'despina[cpu]'`.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The engine inside an ordinary threaded program: `python examples/05_embed_blocking.py`."""
+"""The engine inside an ordinary threaded program: `python examples/05_embed_blocking.py`.
+
+Needs `pip install 'despina[cpu]'`.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

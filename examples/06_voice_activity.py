@@ -2,6 +2,8 @@
 
 `python examples/06_voice_activity.py [HOST:PORT]` needs no sound file: it makes silence, a tone, and a vowel such as a
 human throat would, and asks the model which of them is speech.
+
+Needs `pip install 'tritonclient[http]'`.
 """
 
 import sys

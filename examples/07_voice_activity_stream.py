@@ -2,6 +2,8 @@
 
 `python examples/07_voice_activity_stream.py [HOST:PORT [WAV]]` sends 16 kHz mono sound over one gRPC stream, as a
 sequence: the first chunk with START, the last with END. Without a file it takes the conversation of `fetch_models.py`.
+
+Needs `pip install 'tritonclient[grpc]'`.
 """
 
 import queue

@@ -2,6 +2,8 @@
 
 `python examples/08_speech_parts.py [HOST:PORT [WAV]]` sends 16 kHz mono sound to `speech_parts`, a Python model that
 makes requests of its own. Without a file it takes the conversation of `fetch_models.py`.
+
+Needs `pip install 'tritonclient[http]'`.
 """
 
 import sys

@@ -21,7 +21,7 @@ class Alone:
         """Something has changed."""
         self.number += 1
 
-    def begin_pass(self) -> None:
+    def begin_pass(self, *, is_alone: bool = False) -> None:
         """Nothing follows that could share a batch."""
 
     def end_pass(self) -> None:

@@ -7,10 +7,13 @@ from typing import Final, Literal
 
 import attrs
 
+from ..native.messages import levels_changed
 from ..schema.fault import InvalidArgument, Unsupported
 from ..schema.text import encodable
 
-LogFormat = Literal["default", "ISO8601"]
+LogFormat = Literal["default", "ISO8601", "json"]
+
+LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 
 SWITCHES: Final = ("log_info", "log_warning", "log_error")
 NAMES: Final = ("log_file", *SWITCHES, "log_verbose_level", "log_format")
@@ -29,9 +32,37 @@ class LogSettings:
     format: LogFormat = "default"
     file: str = ""
     """Append to this file; empty for the console."""
+    models: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=tuple)
+    """Models and the level from which on lines that concern them are written, instead of what the switches say: see
+    `model_level`. The last of several counts."""
+    levels: dict[str, int] = attrs.field(init=False)
+    """The same as levels of `logging`."""
 
-    def allows(self, level: int) -> bool:
-        """Whether a record of this level is written now."""
+    def __attrs_post_init__(self) -> None:
+        self.levels = {model: _level(text) for model, text in self.models}
+
+    def put_models(self, changes: dict[str, str | None]) -> None:
+        """Gives these models levels of their own, or with None takes them back. Raises InvalidArgument, and changes
+        nothing, for a level that does not exist."""
+        levels = dict(self.models)
+        for model, text in changes.items():
+            levels.pop(model, None)
+            if text is not None:
+                levels[model] = text
+        try:
+            found = {model: _level(text) for model, text in levels.items()}
+        except ValueError as problem:
+            raise InvalidArgument(
+                f"invalid argument for log_models, got: {problem} (error, warning, info or a verbose level)"
+            ) from None
+        self.models, self.levels = tuple(levels.items()), found
+        self.take_effect()
+
+    def allows(self, level: int, model: str = "") -> bool:
+        """Whether a record of this level, about that model if about one, is written now."""
+        lowest = self.levels.get(model)
+        if lowest is not None:
+            return level >= lowest
         if level >= logging.ERROR:
             return self.error
         if level >= logging.WARNING:
@@ -43,7 +74,9 @@ class LogSettings:
     def take_effect(self) -> None:
         """Tells the package's loggers which records are wanted, so that the others are not even made. Verbose level N
         of the protocol is the logging level 11 - N: level 1 is DEBUG."""
-        logging.getLogger("despina").setLevel(max(1, 11 - self.verbose) if self.verbose else logging.INFO)
+        lowest = level_of(self.verbose) if self.verbose else logging.INFO
+        logging.getLogger("despina").setLevel(min([lowest, *self.levels.values()]))
+        levels_changed()
 
     def shown(self) -> dict[str, bool | int | str]:
         """The protocol's members, in its order."""
@@ -72,7 +105,35 @@ class LogSettings:
         self.take_effect()
 
 
+def level_of(verbose: int) -> int:
+    """The level of `logging` that a verbose level of the protocol is."""
+    return max(1, 11 - verbose)
+
+
+def model_level(text: str) -> tuple[str, str]:
+    """`MODEL,LEVEL` as a pair: error, warning, info, or the number of a verbose level. Raises ValueError."""
+    model, _, level = text.rpartition(",")
+    try:
+        _level(level)
+    except ValueError:
+        model = ""
+    if not model:
+        raise ValueError(f"--log-model option format is '<model>,<error, warning, info or verbose level>'. Got {text}")
+    return model, level
+
+
+def _level(text: str) -> int:
+    lowest = LEVELS.get(text.lower())
+    if lowest is not None:
+        return lowest
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return level_of(int(text)) if int(text) else logging.INFO
+
+
 def _format_of(text: str) -> LogFormat:
+    if text == "json":
+        return "json"
     if text == "default":
         return "default"
     if text == "ISO8601":

@@ -192,7 +192,8 @@ class TlsDoor:
         self, context: ssl.SSLContext, admit: Callable[[socket.socket], None], *, timeout_s: float, count_max: int
     ) -> None:
         """`admit` takes each connection that is ready for the door's protocol, on the trio thread."""
-        self._context = context
+        self.context = context
+        """Of handshakes that begin; may be replaced at any time."""
         self._admit = admit
         self._timeout_s = timeout_s
         self._count_max = count_max
@@ -241,7 +242,7 @@ class TlsDoor:
             undo.callback(self._scopes.pop, scope, None)
             undo.callback(sock.close)
             try:
-                secured = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                secured = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
                 undo.callback(secured.close)
                 await _handshake(secured)
             except OSError as problem:

@@ -85,8 +85,8 @@ class Entered:
         """Counts the calls of `owner.method` that return something true."""
         original = getattr(owner, method)
 
-        def watched(*arguments: Any) -> Any:
-            result = original(*arguments)
+        def watched(*arguments: Any, **more: Any) -> Any:
+            result = original(*arguments, **more)
             self._counts[owner.__name__] += bool(result)
             return result
 

@@ -33,22 +33,22 @@ def main() -> int:
     seed = random.randrange(2**32) if options.seed is None else options.seed
     chance = random.Random(seed)
     end = time.monotonic() + options.seconds
-    count = accepted = judged = 0
+    count = accepted = known = 0
     while time.monotonic() < end:
         config = random_config(chance)
         for _ in range(200):
             request = random_request(chance, config)
             try:
-                batch_size = run_one(config, request)
+                batch_size, was_known = run_one(config, request)
                 accepted += batch_size > 0
-                judged += batch_size > 0 and request.template.judge is not None
+                known += was_known
             except BaseException:
                 inputs = [(*_facts(tensor), tensor.wire is not None) for tensor in request.inputs.values()]
                 print(f"seed {seed}, after {count}: {config}\nraw {request.raw}, inputs {inputs}", file=sys.stderr)
                 raise
             count += 1
-    print(f"{count} requests, {accepted} of them admitted, {judged} of these by an earlier verdict, seed {seed}")
-    assert judged, "no request was let in by an earlier verdict"
+    print(f"{count} requests, {accepted} of them admitted, {known} of these by an earlier verdict, seed {seed}")
+    assert known, "no request was let in by an earlier verdict"
     return 0
 
 
@@ -112,8 +112,8 @@ def _memory(chance: random.Random, shape: list[int], byte_size: int) -> bytes:
     return data
 
 
-def run_one(config: ModelConfig, request: InferenceRequest) -> int:
-    """The batch size of the request; 0 if it is refused."""
+def run_one(config: ModelConfig, request: InferenceRequest) -> tuple[int, bool]:
+    """The batch size of the request, 0 if it is refused; and whether the last was let in by an earlier verdict."""
     request.template = Template()
     admission = Admission(config)
     before = [_facts(tensor) for tensor in request.inputs.values()]
@@ -121,13 +121,13 @@ def run_one(config: ModelConfig, request: InferenceRequest) -> int:
     first = verdicts[0]
     if isinstance(first, str):
         assert verdicts == [first] * 3
-        return 0
+        return 0, False
     for job in verdicts:
         assert isinstance(job, Job), f"admitted once, and then refused: {job}"
         assert job.batch_size == first.batch_size
         assert job.key == first.key or not first.batch_size, "without rows it is alone: its key is its own"
     check_admitted(config, request, first, before)
-    return first.batch_size
+    return first.batch_size, request.template in admission._admitted
 
 
 def admitted(admission: Admission, request: InferenceRequest) -> Job | str:

@@ -25,6 +25,9 @@ import trio
 import trio.testing
 from despina.frontends.http import HttpSettings, Listener, serve_http
 from despina.frontends.http.connection.connection import Connection
+from despina.frontends.http.connection.http1_request import Http1Request
+from despina.frontends.http.connection.receiver import Receiver
+from despina.frontends.http.known import KnownInfer
 from despina.frontends.http.request.request import HttpRequest
 from despina.frontends.http.server import HttpServer
 from despina.frontends.http.usual import UsualInfer
@@ -153,12 +156,14 @@ class InferTarget:
         self._server = server
         self._port = port
         self._entered = entered
+        self._take = KnownInfer.take
 
     async def converse(self, request: bytes, segments: list[bytes], *, short: bool) -> bytes:
         """What comes for `segments` behind three of `request`. Raises AssertionError."""
         with trio.fail_after(300):
             async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
                 connection = await self._connection_of(stream)
+                KnownInfer.take = self._take if short else _take_none  # type: ignore[method-assign]
                 if not short:
                     connection.usual_left = 0
                 before = self._entered.count(UsualInfer)
@@ -181,6 +186,10 @@ class InferTarget:
                 if connection.sock.getpeername() == address:
                     return connection
             await trio.lowlevel.checkpoint()
+
+
+def _take_none(known: KnownInfer, request: Http1Request) -> bool:
+    return False
 
 
 async def _receive(stream: trio.SocketStream, received: bytearray) -> None:
@@ -232,6 +241,8 @@ async def fuzz(seconds: float, seed: int) -> None:
     target = Target(sock.getsockname()[1])
     entered = Entered()
     entered.watch(UsualInfer, "submit")
+    entered.watch(KnownInfer, "take")
+    entered.watch(Receiver, "_took_whole")
     end = time.monotonic() + seconds
     count = 0
     async with trio.open_nursery() as nursery:
@@ -248,9 +259,11 @@ async def fuzz(seconds: float, seed: int) -> None:
                 raise
             count += 1
         nursery.cancel_scope.cancel()
-    usual = entered.count(UsualInfer)
-    print(f"{count} streams, {usual} requests the short way")
+    usual, known, whole = (entered.count(way) for way in (UsualInfer, KnownInfer, Receiver))
+    print(f"{count} streams, {usual} requests the short way, {whole} others that came whole, {known} past the handler")
     assert usual, "no request went the short way"
+    assert known, "no request went past the handler"
+    assert whole, "no request was handed over as it came"
 
 
 def main() -> None:

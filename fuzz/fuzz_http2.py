@@ -3,8 +3,8 @@
     python fuzz/fuzz_http2.py [--seconds 60] [--seed 1]
 
 Whatever arrives, the door must not raise, must keep no call and no connection once the peer has gone, and must answer a
-well-formed call on another connection afterwards. Half of the streams follow three whole calls that are alike, of which
-the last must have gone the short way; another connection, which has none, must then be answered the same bytes. A
+well-formed call on another connection afterwards. Half of the streams follow three whole calls, which must have been
+taken at once; a connection that takes all calls frame by frame must then be answered the same bytes. A
 failure ends the run; the bytes are printed as a Python literal.
 """
 
@@ -24,7 +24,6 @@ import hpack
 import trio
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.frontends.grpc.connection.connection import Connection
-from despina.frontends.grpc.request.usual import UsualCalls
 from despina.schema.wire import codec
 from despina.schema.wire.generated import inference as pb
 
@@ -124,14 +123,15 @@ class Target:
             await stream.send_all(PREFACE)
             connection = await self._connection_of(stream)
             if not short:
-                connection.usual_left = 0
-            before = self._entered.count(UsualCalls)
+                connection.whole_bytes_max = 0
+            before = self._entered.count(Connection)
             for call in calls:
                 await stream.send_all(call)
                 got = b""
                 while not got.endswith(b"grpc-status\x010"):
                     got += await stream.receive_some(65536)
-            assert self._entered.count(UsualCalls) == before + short, "a seed did not go the short way"
+            taken = self._entered.count(Connection) - before
+            assert taken == (len(calls) if short else 0), "whether a seed was taken whole"
             return await self._exchange(stream, data, sizes)
 
     async def _connection_of(self, stream: trio.SocketStream) -> Connection:
@@ -191,7 +191,7 @@ async def try_one(target: Target, rng: random.Random, seeds: list[bytes]) -> Non
                 short = await target.feed_warm(warm, data, sizes, short=True)
                 if not sizes:  # in pieces, what is refused depends on how many have arrived
                     long = await target.feed_warm(warm, data, sizes, short=False)
-                    assert short == long, f"{short!r} the short way, {long!r} the long way"
+                    assert short == long, f"{short!r} taken whole, {long!r} frame by frame"
             else:
                 await target.feed(data, sizes)
             await target.check_alive()
@@ -206,7 +206,7 @@ async def fuzz(seconds: float, seed: int) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     entered = Entered()
-    entered.watch(UsualCalls, "take")
+    entered.watch(Connection, "take_call")
     until = time.monotonic() + seconds
     count = 0
     async with trio.open_nursery() as nursery:
@@ -220,9 +220,9 @@ async def fuzz(seconds: float, seed: int) -> None:
                 raise
             count += 1
         nursery.cancel_scope.cancel()
-    usual = entered.count(UsualCalls)
-    print(f"{count} inputs, {usual} calls the short way, the door stands")
-    assert usual, "no call went the short way"
+    whole = entered.count(Connection)
+    print(f"{count} inputs, {whole} calls were taken whole, the door stands")
+    assert whole, "no call was taken whole"
 
 
 def main() -> None:

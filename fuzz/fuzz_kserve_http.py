@@ -1,6 +1,7 @@
 """Throws mutated bodies at the HTTP inference codec: only faults may come out, and what is read can be answered.
 
-Each body is read three times, so that the codec remembers its head, and answered three times: each time the same.
+Each body is read three times, so that the codec remembers the frame of its head, and answered three times: each time
+the same. Then it is read once more with everything forgotten: the frame may have been another body's.
 
     python fuzz/fuzz_kserve_http.py --seconds 5 [--seed N] [BODY ...]
 
@@ -14,7 +15,9 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from despina.schema import kserve_http
 from despina.schema.fault import Fault
 from despina.schema.infer_head import ReplyFormat
 from despina.schema.inference import InferenceRequest, InferenceResponse, ResponseTemplate
@@ -46,6 +49,7 @@ def main() -> int:
     corpus = [read_seed(path) for path in sorted(SEEDS.iterdir())]
     end = time.monotonic() + options.seconds
     count = accepted = remembered = 0
+    watch_frames()
     while time.monotonic() < end:
         for _ in range(100):
             body, header_length = mutate(chance, *chance.choice(corpus))
@@ -59,7 +63,25 @@ def main() -> int:
             remembered += reads == 2
     print(f"{count} bodies, {accepted} of them requests, {remembered} of these remembered, seed {seed}")
     assert remembered, "no head was remembered"
+    assert all(FILLED.values()), f"of what is cut out of heads, some was never read: {FILLED}"
     return 0
+
+
+FILLED = {"parameters": 0, "elements": 0, "in vain": 0}
+"""How often a head was made of a frame and what was cut out of it."""
+
+
+def watch_frames() -> None:
+    filled = kserve_http._filled
+
+    def watched(known: Any, request: Any, parameters: Any, elements: Any, *others: Any) -> Any:
+        reply = filled(known, request, parameters, elements, *others)
+        FILLED["parameters"] += reply is not None and parameters is not None
+        FILLED["elements"] += reply is not None and len(elements) > 0
+        FILLED["in vain"] += reply is None
+        return reply
+
+    kserve_http._filled = watched
 
 
 def read_seed(path: Path) -> tuple[bytes, int]:
@@ -99,6 +121,11 @@ def run_one(body: bytes, header_length: int | None) -> int:
     """Reads three times and answers each time with the inputs as outputs. Returns 0 when it is no request, 1 when it
     is one, 2 when the codec remembered its head from the first time on."""
     outcomes = [read(body, header_length) for _ in range(3)]
+    again = outcome(outcomes[0])
+    frames = dict(kserve_http._frames)
+    kserve_http._frames.clear()
+    assert outcome(read(body, header_length)) == again
+    kserve_http._frames.update(frames)
     faults = [(type(one), str(one)) for one in outcomes if isinstance(one, Fault)]
     if faults:
         assert faults == faults[:1] * 3
@@ -144,6 +171,10 @@ def encoded(response: InferenceResponse, reply: ReplyFormat) -> tuple[bytes, ...
     assert head.startswith(b"{")
     assert has_bytes is (sum(map(len, buffers)) > 0)
     return (head, *map(bytes, buffers))
+
+
+def outcome(found: tuple[InferenceRequest, ReplyFormat] | Fault) -> str:
+    return repr((type(found), str(found))) if isinstance(found, Fault) else describe(found[0]) + repr(found[1])
 
 
 def read(body: bytes, header_length: int | None) -> tuple[InferenceRequest, ReplyFormat] | Fault:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import attrs
 import numpy as np
 
@@ -45,6 +47,13 @@ TABLE: tuple[DataType, ...] = (
 BY_NAME: dict[str, DataType] = {row.name: row for row in TABLE}
 BY_CONFIG_NAME: dict[str, DataType] = {row.config_name: row for row in TABLE}
 BY_NUMBER: dict[int, DataType] = {row.number: row for row in TABLE}
+
+NUMBER_CODES: dict[str, str] = {
+    row.name: row.dtype.char
+    for row in TABLE
+    if row.dtype.kind in "iuf" and row.name not in ("FP16", "BF16") and sys.byteorder == "little"
+}
+"""Of the types whose elements are numbers also to Python: what `array` and `memoryview` call them."""
 
 _BY_DTYPE: dict[np.dtype[np.generic], str] = {row.dtype: row.name for row in TABLE if row.name != "BF16"}
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from .fault import Fault
-    from .inference import Parameter
+    from .inference import InferenceRequest, Parameter
     from .shared_memory import Regions
+    from .tensor import Buffer
 
 _INT64_MAX = 2**63 - 1
 _INVALID_DATATYPE = "<invalid>"
 """Stands for every datatype that the protocol does not know, as the engine's complaint spells it."""
 _NO_MEMBERS: dict[str, Any] = {}
+_MEANT = frozenset({"priority", "timeout", "binary_data_output", "sequence_id", "sequence_start", "sequence_end"})
+"""Parameters that are the protocol's; others are the model's."""
 _PARSE_SHAPE = "Unable to parse 'shape': "
 _NOT_ONE_SOURCE = (
     "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
@@ -34,10 +37,10 @@ _NOT_ONE_SOURCE = (
 class ReplyFormat:
     """What the request said about its answer. A value, shared between requests that look alike: never write to it.
 
-    Only the encoder does: `familiar` is what it remembers of the last answer in this format.
+    Only the encoder does: `form` is what it has worked out for the last answer in this format.
     """
 
-    __slots__ = ("binary", "binary_default", "classification", "familiar", "shared")
+    __slots__ = ("binary", "binary_default", "classification", "form", "shared")
 
     def __init__(
         self,
@@ -54,61 +57,89 @@ class ReplyFormat:
         """For each output to be ranked, how many classes to tell, at least 1."""
         self.shared = shared
         """Outputs that go to shared memory: of these the answer has no bytes."""
-        self.familiar: object = None
+        self.form: Any = None
 
     def __repr__(self) -> str:
         return f"ReplyFormat({self.binary_default}, {dict(self.binary)}, {dict(self.classification)})"
 
 
 class InferHead:
-    """Everything that a head says, tensors' bytes aside."""
+    """What a head says, but for its parameters and tensors' elements."""
 
     __slots__ = (
-        "correlation_id",
-        "has_data",
+        "_binary",
+        "_classification",
+        "_replies",
+        "binary_inputs",
+        "data_count",
         "id",
         "inputs",
+        "is_binary",
         "member_count",
         "outputs",
         "parameters",
-        "priority",
         "reply",
-        "sequence_end",
-        "sequence_start",
         "shared_inputs",
         "shared_outputs",
+        "shares",
+        "tail_size",
         "template",
-        "timeout_us",
     )
 
     def __init__(self) -> None:
-        self.template = Template()
+        self.template: Template | None = Template()
+        """None where the sizes of inputs do not follow from the head."""
         self.id = ""
-        self.inputs: list[tuple[str, str, tuple[int, ...], int]] = []
-        """Name, datatype, shape and size in bytes of each binary input, in order."""
+        self.parameters: Any = None
+        """The request's, as the parser has them; None where there are none."""
+        self.inputs: list[tuple[str, str, tuple[int, ...]]] = []
+        """Name, datatype and shape of each, in order."""
+        self.binary_inputs: list[tuple[str, str, tuple[int, ...], slice]] = []
+        """Of those whose bytes follow the head, with where they are behind it."""
+        self.tail_size = 0
+        """How many bytes follow the head."""
+        self.data_count = 0
+        """How many inputs have their elements in the head."""
         self.shared_inputs: dict[str, SharedMemoryRange] = {}
-        """Where the inputs lie that are in shared memory; in `inputs` they have no bytes."""
+        """Where the inputs lie that are in shared memory."""
         self.shared_outputs: list[tuple[str, SharedMemoryRange]] = []
         """Where outputs go that are wanted in shared memory, as listed."""
-        self.has_data = False
-        """Whether any input has its elements in the head."""
+        self.shares = False
+        """Whether there are any of these."""
+        self.is_binary = False
+        """Once settled: whether the head has no parameters, and the bytes of all inputs behind it."""
         self.member_count = 0
         """Of the objects that were read. There are more names in the text if one is repeated, or not known."""
         self.outputs: tuple[str, ...] = ()
-        self.reply = ReplyFormat()
-        self.parameters: dict[str, Parameter] | None = None
-        self.priority = 0
-        self.timeout_us = 0
-        self.correlation_id: int | str = 0
-        self.sequence_start = False
-        self.sequence_end = False
+        self.reply: ReplyFormat
+        """How to answer."""
+        self._binary: dict[str, bool] = {}
+        self._classification: dict[str, int] = {}
+        self._replies: dict[bool, ReplyFormat] = {}
+
+    def reply_in(self, binary_default: bool) -> ReplyFormat:
+        """How to answer, if that is the parameter `binary_data_output`."""
+        reply = self._replies.get(binary_default)
+        if reply is None:
+            shared = frozenset([name for name, _ in self.shared_outputs])
+            reply = ReplyFormat(binary_default, self._binary, self._classification, shared)
+            self._replies[binary_default] = reply
+        return reply
+
+    def settle(self) -> None:
+        """All is known: others will be filled from it."""
+        self.is_binary = len(self.binary_inputs) == len(self.inputs) and self.parameters is None and not self.shares
 
 
 def read_head(
-    document: Any, tail: memoryview, model_name: str, json_byte_size_max: int, regions: Regions | None = None
-) -> tuple[InferHead, dict[str, Tensor], SharedUse | None]:
-    """What the parsed `document` says, the inputs, and what of them and of the outputs is in shared memory: binary
-    inputs are views of `tail`, others lie in `regions`.
+    document: Any,
+    tail: memoryview | bytes,
+    request: InferenceRequest,
+    json_byte_size_max: int,
+    regions: Regions | None = None,
+) -> tuple[InferHead, ReplyFormat]:
+    """Fills `request`, which is new, with what the parsed `document` says, and how to answer: binary inputs are views
+    of `tail`, others lie in `regions`.
 
     Raises the first fault in the protocol's order: id, parameters, each input with its bytes, bytes left over, outputs.
     """
@@ -116,31 +147,45 @@ def read_head(
     root = document if type(document) is dict else {}
     head.member_count = len(root)
     if "id" in root:
-        head.id = as_string(root["id"], "Unable to parse 'id': ")
-    binary_default = "parameters" in root and _read_parameters(head, root["parameters"])
+        request.id = head.id = as_string(root["id"], "Unable to parse 'id': ")
+    binary_default = False
+    if "parameters" in root:
+        head.parameters = root["parameters"]
+        binary_default = read_parameters(head.parameters, request)
+        head.member_count += len(head.parameters)
     shared = SharedUse(regions)
-    inputs: dict[str, Tensor] = {}
+    inputs = request.inputs
     at = 0
     for entry in as_array(member(root, "inputs", "Unable to parse 'inputs': "), "Unable to parse 'inputs': "):
         name, datatype, shape, data, byte_size = _read_input(entry, head, inputs, json_byte_size_max)
+        head.inputs.append((name, datatype, shape))
         if data is not None:
+            head.data_count += 1
+            if datatype == "BYTES":
+                head.template = None
             inputs[name] = Tensor(name, datatype, shape, data)
             continue
         place = head.shared_inputs.get(name)
         if place is not None:
-            head.inputs.append((name, datatype, shape, 0))
             inputs[name] = shared.input(name, datatype, shape, place)
             continue
         end = at + byte_size
         if end > len(tail):
-            raise input_too_short(name, end - len(tail), model_name)
-        head.inputs.append((name, datatype, shape, byte_size))
+            raise input_too_short(name, end - len(tail), request.model_name)
+        head.binary_inputs.append((name, datatype, shape, slice(at, end)))
         inputs[name] = Tensor(name, datatype, shape, tail[at:end])
         at = end
     if at != len(tail):
-        raise surplus_bytes(model_name)
-    _read_outputs(head, root.get("outputs", []), binary_default, shared)
-    return head, inputs, shared if shared.inputs or shared.outputs else None
+        raise surplus_bytes(request.model_name)
+    head.tail_size = at
+    _read_outputs(head, root.get("outputs", []), shared)
+    request.outputs = head.outputs
+    if shared.inputs or shared.outputs:
+        request.shared = shared
+        head.shares = True
+        head.template = None
+    head.reply = head.reply_in(binary_default)
+    return head, head.reply
 
 
 def input_too_short(name: str, missing: int, model_name: str) -> Fault:
@@ -158,48 +203,48 @@ def surplus_bytes(model_name: str) -> Fault:
     return InvalidArgument(f"unexpected additional input data for model '{model_name}'")
 
 
-def _read_parameters(head: InferHead, value: Any) -> bool:
-    """Fills `head` from the request's parameters. Returns `binary_data_output`."""
+def read_parameters(value: Any, request: InferenceRequest) -> bool:
+    """Fills `request`, which is new, from its parameters. Returns `binary_data_output`."""
     binary_default = False
     custom: dict[str, Parameter] = {}
-    given = members(value, "failed to get request params.: ")
-    head.member_count += len(given)
-    for key, item in given.items():
+    for key, item in members(value, "failed to get request params.: ").items():
+        if type(item) is str and key not in _MEANT and not key.startswith("triton_"):
+            custom[key] = item if item.isascii() else encodable(item)  # one named `data` may hold stray bytes
+            continue
         match key:
-            case "sequence_id":
-                if type(item) is int and item >= 0:
-                    head.correlation_id = item
-                else:
-                    head.correlation_id = as_string(item, "Unable to parse 'sequence_id': ")
-            case "sequence_start":
-                head.sequence_start = as_boolean(item, "Unable to parse 'sequence_start': ")
-            case "sequence_end":
-                head.sequence_end = as_boolean(item, "Unable to parse 'sequence_end': ")
             case "priority":
-                head.priority = as_unsigned(item, "Unable to parse 'priority': ")
+                request.priority = as_unsigned(item, "Unable to parse 'priority': ")
             case "timeout":
-                head.timeout_us = as_unsigned(item, "Unable to parse 'timeout': ")
+                request.timeout_us = as_unsigned(item, "Unable to parse 'timeout': ")
             case "binary_data_output":
                 binary_default = as_boolean(item, "Unable to parse 'binary_data_output': ")
+            case "sequence_id":
+                if type(item) is int and item >= 0:
+                    request.correlation_id = item
+                else:
+                    request.correlation_id = as_string(item, "Unable to parse 'sequence_id': ")
+            case "sequence_start":
+                request.sequence_start = as_boolean(item, "Unable to parse 'sequence_start': ")
+            case "sequence_end":
+                request.sequence_end = as_boolean(item, "Unable to parse 'sequence_end': ")
             case _ if key.startswith("triton_"):
                 raise InvalidArgument(
                     "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
                 )
-            case _ if type(item) is str:
-                custom[key] = encodable(item)  # one named `data` may hold stray bytes
             case _ if type(item) in (int, float, bool):
                 custom[key] = item
             case _:
                 raise InvalidArgument(
                     f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'."
                 )
-    head.parameters = custom or None
+    if custom:
+        request.parameters = custom
     return binary_default
 
 
 def _read_input(
     entry: Any, head: InferHead, earlier: Mapping[str, Tensor], json_byte_size_max: int
-) -> tuple[str, str, tuple[int, ...], bytes | None, int]:
+) -> tuple[str, str, tuple[int, ...], Buffer | None, int]:
     """One input: name, datatype, shape, then its elements if the head has them, or the bytes that it takes of the
     tail."""
     fields = entry if type(entry) is dict else _NO_MEMBERS
@@ -234,15 +279,13 @@ def _read_input(
     if "shared_memory_region" in parameters:
         head.shared_inputs[name] = _read_range(parameters)
         return name, known_datatype, tuple(shape), None, 0
-    head.has_data = True
     data = encode_json_data(name, datatype, element_count, fields["data"], json_byte_size_max)
     return name, known_datatype, tuple(shape), data, 0
 
 
-def _read_outputs(head: InferHead, value: Any, binary_default: bool, shared: SharedUse) -> None:
+def _read_outputs(head: InferHead, value: Any, shared: SharedUse) -> None:
     """Fills the requested outputs and their forms."""
-    binary: dict[str, bool] = {}
-    classification: dict[str, int] = {}
+    binary = head._binary
     for entry in as_array(value, "Unable to parse 'outputs': "):
         name = _string_member(entry, "name")
         if name in binary:
@@ -255,9 +298,8 @@ def _read_outputs(head: InferHead, value: Any, binary_default: bool, shared: Sha
             shared.output(name, place)
         binary[name] = is_binary
         if class_count:
-            classification[name] = class_count
+            head._classification[name] = class_count
     head.outputs = tuple(binary)
-    head.reply = ReplyFormat(binary_default, binary, classification, frozenset(shared.outputs))
 
 
 def _read_form(parameters: dict[str, Any]) -> tuple[bool, int, SharedMemoryRange | None]:

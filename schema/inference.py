@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .shared_memory import SharedUse
+    from .tensor import Buffer
 
 Parameter = str | int | bool | float
 """A custom request or response parameter."""
@@ -18,17 +19,26 @@ LATEST = -1
 """The version that means "the highest one that is ready"."""
 
 
+class FixedParameters(dict[str, Parameter]):
+    """Parameters that many responses have in common, never changed. Encoders keep here what they worked out."""
+
+    __slots__ = ("json", "protobuf")
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        super().__init__(parameters)
+        self.json: bytes | None = None
+        self.protobuf: bytes | None = None
+
+
 class Template:
     """What requests made from the same text have in common: their inputs' names, datatypes, shapes and sizes in bytes,
-    and the outputs that they ask for. Whoever has examined one of them may leave the verdict here for the others."""
+    and the outputs that they ask for. Nothing but itself: whoever has examined one of them may know the others by it.
+    """
 
-    __slots__ = ("judge", "rows")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.judge: object = None
-        """The mark of who has admitted such a request: nothing that it would be a pity to keep."""
-        self.rows = 0
-        """Its batch size."""
+
+_Request = TypeVar("_Request", bound="InferenceRequest")
 
 
 class InferenceRequest:
@@ -54,6 +64,8 @@ class InferenceRequest:
 
     pinned: ClassVar[bool] = False
     """Whoever sends it has pinned the version that gets it, and is served also while that is being unloaded."""
+    goes_on: ClassVar[bool] = False
+    """All that its answer leads to are further requests: whoever waits for it waits for those."""
     depth: ClassVar[int] = 0
     """How many calls deep it is: 0 for one that came from outside, 1 for one that a model made for such a one."""
 
@@ -103,25 +115,37 @@ class InferenceRequest:
 
     def alike(self) -> InferenceRequest:
         """Another one that differs in its inputs only, which are to be set. Not for shared memory."""
-        other = InferenceRequest(
-            self.model_name,
-            {},
-            model_version=self.model_version,
-            id=self.id,
-            outputs=self.outputs,
-            parameters=self.parameters and self.parameters.copy(),
-            priority=self.priority,
-            timeout_us=self.timeout_us,
-            correlation_id=self.correlation_id,
-            sequence_start=self.sequence_start,
-            sequence_end=self.sequence_end,
-        )
+        other = self.with_inputs(InferenceRequest, self.id, {})
+        other.parameters = self.parameters and self.parameters.copy()
+        return other
+
+    def with_inputs(self, kind: type[_Request], id: str, inputs: dict[str, Tensor]) -> _Request:
+        """Another one, of that class, with that id and those inputs, neither raw nor in shared memory, which may share
+        this one's parameters. A third of what it costs to make one of keywords."""
+        other = _new(kind)
+        other.model_name = self.model_name
+        other.model_version = self.model_version
+        other.id = id
+        other.inputs = inputs
+        other.outputs = self.outputs
+        other.parameters = self.parameters
+        other.priority = self.priority
+        other.timeout_us = self.timeout_us
+        other.correlation_id = self.correlation_id
+        other.sequence_start = self.sequence_start
+        other.sequence_end = self.sequence_end
+        other.raw = False
+        other.shared = None
         other.template = self.template
+        other.trace = None
         return other
 
     def log_prefix(self) -> str:
         """What precedes request-scoped error texts: `[request id: <id>] `."""
         return f"[request id: {self.id or '<id_unknown>'}] "
+
+
+_new = InferenceRequest.__new__
 
 
 class ResponseTemplate:
@@ -139,7 +163,7 @@ class ResponseTemplate:
         """Name, datatype and shape of each output."""
         self.protobuf: Any = None
 
-    def response(self, id: str, wires: Sequence[bytes]) -> InferenceResponse:
+    def response(self, id: str, wires: Sequence[Buffer]) -> InferenceResponse:
         """The one with these bytes, which have the right sizes."""
         return InferenceResponse(self.model_name, self.model_version, None, id, None, self, wires)
 
@@ -157,7 +181,7 @@ class InferenceResponse:
         id: str = "",
         parameters: dict[str, Parameter] | None = None,
         template: ResponseTemplate | None = None,
-        wires: Sequence[bytes] = (),
+        wires: Sequence[Buffer] = (),
     ) -> None:
         self.model_name = model_name
         self.model_version = model_version

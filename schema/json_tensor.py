@@ -6,25 +6,29 @@ too large for FP32 become infinite; both are the protocol's.
 
 from __future__ import annotations
 
+from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
-from .datatype import BY_NAME
-from .fault import InvalidArgument, MalformedRequest
+from .datatype import BY_NAME, NUMBER_CODES
+from .fault import Fault, InvalidArgument, MalformedRequest
 from .json_text import DEPTH_MAX, as_array, depth_exceeded, wrong_type
+from .large_json import LongNumbers, filled
 
 if TYPE_CHECKING:
-    from .fault import Fault
+    from .tensor import Buffer
 
 _PARSE_DATA = "Unable to parse 'data': "
 _WRONG_COUNT = f"{_PARSE_DATA}Shape does not match true shape of 'data' field"
 _INTEGER_WORD = {"u": "unsigned-integer", "i": "signed-integer"}
 
 
-def encode_json_data(name: str, datatype: str, element_count: int, data: Any, byte_size_max: int) -> bytes:
-    """The wire form of `data`, the JSON value of input `name`, whose shape promises `element_count` elements.
+def encode_json_data(name: str, datatype: str, element_count: int, data: Any, byte_size_max: int) -> Buffer:
+    """The wire form of `data`, the JSON value of input `name`, whose shape promises `element_count` elements; or what
+    stands for it where it is long.
 
     BYTES elements are not counted here: the engine does that. Raises InvalidArgument for datatypes that JSON cannot
     carry, for too deep nesting and for more than `byte_size_max` bytes, MalformedRequest for elements of the wrong
@@ -32,6 +36,11 @@ def encode_json_data(name: str, datatype: str, element_count: int, data: Any, by
     """
     if element_count == 0:
         return b""
+    if type(data) is LongNumbers:
+        wire = _encode_long(name, datatype, element_count, data, byte_size_max)
+        if wire is not None:
+            return wire
+        data = data.whole()
     as_array(data, _PARSE_DATA)
     kind = BY_NAME.get(datatype)
     if kind is None:
@@ -55,6 +64,42 @@ def encode_json_data(name: str, datatype: str, element_count: int, data: Any, by
     return wire
 
 
+def _encode_long(name: str, datatype: str, element_count: int, data: LongNumbers, byte_size_max: int) -> Buffer | None:
+    """The same in pieces; None where anything is wrong, which who has it all finds again, in the right order."""
+    kind = BY_NAME.get(datatype)
+    if kind is None or datatype in ("FP16", "BF16", "BYTES") or element_count * kind.byte_size > byte_size_max:
+        return None
+    dtype = kind.dtype
+    try:
+        return filled(
+            data, element_count, dtype, lambda elements: _encode_numbers(*_flatten(elements, data.depth), dtype)
+        )
+    except (Fault, ValueError):
+        return None
+
+
+def encode_json_text(name: str, datatype: str, element_count: int, text: bytes, byte_size_max: int) -> Buffer | None:
+    """As `encode_json_data`, for the array that `text` spells in JSON; None where anything is wrong with that, which
+    only the whole document's reader can tell in the right order."""
+    try:
+        elements = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    code = NUMBER_CODES.get(datatype)
+    try:
+        if code is not None and len(elements) == element_count and b"e" not in text:  # neither `true` nor `false`
+            # It checks all other kinds, and ranges, as it takes the elements.
+            wire = array(code, elements).tobytes()
+            if len(wire) <= byte_size_max:
+                return wire
+    except (TypeError, OverflowError):
+        pass  # nested, or wrapped to its width
+    try:
+        return encode_json_data(name, datatype, element_count, elements, byte_size_max)
+    except Fault:
+        return None
+
+
 def too_large(what: str, byte_size: int, byte_size_max: int) -> Fault:
     """The refusal of a tensor that the option `--http-max-input-size` keeps out."""
     return InvalidArgument(
@@ -68,9 +113,11 @@ def _check_size(name: str, byte_size: int, byte_size_max: int) -> None:
         raise too_large(f"JSON input '{name}'", byte_size, byte_size_max)
 
 
-def _flatten(data: list[Any]) -> tuple[list[Any], set[type]]:
-    """The elements depth first, and their types. Levels that are lists throughout are peeled off whole."""
-    depth = 1
+def _flatten(data: list[Any], depth: int = 1) -> tuple[list[Any], set[type]]:
+    """The elements depth first, and their types, of a list that is so deep itself. Levels that are lists throughout are
+    peeled off whole."""
+    if depth > DEPTH_MAX:
+        raise depth_exceeded()
     while list in (kinds := set(map(type, data))):
         if len(kinds) > 1:
             data = _flatten_ragged(data, depth)

@@ -35,7 +35,8 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = np.zeros(256, np.int32)
 _STEP[list(b"[{")] = 1
 _STEP[list(b"]}")] = -1
-_MEMBER = re.compile(rb'"[ \t\r\n]*:')
+MEMBER = re.compile(rb'"[ \t\r\n]*:')
+"""Where a member's name ends; and more than that only in a string that has an escape."""
 _DOUBLE = re.compile(rb"[0-9][.eE]")
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")
 _RAPIDJSON_MESSAGE = re.compile(r"Parse error at offset ([0-9]+): (.*)", re.DOTALL)
@@ -97,7 +98,7 @@ def _may_repeat(text: bytes, value: Any) -> bool:
     """False if no member is repeated: then there are as many names as members. A name has a colon behind it; strings
     that look like one may only be taken for more."""
     count = _member_count(value)
-    return text.count(b":") != count and len(_MEMBER.findall(text)) != count
+    return text.count(b":") != count and len(MEMBER.findall(text)) != count
 
 
 def _member_count(value: Any) -> int:

@@ -9,14 +9,18 @@ Text is built by joining, not from dictionaries; what repeats from answer to ans
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import orjson
 
 from .classification import classify
+from .datatype import NUMBER_CODES
 from .fault import Fault, Internal, InvalidArgument
+from .inference import FixedParameters
 from .text import encodable
+from .texts import PAUSE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,10 +41,18 @@ _ESCAPES = {bytes([code]): b"\\u%04X" % code for code in range(32)} | {
     b"\b": b"\\b", b"\t": b"\\t", b"\n": b"\\n", b"\f": b"\\f", b"\r": b"\\r", b'"': b'\\"', b"\\": b"\\\\",
 }  # fmt: skip
 
+_LONG_BYTES_MIN: Final = 128 * 1024
+"""Of a tensor's elements, as they are in memory."""
+_PIECE_ELEMENTS: Final = 8192
+"""A millisecond's work at most."""
 _openings: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
 """By name, datatype and shape: an output's text up to where its data or parameters begin."""
 _greetings: dict[tuple[str, str], bytes] = {}
 """By model name and version: those two members."""
+
+
+class LongText(Exception):
+    """So many elements are to be written as text that others should not wait for it."""
 
 
 def encode_infer(
@@ -48,22 +60,22 @@ def encode_infer(
     reply: ReplyFormat,
     labels: Mapping[str, Sequence[str]] = _NO_LABELS,
     max_batch_size: int = 0,
+    *,
+    at_once: bool = False,
 ) -> tuple[bytes, list[Buffer], bool]:
     """The JSON head, the binary outputs (views, not copies), and whether there is any binary byte at all.
 
     Only in that last case does the answer carry `Inference-Header-Content-Length` and `application/octet-stream`.
     `labels`, by output, and `max_batch_size`, the model's, serve classification. Raises InvalidArgument for an output
-    that cannot be ranked or has no form in JSON, Internal for one whose bytes do not fit its shape.
+    that cannot be ranked or has no form in JSON, Internal for one whose bytes do not fit its shape; LongText, if it is
+    to be done `at_once`, where it would hold others up: ask again in a worker thread.
     """
-    familiar = reply.familiar
-    if type(familiar) is _Familiar and not response.parameters:
-        if familiar.template is not None and familiar.template is response.template:
-            known: list[Buffer] | None = list(response.wires)
-        else:
-            known = familiar.buffers(response)
-        if known is not None:
-            rest = familiar.rest
-            return (b'{"id":%b,%b' % (quote(response.id), rest) if response.id else b"{%b" % rest), known, True
+    form = reply.form
+    parameters = response.parameters or None
+    if form is not None and form.parameters is parameters:
+        filled: tuple[bytes, list[Buffer], bool] | None = form.filled(response)
+        if filled is not None:
+            return filled
     names = (response.model_name, response.model_version)
     greeting = _greetings.get(names)
     if greeting is None:
@@ -72,8 +84,9 @@ def encode_infer(
     parts = [b"{", greeting]
     if response.id:
         parts = [b'{"id":', quote(response.id), b",", greeting]
-    if response.parameters:
-        parts.append(_parameters(response.parameters))
+    said = b"" if parameters is None else _parameters(parameters)
+    if said:
+        parts.append(said)
 
     buffers = []
     has_bytes = False
@@ -98,37 +111,78 @@ def encode_infer(
                 has_bytes = True
                 buffers.append(memory)
         else:
-            parts += (separator, opening, b'"data":[', encode_data(tensor), b"]}")
+            if at_once and len(tensor.memory()) > _LONG_BYTES_MIN:
+                raise LongText
+            parts += (separator, opening, b'"data":[', *_data_pieces(tensor, pauses=not at_once), b"]}")
         separator = b","
     parts.append(b"]}" if response.outputs else b',"outputs":[]}')
     head = b"".join(parts)
-    if len(buffers) == len(response.outputs) and has_bytes and not response.parameters and not reply.classification:
-        reply.familiar = _Familiar(response, buffers, head[head.index(greeting) :])
+    is_common = parameters is None or type(parameters) is FixedParameters
+    if is_common and response.outputs and not (reply.classification or reply.shared):
+        reply.form = _form_of(response, reply, greeting + said)
     return head, buffers, has_bytes
 
 
-class _Familiar:
-    """The last answer in a format, all of it binary. Most answers have the same text but for the id."""
+class _Form:
+    """What answers in one format have in common whose outputs have the same names, datatypes, shapes and sizes, and
+    that have the same parameters: most of their text."""
 
-    __slots__ = ("_names", "_outputs", "rest", "template")
+    __slots__ = ("_has_bytes", "_names", "_outputs", "_pieces", "_template", "parameters")
 
-    def __init__(self, response: InferenceResponse, buffers: list[Buffer], rest: bytes) -> None:
+    def __init__(
+        self,
+        response: InferenceResponse,
+        outputs: list[tuple[str, str, tuple[int, ...], int, str]],
+        pieces: list[bytes],
+        *,
+        has_bytes: bool,
+    ) -> None:
+        self.parameters = response.parameters or None
+        """None, or FixedParameters."""
+        self._template = response.template
         self._names = (response.model_name, response.model_version)
-        self._outputs = [
-            (tensor.name, tensor.datatype, tuple(tensor.shape), len(buffer))
-            for tensor, buffer in zip(response.outputs, buffers, strict=True)
-        ]
-        self.template = response.template
-        self.rest = rest
-        """The text after the id."""
+        self._outputs = outputs
+        """Name, datatype, shape, size in bytes; and of those that are numbers in the text the type code."""
+        self._pieces = pieces
+        """The text after the id: one piece more than outputs are in it."""
+        self._has_bytes = has_bytes
 
-    def buffers(self, response: InferenceResponse) -> list[Buffer] | None:
-        """The outputs of an answer that has this text; None for one that has another."""
+    def filled(self, response: InferenceResponse) -> tuple[bytes, list[Buffer], bool] | None:
+        """The answer; None for one that has another form."""
+        if self._template is not None and self._template is response.template:
+            wires: list[Buffer] | None = list(response.wires)
+        else:
+            wires = self._wires(response)
+        if wires is None:
+            return None
+        pieces = self._pieces
+        if len(pieces) == 1:
+            rest = pieces[0]
+        else:
+            parts = [pieces[0]]
+            rests = iter(pieces)
+            next(rests)
+            buffers = []
+            for wire, output in zip(wires, self._outputs, strict=True):
+                code = output[4]
+                if code:
+                    # As the numbers are in Python; exponents and `null` are what the encoder writes otherwise.
+                    text = orjson.dumps(memoryview(wire).cast(code).tolist())  # type: ignore[call-overload]
+                    if code in "fd" and (b"e" in text or b"n" in text):
+                        return None
+                    parts += (text, next(rests))
+                else:
+                    buffers.append(wire)
+            rest = b"".join(parts)
+            wires = buffers
+        return (b'{"id":%b,%b' % (quote(response.id), rest) if response.id else b"{%b" % rest), wires, self._has_bytes
+
+    def _wires(self, response: InferenceResponse) -> list[Buffer] | None:
         outputs = response.outputs
         if (response.model_name, response.model_version) != self._names or len(outputs) != len(self._outputs):
             return None
-        buffers: list[Buffer] = []
-        for tensor, (name, datatype, shape, size) in zip(outputs, self._outputs, strict=True):
+        wires: list[Buffer] = []
+        for tensor, (name, datatype, shape, size, _) in zip(outputs, self._outputs, strict=True):
             if tensor.shape != shape or tensor.name != name or tensor.datatype != datatype:
                 return None
             memory = tensor.wire
@@ -136,8 +190,36 @@ class _Familiar:
                 memory = tensor.memory()
             if len(memory) != size:
                 return None
-            buffers.append(memory)
-        return buffers
+            wires.append(memory)
+        return wires
+
+
+def _form_of(response: InferenceResponse, reply: ReplyFormat, greeting: bytes) -> _Form | None:
+    """Of answers like this one, just encoded; None where their text has something else that varies."""
+    pieces = [greeting + b',"outputs":[']
+    outputs = []
+    has_bytes = False
+    for tensor in response.outputs:
+        shape = tuple(tensor.shape)
+        size = len(tensor.memory())
+        if not size:
+            return None
+        pieces[-1] += _openings.get((tensor.name, tensor.datatype, shape)) or _opening(
+            tensor.name, tensor.datatype, shape
+        )
+        code = ""
+        if reply.binary.get(tensor.name, reply.binary_default):
+            pieces[-1] += b'"parameters":{"binary_data_size":%d}},' % size
+            has_bytes = True
+        elif tensor.datatype in NUMBER_CODES and size <= _LONG_BYTES_MIN:
+            code = NUMBER_CODES[tensor.datatype]
+            pieces[-1] += b'"data":'
+            pieces.append(b"},")
+        else:
+            return None
+        outputs.append((tensor.name, tensor.datatype, shape, size, code))
+    pieces[-1] = pieces[-1][:-1] + b"]}"
+    return _Form(response, outputs, pieces, has_bytes=has_bytes)
 
 
 def encode_error(message: str) -> bytes:
@@ -146,7 +228,12 @@ def encode_error(message: str) -> bytes:
 
 
 def encode_data(tensor: Tensor) -> bytes:
-    """The elements as JSON, flat, without the brackets around them.
+    """The elements as JSON, flat, without the brackets around them. Raises as `_data_pieces`."""
+    return b"".join(_data_pieces(tensor, pauses=False))
+
+
+def _data_pieces(tensor: Tensor, *, pauses: bool) -> list[bytes]:
+    """The same in pieces; where it `pauses`, in a worker thread, others get the interpreter between them.
 
     FP32 reads as the double that it is, numbers in the reference server's notation, BYTES as strings of whatever bytes
     they are. Raises InvalidArgument for FP16 and BF16, Internal when the bytes do not fit the shape.
@@ -162,15 +249,28 @@ def encode_data(tensor: Tensor) -> bytes:
             f"Failed to write 'data' field: output tensor shape does not match size of output for '{tensor.name}'"
         ) from None
     if array.size == 0:
-        return b""
+        return []
     if tensor.datatype == "BYTES":
-        return _strings([item if type(item) is bytes else str(item).encode() for item in array.ravel()])
+        return [_strings([item if type(item) is bytes else str(item).encode() for item in array.ravel()])]
     flat = np.ascontiguousarray(array).reshape(-1)
     if tensor.datatype == "BOOL":
         # Any byte but 0 is true, also where somebody's bytes were taken for booleans.
         flat = flat.view(np.uint8) != 0
     elif flat.dtype.kind == "f":
-        return _numbers(flat.astype(np.float64, copy=False))
+        flat = flat.astype(np.float64, copy=False)
+    write = _numbers if flat.dtype.kind == "f" else _integers
+    if flat.size <= _PIECE_ELEMENTS:
+        return [write(flat)]
+    pieces: list[bytes] = []
+    for at in range(0, flat.size, _PIECE_ELEMENTS):
+        pieces += (write(flat[at : at + _PIECE_ELEMENTS]), b",")
+        if pauses:
+            time.sleep(PAUSE_S)
+    pieces.pop()
+    return pieces
+
+
+def _integers(flat: np.ndarray) -> bytes:
     return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
@@ -230,9 +330,15 @@ def _opening(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _parameters(parameters: Mapping[str, Parameter]) -> bytes:
-    return b',"parameters":{%b}' % b",".join(
+    fixed = parameters if type(parameters) is FixedParameters else None
+    if fixed is not None and fixed.json is not None:
+        return fixed.json
+    text = b',"parameters":{%b}' % b",".join(
         [b"%b:%b" % (quote(name), write_parameter(value)) for name, value in parameters.items()]
     )
+    if fixed is not None:
+        fixed.json = text
+    return text
 
 
 def write_parameter(value: Parameter) -> bytes:

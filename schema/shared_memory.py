@@ -36,12 +36,26 @@ class Extent(Protocol):
 
     byte_size: int
 
+    @property
+    def on_device(self) -> bool:
+        """The memory is a GPU's: reading and writing wait for it."""
+        ...
+
     def read(self) -> memoryview:
         """The bytes as they are now: a copy, writable, aligned."""
         ...
 
     def write(self, data: Buffer) -> None:
         """Puts `data`, at most `byte_size` bytes, at the extent's start."""
+        ...
+
+    def read_to_device(self, device_id: int, address: int, size: int) -> None:
+        """Copies `size` bytes from its start to memory of that device; only where `on_device`. Done when it returns.
+        Raises Internal."""
+        ...
+
+    def write_from_device(self, device_id: int, address: int, size: int) -> None:
+        """As `write`, of what lies on that device; only where `on_device`. Done when it returns. Raises Internal."""
         ...
 
 
@@ -64,6 +78,11 @@ class SharedTensor(Tensor):
         self.extent: Extent | None = extent
         """None once it is read, or given up."""
         self.byte_size = extent.byte_size
+
+    @property
+    def on_device(self) -> bool:
+        """It lies in a GPU's memory, and has not been read yet."""
+        return self.extent is not None and self.extent.on_device
 
     def memory(self) -> Buffer:
         if self.wire is None:
@@ -98,6 +117,12 @@ class SharedUse:
 
     def output(self, name: str, place: SharedMemoryRange) -> None:
         self.outputs.setdefault(name, self._find(place, is_input=False))
+
+    @property
+    def on_device(self) -> bool:
+        """Some of it is memory of a GPU."""
+        extents = (*self.outputs.values(), *(tensor.extent for tensor in self.inputs))
+        return any(extent is not None and extent.on_device for extent in extents)
 
     def release(self) -> None:
         """Lets go of the regions. Idempotent. Inputs already read keep their bytes."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,6 +18,9 @@ Buffer = bytes | bytearray | memoryview
 
 
 COPY_BYTES_MAX = 4096
+"""Up to here a copy costs less than a view."""
+_LENGTH = struct.Struct("<I")
+_length_at = _LENGTH.unpack_from
 
 
 class Tensor:
@@ -141,33 +145,46 @@ def _as_bytes(item: object) -> bytes:
 
 def encode_bytes(items: Iterable[object]) -> bytes:
     """BYTES elements to wire form: for each a little-endian uint32 length and the bytes. Strings are UTF-8."""
-    parts: list[bytes] = []
-    for item in items:
-        data = _as_bytes(item)
-        parts.append(len(data).to_bytes(4, "little"))
-        parts.append(data)
+    given = list(items)
+    elements = [*map(_as_bytes, given)] if set(map(type, given)) - {bytes} else cast("list[bytes]", given)
+    parts: list[Any] = [None] * (2 * len(elements))
+    parts[::2] = map(_LENGTH.pack, map(len, elements))
+    parts[1::2] = elements
     return b"".join(parts)
 
 
 def decode_bytes(memory: Buffer, name: str) -> list[bytes]:
     """BYTES elements from wire form. Raises InvalidArgument when a length points past the end."""
+    data = bytes(memory)  # a slice of it is an element: no view that has to be copied
     items: list[bytes] = []
-    view = memoryview(memory)
-    end = len(view)
-    at = 0
-    while at < end:
-        if end - at < 4:
-            raise InvalidArgument(
-                f"incomplete string length indicator for inference input '{name}', expecting 4 bytes but only "
-                f"{end - at} bytes available. Please make sure the string length indicator is in one buffer."
-            )
-        size = int.from_bytes(view[at : at + 4], "little")
-        at += 4
-        if size > end - at:
-            raise InvalidArgument(
-                f"incomplete string data for inference input '{name}', expecting string of length {size} but only "
-                f"{end - at} bytes available"
-            )
-        items.append(bytes(view[at : at + size]))
-        at += size
+    at = start = 0
+    end = len(data)
+    try:
+        while at < end:
+            start = at + 4
+            at = start + _length_at(data, at)[0]
+            items.append(data[start:at])
+    except struct.error:
+        raise InvalidArgument(
+            f"incomplete string length indicator for inference input '{name}', expecting 4 bytes but only "
+            f"{end - at} bytes available. Please make sure the string length indicator is in one buffer."
+        ) from None
+    if at > end:
+        raise InvalidArgument(
+            f"incomplete string data for inference input '{name}', expecting string of length {at - start} but only "
+            f"{end - start} bytes available"
+        )
     return items
+
+
+def holds_elements(memory: Buffer, count: int) -> bool:
+    """Whether these are so many BYTES elements in wire form, and nothing else. The elements are not touched."""
+    at, end = 0, len(memory)
+    if 4 * count > end:
+        return False
+    try:
+        for _ in range(count):
+            at += 4 + _length_at(memory, at)[0]
+    except struct.error:
+        return False
+    return at == end

@@ -7,8 +7,9 @@ import re
 from .fault import InvalidArgument
 from .inference import LATEST
 
-# Leading zeros aside, more than 19 digits are no 64-bit number, and endless ones would take endless time.
-_LEADING_INTEGER = re.compile(r"\s*([+-]?)(?=[0-9])0*+([0-9]{0,19}+)(?![0-9])")
+# Leading zeros aside, more than 19 digits are no 64-bit number, and endless ones would take endless time. Without what
+# Python 3.11 brought: this is read in models' own environments, too.
+_LEADING_INTEGER = re.compile(r"\s*([+-]?)(?=[0-9])0*([1-9][0-9]{0,18}|)(?![0-9])")
 
 
 def parse_version(text: str) -> int:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 from despina.engine.execute.inline import InlineRunner
 from despina.engine.observe.generation import Generation
+from despina.engine.observe.health import HealthReport
 from despina.engine.observe.trace_file import open_trace_file
 from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
 from despina.engine.request.job import Job
 from despina.engine.request.shared_memory import SharedMemory
+from despina.engine.request.together import submit_each
 from despina.schema.fault import DeadlineExceeded, Fault, InvalidArgument, ModelFailure, NotFound, ShuttingDown
 from despina.schema.inference import LATEST, InferenceRequest, InferenceResponse
 from despina.schema.tensor import Tensor
@@ -90,6 +92,14 @@ class FakeModel:
         self._finish(job)
         return job
 
+    def submit_all(
+        self,
+        requests: Sequence[InferenceRequest],
+        on_done: Callable[[Any], None],
+        refused: Callable[[InferenceRequest, Exception], None],
+    ) -> list[FakeInference]:
+        return submit_each(self.submit, requests, on_done, refused)
+
     def submit_stream(
         self, request: InferenceRequest, on_answer: Callable[[Any, Any], None], deadline: float = 0.0
     ) -> InferenceStream:
@@ -105,6 +115,10 @@ class FakeModel:
     generation = "1"
     depth = 0
     remembers = False
+    submits_anywhere = False
+
+    async def says_ready(self) -> bool:
+        return True
 
     def blockers(self, inference: Any) -> Sequence[Sequence[Any]]:
         raise AssertionError("doors ask for no blockers")
@@ -194,8 +208,14 @@ class FakeEngine:
         self.is_live()
         return self.ready
 
+    def health(self) -> HealthReport:
+        return HealthReport(self.ready, () if self.ready else ("model 'm' version 1 is LOADING",))
+
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
         return self.ready and name in self.models
+
+    async def says_ready(self, name: str, version: int = LATEST) -> bool:
+        return self.is_model_ready(name, version)
 
     def metadata(self) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="triton", version="2.0", extensions=["statistics", "logging"])

@@ -20,8 +20,10 @@ import attrs
 import numpy as np
 import trio
 from despina.engine.port.backend import InstanceContext, InstanceKind, ModelContext
+from despina.engine.port.foreign import as_fault
 from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
+from despina.schema.fault import Fault
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import ModelConfig
@@ -64,6 +66,8 @@ class FakeBackend:
     def __init__(self, *, asynchronous: bool = True, movable: bool = False, cost_s: float = 0.0) -> None:
         self.name = "fake"
         self.asynchronous = asynchronous
+        self.prompt = False
+        """Asynchronous models begin every other batch without waiting."""
         self.movable = movable
         self.cost_s = cost_s
         """Virtual seconds that one execution takes, where `execute` is not replaced."""
@@ -131,7 +135,7 @@ class FakeModel:
         if backend.instance_error is not None and backend.instances_open >= backend.instances_before_error:
             raise backend.instance_error
         self.backend.instances_open += 1
-        fake = FakeTask if self.asynchronous else FakeThread
+        fake = (FakePrompt if backend.prompt else FakeTask) if self.asynchronous else FakeThread
         return fake(self.backend, self.context, instance)
 
     def close(self) -> None:
@@ -157,6 +161,28 @@ class FakeTask:
         self.backend.instances_open -= 1
         if self.backend.close_error is not None:
             raise self.backend.close_error
+
+
+class FakePrompt(FakeTask):
+    """See port/backend.py: AsyncInstance."""
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._asked = 0
+
+    def begin(self, batch: Batch, over: Callable[[Fault | None], None]) -> bool:
+        self._asked += 1
+        if self._asked % 2:
+            self._nursery.start_soon(self._execute, batch, over)
+        return bool(self._asked % 2)
+
+    async def _execute(self, batch: Batch, over: Callable[[Fault | None], None]) -> None:
+        fault = None
+        try:
+            await self.execute_async(batch)
+        except (Exception, SystemExit) as caught:
+            fault = as_fault(caught)
+        over(fault)
 
 
 class FakeThread:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import os
 import pkgutil
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import despina
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-PARTS = ("schema", "engine", "backends", "frontends")
+PARTS = ("schema", "engine", "native", "backends", "frontends")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,9 @@ def sources(checkout, *parts):
         str(path.relative_to(checkout))
         for part in parts
         for path in (checkout / part).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix in {".py", ".proto", ".binpb", ".html"}
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and path.suffix in {".py", ".proto", ".binpb", ".html", ".cc", ".h", ".tsv", ".map"}
     }
 
 
@@ -61,6 +69,32 @@ def test_source_distribution_can_run_the_tests(built, checkout):
     assert not [name for name in names if name.startswith((".venv", ".editable", ".git/"))]
 
 
+def test_extras_that_are_named_are_there(checkout):
+    """Goal: who follows an error's or a page's `pip install 'despina[x]'` gets something, and all-cpu is all of it."""
+    with (checkout / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    pages = [path for part in PARTS for path in (checkout / part).rglob("*") if path.suffix in {".py", ".md"}]
+    texts = [path.read_text() for path in [checkout / "README.md", checkout / "Makefile", *pages]]
+    named = {name for text in texts for group in re.findall(r"despina\[([\w,-]+)\]", text) for name in group.split(",")}
+    assert named
+    assert not named - extras.keys()
+    (everything,) = extras["all-cpu"]
+    frameworks = {"onnx", "openvino", "tensorflow", "torch", "trees"}
+    assert set(re.findall(r"\w+", everything)) - {"despina"} == frameworks
+
+
+def test_wheel_has_the_native_library_where_it_can_be_built(built):
+    """Goal: with a C++ compiler the wheel is one for this platform and every Python from 3.11 on, else for all."""
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    library = "despina/native/built/lib/libtritonserver.so"
+    if library in names:
+        assert "-cp311-abi3-" in wheel.name
+        assert "despina/native/built/include/triton/core/tritonserver.h" in names
+    else:
+        assert wheel.name.endswith("-py3-none-any.whl")
+
+
 def packages():
     return ["despina", *(f"despina.{part}" for part in PARTS)] + [
         module.name
@@ -83,6 +117,50 @@ def test_exported_names_exist(name):
 
 def test_importing_despina_brings_no_framework():
     """Goal: frameworks and frontends are paid for when used; a fresh interpreter shows what an import drags in."""
-    heavy = "{'onnxruntime', 'torch', 'openvino', 'tensorrt', 'cupy', 'hypercorn', 'rich'}"
+    frameworks = "'onnxruntime', 'torch', 'openvino', 'tensorflow', 'tensorrt', 'cupy', 'xgboost', 'sklearn'"
+    heavy = f"{{{frameworks}, 'hypercorn', 'rich'}}"
     code = f"import despina, sys; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_server_begins_without_what_it_does_not_use():
+    """Goal: start and memory are not spent on libraries that one door, one verb or one kind of model needs. Method: a
+    fresh interpreter imports what `despina serve` does; to see what brought one, run it with `-X importtime`."""
+    spared = "{'asyncio', 'h2', 'hypercorn', 'grpclib.server', 'rich', 'onnxruntime', 'opentelemetry', 'obstore'}"
+    code = (
+        f"import despina.frontends.cli.serve, sys; brought = {spared} & set(sys.modules); assert not brought, brought"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+
+
+NOT_COUNTED = {"numpy", "onnxruntime"}
+OWN_BYTES_MAX = 60_000_000
+
+
+def test_a_base_install_stays_small(built):
+    """Goal: beside numpy and onnxruntime, `pip install despina` takes 60 MB at most, with all that comes with it."""
+    wanted, sizes = ["despina"], {}
+    while wanted:
+        name = wanted.pop()
+        if name in sizes or name in NOT_COUNTED:
+            continue
+        distribution = importlib.metadata.distribution(name)
+        files = [distribution.locate_file(file) for file in distribution.files or ()]
+        # Byte code is counted by twice its source: it is written by the installer, or by the first import.
+        sizes[name] = sum(
+            path.stat().st_size * (2 if path.suffix == ".py" else 1)
+            for path in files
+            if path.suffix != ".pyc" and path.is_file()
+        )
+        for line in distribution.requires or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wanted.append(canonicalize_name(requirement.name))
+    (wheel,) = built.glob("*.whl")
+    sizes["despina"] = sum(
+        file.file_size * (2 if file.filename.endswith(".py") else 1) for file in zipfile.ZipFile(wheel).infolist()
+    )
+    largest = sorted(sizes.items(), key=lambda item: -item[1])
+    assert sum(sizes.values()) <= OWN_BYTES_MAX, largest
+    assert {"trio", "rich", "hypercorn"} <= sizes.keys()  # they were found

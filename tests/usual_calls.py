@@ -2,9 +2,11 @@
 who takes the short ways that such requests have."""
 
 import numpy as np
-from despina.frontends.grpc.request.usual import UsualCalls
+from despina.frontends.grpc.connection.connection import Connection
+from despina.frontends.grpc.handler import stream_infer, unary_infer
+from despina.frontends.http.known import KnownInfer
 from despina.frontends.http.usual import UsualInfer
-from despina.schema import kserve_grpc, kserve_grpc_familiar, kserve_http, kserve_http_reply
+from despina.schema import kserve_grpc, kserve_grpc_plain, kserve_http, kserve_http_reply
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
 
@@ -42,14 +44,15 @@ def outputs_in(body):
 
 
 def watched_ways(monkeypatch):
-    """A list that grows by UsualInfer or UsualCalls with each request that is taken so."""
+    """A list that grows with each request by who took it: UsualInfer, KnownInfer, or Connection for a call that was
+    taken whole."""
     ways = []
 
     def watch(way, name):
         take = getattr(way, name)
 
-        def watched(self, *arguments):
-            verdict = take(self, *arguments)
+        def watched(self, *arguments, **more):
+            verdict = take(self, *arguments, **more)
             if verdict:
                 ways.append(way)
             return verdict
@@ -57,22 +60,31 @@ def watched_ways(monkeypatch):
         monkeypatch.setattr(way, name, watched)
 
     watch(UsualInfer, "submit")
-    watch(UsualCalls, "take")
+    watch(KnownInfer, "take")
+    watch(Connection, "take_call")
     return ways
+
+
+def frame_by_frame(monkeypatch):
+    """From here on gRPC calls are taken frame by frame, and their requests read as messages."""
+
+    def take_call(self, block, stream_id, message, is_only):
+        self.on_block(block, 4, stream_id)
+        return False
+
+    monkeypatch.setattr(Connection, "take_call", take_call)
+    for module in (unary_infer, stream_infer):
+        monkeypatch.setattr(module, "read_plain_request", lambda data: None)
 
 
 def forget_texts():
     """Empties what the codecs remember of earlier texts, so that the next request is read from its first byte."""
     for memo in (
-        kserve_http._remembered,
+        kserve_http._frames,
         kserve_http_reply._openings,
         kserve_http_reply._greetings,
-        kserve_grpc_familiar._familiar,
-        kserve_grpc_familiar._with_parameters,
-        kserve_grpc._input_memo,
-        kserve_grpc._output_memo,
-        kserve_grpc._parameter_memo,
-        kserve_grpc._unusual_memo,
+        kserve_grpc_plain._forms,
+        kserve_grpc_plain._layouts,
         kserve_grpc._response_memo,
         kserve_grpc._tensor_memo,
     ):

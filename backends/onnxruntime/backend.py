@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema.fault import Internal, Unavailable
 from ...schema.wire.generated.inference import ModelInstanceGroupKind
+from ..device import Gpu, file_for
 from ..fitting import default_max_batch_size
 from ..telemetry import refuse_telemetry, stop_telemetry
 from .configuration import check, complete
@@ -86,12 +87,19 @@ class OnnxModel:
         on_gpu = instance.kind == "GPU"
         if on_gpu:
             providers = providers_for(config, "GPU", instance.device_id, self._ort.get_available_providers())
-            session = self._open_session(session_options(self._ort, config, self._context.backend_config), providers)
+            options = session_options(self._ort, config, self._context.backend_config)
+            session = self._open_session(options, providers, self._file_for(instance.device_id))
             check_given(config, providers, session.get_providers())
         else:
             session = self._shared_cpu_session(config)
         return OnnxInstance(
-            instance.name, session, config, self._signature, movable=not on_gpu, run_options=self._run_options
+            instance.name,
+            self._ort,
+            session,
+            config,
+            self._signature,
+            movable=not on_gpu,
+            run_options=self._run_options,
         )
 
     def close(self) -> None:
@@ -106,20 +114,44 @@ class OnnxModel:
                 check_given(config, providers, self._cpu_session.get_providers())
             return self._cpu_session
 
-    def _open_session(self, options: Any, providers: list[Provider]) -> Any:
+    def _file_for(self, device_id: int) -> Path:
+        """Where the configuration has files for compute capabilities: the device's."""
+        chosen = self.config.cc_model_filenames
+        if not chosen:
+            return self._path
+        name = file_for(Gpu.open(device_id, self._context.name, "gpu").capability(), chosen, "")
+        return _model_file(self._context, name) if name else self._path
+
+    def _open_session(self, options: Any, providers: list[Provider], path: Path | None = None) -> Any:
+        operators = self._context.config.model_operations
+        for name in operators.op_library_filename if operators is not None else ():
+            _register_operators(options, self._context, name)
         try:
-            return self._ort.InferenceSession(str(self._path), options, providers=providers)
+            return self._ort.InferenceSession(str(path or self._path), options, providers=providers, enable_fallback=0)
         except Exception as error:
             raise Internal(failure_text(error)) from error
 
 
-def _model_file(context: ModelContext) -> Path:
-    path = context.version_path / (context.config.default_model_filename or "model.onnx")
+def _model_file(context: ModelContext, name: str = "") -> Path:
+    path = context.version_path / (name or context.config.default_model_filename or "model.onnx")
     if path.is_dir():
         path /= "model.onnx"
     if not path.is_file():
         raise Unavailable(f"unable to find '{path}' for model instance '{context.name}'")
     return path
+
+
+def _register_operators(options: Any, context: ModelContext, name: str) -> None:
+    """Adds a library of custom operators, which lies in the model's directory or in the version's."""
+    path = context.version_path / name
+    if not path.is_file():
+        path = context.model_path / name
+    if not path.is_file():
+        raise Unavailable(f"unable to find '{path}', a library of operators for model '{context.name}'")
+    try:
+        options.register_custom_ops_library(str(path))
+    except Exception as error:
+        raise Internal(failure_text(error)) from error
 
 
 def _wants_cpu(config: ModelConfig) -> bool:

@@ -62,6 +62,8 @@ class _Plan:
     """The same, with where each row is."""
     keep: tuple[np.ndarray, ...]
     """The arrays behind the views and addresses."""
+    wanted: Sequence[FixedTensor]
+    """Of the outputs."""
 
 
 class BoundRunner:
@@ -80,6 +82,10 @@ class BoundRunner:
         self._plans: dict[int, _Plan] = {}
         self._templates: dict[int, ResponseTemplate] = {}
         """By rows: what marks responses that differ in bytes only."""
+        self._some_plans: dict[tuple[Any, ...], _Plan] = {}
+        """By rows and outputs: the plans of batches in which nobody asks for all. ONNX Runtime computes no more."""
+        self._some_templates: dict[tuple[int, Sequence[str]], tuple[ResponseTemplate, Sequence[FixedTensor]]] = {}
+        """By rows and outputs asked for: the same for callers who ask for less than all, or whose company does."""
 
     @classmethod
     def of(cls, session: Any, config: ModelConfig, signature: Signature) -> BoundRunner | None:
@@ -102,20 +108,24 @@ class BoundRunner:
         )
         return runner if runner._row_bytes <= PLAN_BYTES_MAX else None
 
-    def execute(self, batch: Batch, jobs: Sequence[BackendJob]) -> bool:
-        """Answers all jobs with all outputs and returns True; False, with nothing done, where the batch has no plan.
+    def execute(self, batch: Batch, jobs: Sequence[BackendJob], wanted: Sequence[str] = ()) -> bool:
+        """Answers all jobs and returns True; False, with nothing done, where the batch has no plan. `wanted` are the
+        outputs that any of them asks for, none where each asks for all.
 
         Raises what ONNX Runtime raises, and Internal where it does not fill the buffers, before any job is answered.
         """
         rows = batch.size if self._batching else 1
-        plan = self._plans.get(rows)
+        every = len(wanted) in (0, len(self._outputs))
+        plans: dict[Any, _Plan] = self._plans if every else self._some_plans
+        key = rows if every else (rows, *wanted)
+        plan = plans.get(key)
         if plan is None:
-            if rows < 1 or rows * self._row_bytes > PLAN_BYTES_MAX or len(self._plans) >= PLANS_MAX:
+            if rows < 1 or rows * self._row_bytes > PLAN_BYTES_MAX or len(plans) >= PLANS_MAX:
                 return False
-            plan = self._bind(rows)
+            plan = self._bind(rows, [fixed for fixed in self._outputs if every or fixed.name in wanted])
             if not self._tried(plan, jobs):
                 return False
-            self._plans[rows] = plan
+            plans[key] = plan
         try:
             self._fill(plan, jobs)
         except ValueError:  # too much or too little
@@ -126,7 +136,9 @@ class BoundRunner:
         else:
             self._session.run_with_iobinding(plan.binding)
         batch.outputs_started_ns = time.monotonic_ns()
-        if len(jobs) == 1:
+        if wanted:
+            self._answer_some(jobs, plan)
+        elif len(jobs) == 1:
             job = jobs[0]
             template = self._templates.get(rows) or self._template(job, rows)
             job.response = template.response(job.request.id, [view.tobytes() for view in plan.outputs])
@@ -156,13 +168,39 @@ class BoundRunner:
             )
             start = stop
 
+    def _answer_some(self, jobs: Sequence[BackendJob], plan: _Plan) -> None:
+        """Some want less than others."""
+        results = {fixed.name: view.tobytes() for fixed, view in zip(plan.wanted, plan.outputs, strict=True)}
+        start = 0
+        for job in jobs:
+            count = job.batch_size
+            stop = start + count
+            key = (count, tuple(job.request.outputs))
+            found = self._some_templates.get(key)
+            if found is None:
+                asked = job.request.outputs
+                fixed = [one for one in plan.wanted if not asked or one.name in asked]
+                every = len(fixed) == len(self._outputs)
+                whole = (self._templates.get(count) or self._template(job, count)) if every else None
+                found = whole or self._made_template(job, count, fixed), fixed
+                if len(self._some_templates) < PLANS_MAX:  # callers choose the keys
+                    self._some_templates[key] = found
+            template, tensors = found
+            job.response = template.response(
+                job.request.id,
+                [results[one.name][start * one.row_bytes : stop * one.row_bytes] for one in tensors],
+            )
+            start = stop
+
     def _template(self, job: BackendJob, rows: int) -> ResponseTemplate:
-        """Of answers with so many rows."""
-        lead = (rows,) if self._batching else ()
-        tensors = [(fixed.name, fixed.datatype, lead + fixed.dims) for fixed in self._outputs]
-        template = ResponseTemplate(job.request.model_name, job.version_text, tensors)
-        self._templates[rows] = template
+        """Of answers with so many rows and all outputs."""
+        self._templates[rows] = template = self._made_template(job, rows, self._outputs)
         return template
+
+    def _made_template(self, job: BackendJob, rows: int, outputs: Sequence[FixedTensor]) -> ResponseTemplate:
+        lead = (rows,) if self._batching else ()
+        tensors = [(fixed.name, fixed.datatype, lead + fixed.dims) for fixed in outputs]
+        return ResponseTemplate(job.request.model_name, job.version_text, tensors)
 
     def _fill(self, plan: _Plan, jobs: Sequence[BackendJob]) -> None:
         """Copies the jobs' bytes in. Raises ValueError where they are not just as many as the batch needs."""
@@ -187,17 +225,17 @@ class BoundRunner:
             return False
         self._session.run_with_iobinding(plan.binding)
         found = [value.data_ptr() for value in plan.binding.get_outputs()]
-        for fixed, view, address in zip(self._outputs, plan.outputs, found, strict=True):
+        for fixed, view, address in zip(plan.wanted, plan.outputs, found, strict=True):
             if address != np.frombuffer(view, np.uint8).ctypes.data:
                 raise Internal(f"output '{fixed.name}' is not written into the memory that is bound to it")
         return True
 
-    def _bind(self, rows: int) -> _Plan:
+    def _bind(self, rows: int, wanted: Sequence[FixedTensor]) -> _Plan:
         lead = (rows,) if self._batching else ()
         binding = self._session.io_binding()
         arrays: list[np.ndarray] = []
         views: list[list[memoryview]] = [[], []]
-        for side, tensors in enumerate((self._inputs, self._outputs)):
+        for side, tensors in enumerate((self._inputs, wanted)):
             bind = binding.bind_output if side else binding.bind_input
             for fixed in tensors:
                 shape = lead + fixed.model_dims
@@ -209,8 +247,9 @@ class BoundRunner:
             binding,
             tuple((fixed.name, view) for fixed, view in zip(self._inputs, views[0], strict=True)),
             tuple(views[1]),
-            tuple((view, _rows(fixed.row_bytes, rows)) for fixed, view in zip(self._outputs, views[1], strict=True)),
+            tuple((view, _rows(fixed.row_bytes, rows)) for fixed, view in zip(wanted, views[1], strict=True)),
             tuple(arrays),
+            wanted,
         )
 
 
@@ -222,6 +261,12 @@ def _fixed(item: ModelInput | ModelOutput, tensor: ModelTensor, batching: bool) 
     kind = BY_NUMBER[int(item.data_type)]
     dims = tuple(item.dims)
     model_dims = tensor.shape[1:] if batching else tensor.shape
-    if kind.byte_size == 0 or -1 in dims or -1 in model_dims or math.prod(dims) != math.prod(model_dims):
+    if (
+        kind.byte_size == 0
+        or kind.name == "BF16"
+        or -1 in dims
+        or -1 in model_dims
+        or math.prod(dims) != math.prod(model_dims)
+    ):
         return None
     return FixedTensor(item.name, kind.name, kind.dtype, dims, model_dims, math.prod(dims) * kind.byte_size)

@@ -23,12 +23,12 @@ from ...schema.wire.generated.inference import (
     ModelOutput,
     ModelTensorReshape,
 )
-from ..fitting import check_shape, unexpected
+from ..fitting import check_ragged, check_shape, check_told, unexpected
 from ..ragged import batch_target_inputs, cuts, is_ragged
 from ..ragged import faults as ragged_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .signature import ModelTensor, Signature
 
@@ -104,13 +104,16 @@ def check(config: ModelConfig, signature: Signature) -> None:
                 raise InvalidArgument(f"optional input '{item.name}' is not supported for models that support batching")
             _check_datatype(config, "input", item, tensor)
             if item in told:
-                _check_told(name, item, tensor)
+                check_told(name, item, tensor.shape)
             elif item.allow_ragged_batch:
-                _check_ragged(name, item, tensor)
+                check_ragged(name, item, tensor.shape)
             else:
                 _check_dims(config, "input", item, tensor)
     cut = cuts(config)
-    for output in (*config.output, *state_outputs(config)):
+    outputs = (*config.output, *state_outputs(config))
+    with collected(found):
+        _check_mixture(name, (*(("input", item) for item in items), *(("output", item) for item in outputs)))
+    for output in outputs:
         tensor = signature.outputs.get(output.name)
         with collected(found):
             if tensor is None:
@@ -121,37 +124,19 @@ def check(config: ModelConfig, signature: Signature) -> None:
     refuse_all(found)
 
 
-def _check_told(model_name: str, item: ModelInput, tensor: ModelTensor) -> None:
-    """What `batch_input` makes. Its size differs from batch to batch: the rank has to fit, and the width of a row."""
-    expected = tensor.shape
-    if len(expected) != len(item.dims) or any(
-        size not in (-1, given) for size, given in zip(expected[1:], item.dims[1:], strict=True)
-    ):
+def _check_mixture(model_name: str, items: Iterable[tuple[str, ModelInput | ModelOutput]]) -> None:
+    """Strings and BF16 go different ways into ONNX Runtime, and neither takes both."""
+    kinds = {BY_NUMBER[int(item.data_type)].name: (role, item.name) for role, item in items}
+    if "BF16" in kinds and "BYTES" in kinds:
+        role, name = kinds["BF16"]
         raise InvalidArgument(
-            f"model '{model_name}', tensor '{item.name}': the model expects {len(expected)} dimensions (shape "
-            f"{shape_text(expected)}) but its batch input has the shape {shape_text(item.dims)}"
-        )
-
-
-def _check_ragged(model_name: str, item: ModelInput, tensor: ModelTensor) -> None:
-    if item.optional:
-        raise InvalidArgument(
-            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1] for "
-            f"ragged input '{item.name}', which is not supported for optional input"
-        )
-    if tensor.shape != (-1,):
-        raise InvalidArgument(
-            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1]  for "
-            f"ragged input '{item.name}', model provides {shape_text(tensor.shape)}"
+            f"unsupported datatype TYPE_BF16 for {role} '{name}' for model '{model_name}': not together with strings, "
+            f"which {kinds['BYTES'][0]} '{kinds['BYTES'][1]}' holds"
         )
 
 
 def _check_datatype(config: ModelConfig, role: str, item: ModelInput | ModelOutput, tensor: ModelTensor) -> None:
     configured: DataType = BY_NUMBER[int(item.data_type)]
-    if configured.name == "BF16":
-        raise InvalidArgument(
-            f"unsupported datatype {configured.config_name} for {role} '{item.name}' for model '{config.name}'"
-        )
     _config_type(config.name, role, tensor)
     if tensor.kind is not configured:
         assert tensor.kind is not None

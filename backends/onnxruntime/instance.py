@@ -13,6 +13,7 @@ from ...schema.fault import InvalidArgument, ModelFailure
 from ..gather import InputGatherer, OutputScatterer, Reshape
 from ..halves import answer_apart
 from ..states import StateScatterer
+from .bits import BitPatterns
 from .bound import BoundRunner
 from .failure import failure_text
 
@@ -30,7 +31,15 @@ class OnnxInstance:
     """Executes batches on one session, which CPU instances of a model share: its `run` may be called concurrently."""
 
     def __init__(
-        self, name: str, session: Any, config: ModelConfig, signature: Signature, *, movable: bool, run_options: Any
+        self,
+        name: str,
+        ort: Any,
+        session: Any,
+        config: ModelConfig,
+        signature: Signature,
+        *,
+        movable: bool,
+        run_options: Any,
     ) -> None:
         self.name = name
         self.movable = movable
@@ -44,6 +53,9 @@ class OnnxInstance:
         self._text_inputs = [slot.name for slot in self._gatherer.slots if slot.kind.name == "BYTES"]
         outputs = {name: slot.kind for name, slot in self._scatterer.slots.items()} | self._states.kinds
         self._text_outputs = {name for name, kind in outputs.items() if kind.name == "BYTES"}
+        bits = BitPatterns.of(ort, session, {slot.name: slot.kind for slot in self._gatherer.slots}, outputs)
+        if bits is not None:
+            self._run = bits.run
         self._bound = BoundRunner.of(session, config, signature) if movable and run_options is None else None
         self._everything: Sequence[str] = ()
         """What the last caller asked for who asked for all: most ask with the same object."""
@@ -98,7 +110,8 @@ class OnnxInstance:
             wanted = job.request.outputs
             if wanted is not everything:
                 if wanted and len(set(wanted)) != len(self._scatterer.names):
-                    return False  # a caller who wants less should not pay for all
+                    # Callers who want less should not pay for all.
+                    return bound.execute(batch, jobs, self._scatterer.wanted(jobs))
                 self._everything = everything = wanted
         return bound.execute(batch, jobs)
 

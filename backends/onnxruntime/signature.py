@@ -22,6 +22,7 @@ _TYPE_NAMES = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
@@ -36,7 +37,7 @@ class ModelTensor:
     type_text: str
     """As ONNX Runtime writes it: `tensor(float)`, `seq(tensor(int64))`."""
     kind: DataType | None
-    """None for what the protocol or ONNX Runtime's Python interface cannot carry: BF16, sequences, maps, FP8."""
+    """None for what the protocol cannot carry: sequences, maps, FP8."""
     shape: tuple[int, ...]
     """-1 for each size that the file leaves open. Empty for a scalar, and also where the file gives no rank."""
 

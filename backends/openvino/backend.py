@@ -7,13 +7,14 @@ import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...schema.fault import Internal, InvalidArgument, Unavailable
+from ...schema.fault import Fault, Internal, InvalidArgument, Unavailable
 from ..fitting import default_max_batch_size
 from ..telemetry import without_openvino_telemetry
 from .configuration import check_inputs, check_outputs, complete
 from .failure import failure_text
 from .instance import OpenVINOInstance
 from .options import Options
+from .reading import read
 from .shaping import fix_or_open_batch, with_datatypes
 from .signature import Signature
 
@@ -60,7 +61,7 @@ class OpenVINOModel:
         core = ov.Core()
         if options.cpu_extension:
             _told("loading custom CPU extensions", lambda: core.add_extension(options.cpu_extension))
-        model = _told("reading model", lambda: core.read_model(str(path)))
+        model = _told("reading model", lambda: read(ov, core, config, path))
         signature = Signature.of(ov, model)
         if context.auto_complete:
             config = complete(config, signature, default_max_batch_size(context))
@@ -116,5 +117,7 @@ def _told(doing: str, call: Callable[[], Any]) -> Any:
     """What `call` returns. What it raises becomes Internal, with OpenVINO's text."""
     try:
         return call()
+    except Fault:
+        raise
     except Exception as error:
         raise Internal(failure_text(doing, error)) from error

@@ -9,13 +9,11 @@ from ...schema.datatype import BY_NUMBER
 from ...schema.fault import InvalidArgument
 from .configuration import model_dims
 from .failure import failure_text
-from .signature import TYPE_NAMES, Signature
+from .signature import ELEMENT_TYPES, Signature
 
 if TYPE_CHECKING:
     from ...schema.wire.generated.inference import ModelConfig
     from .options import Options
-
-_ELEMENT_TYPES = {kind: text for text, kind in TYPE_NAMES.items()}
 
 
 def with_datatypes(ov: Any, model: Any, config: ModelConfig, signature: Signature) -> Any:
@@ -82,4 +80,4 @@ def _reshape(ov: Any, model: Any, config: ModelConfig, options: Options, rows: i
 
 
 def _element_type(ov: Any, data_type: Any) -> Any:
-    return getattr(ov.Type, _ELEMENT_TYPES[BY_NUMBER[int(data_type)].name])
+    return getattr(ov.Type, ELEMENT_TYPES[BY_NUMBER[int(data_type)].name])

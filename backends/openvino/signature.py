@@ -27,6 +27,7 @@ TYPE_NAMES = {
     "f64": "FP64",
 }
 """OpenVINO's names of element types, and the protocol's."""
+ELEMENT_TYPES = {kind: text for text, kind in TYPE_NAMES.items()}
 
 
 @attrs.frozen

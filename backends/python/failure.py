@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+_NO_TERMINAL = "BdbQuit"
+"""What a debugger raises that has nobody to talk to."""
 _OURS = str(Path(__file__).parent)
 _MAIN_THREAD_ONLY = "only works in main thread"
 """What Python says of `signal.signal`, and of a loop's `add_signal_handler`, elsewhere."""
@@ -26,6 +28,8 @@ def failure_text(error: BaseException, roots: tuple[str, ...]) -> str:
         text = ""
     if _MAIN_THREAD_ONLY in text:
         text += _ISOLATION
+    if type(error).__name__ == _NO_TERMINAL:
+        text += "a debugger was told to quit, or has no terminal (despina serve --debug-model NAME gives it one)"
     lines = [f"{type(error).__name__}: {text or '<EMPTY MESSAGE>'}"]
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if frame.filename.startswith(roots)), len(frames))

@@ -53,10 +53,11 @@ class Space(Protocol):
 class ModelImports:
     """One instance's modules. Made, used and closed on any one thread."""
 
-    def __init__(self, version_path: Path, model_path: Path) -> None:
+    def __init__(self, version_path: Path, folders: Sequence[str]) -> None:
+        """`folders` are where its modules are, the version's first."""
         self.version_path = version_path
         self.package = f"{PREFIX}{next(_numbers)}"
-        self._paths = [str(version_path), str(model_path)]
+        self._paths = [*folders]
         self.asker: object = None
         """What its model asks other models with, while it may."""
         self.builtins = {**vars(builtins), "__import__": self._import}

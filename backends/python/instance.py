@@ -142,6 +142,7 @@ class PythonInstance:
                     if hasattr(self._model, "initialize"):
                         self._model.initialize(arguments)
                 self._execute = self._model.execute
+                self.ready = self._says_ready if hasattr(self._model, "is_ready") else None
                 if asker is not None:
                     asker.executes = True
                 self._asker = asker
@@ -153,6 +154,21 @@ class PythonInstance:
         except BaseException:
             self._loop.close()
             raise
+
+    def _says_ready(self) -> bool:
+        """What the model's `is_ready` says; False, and logged, for what is no answer."""
+        try:
+            said = self._model.is_ready()
+            if inspect.iscoroutine(said):
+                said = asyncio.run(said) if self._coroutines is None else self._coroutines.finish(said)
+            if not isinstance(said, bool):
+                raise TypeError("is_ready() must return a boolean value")
+            return said
+        except BaseException as error:  # as in execute
+            if _is_ours(error):
+                raise
+            _log.error("model instance '%s': is_ready failed", self.name, exc_info=error)
+            return False
 
     def execute(self, batch: Batch) -> None:
         if self._decoupled:

@@ -12,6 +12,7 @@ from ...schema.references import LOCAL_REFERENCES
 from ...schema.tensor import Tensor as WireTensor
 from ...schema.tensor import encode_bytes, plain_array
 from . import arguments
+from .bfloat import capsule_of, told_to_be_integers
 from .error import TritonModelException
 from .memory import COPY_BYTES_MAX, is_alone, may_be_kept, owns_memory
 
@@ -122,7 +123,9 @@ class Tensor:
         if self._kind() == "BYTES":
             raise TritonModelException("DLPack does not have support for string tensors.")
         if self._kind() == "BF16":
-            raise TritonModelException("DLPack of BF16 tensors is not supported yet.")
+            assert self._wire is not None, "numpy has none"
+            bits = np.frombuffer(self._wire.memory(), np.uint16).reshape(self._wire.shape)
+            return capsule_of(bits if bits.flags.behaved else bits.copy())
         return self.as_numpy().__dlpack__()
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -132,14 +135,18 @@ class Tensor:
     def from_dlpack(name: str, obj: Any) -> Tensor:
         """A tensor over the memory of a DLPack capsule or of an object with `__dlpack__`. CPU memory only."""
         name = arguments.text("from_dlpack", "name", name)
-        if type(obj).__name__ == "PyCapsule":
-            obj = _Capsule(obj)
-        elif not (hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__")):
+        is_capsule = type(obj).__name__ == "PyCapsule"
+        if not is_capsule and not (hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__")):
             raise TritonModelException(
                 "Provided tensor is not supported. Tensor must be a DLPack capsule or have `__dlpack__` and "
                 "`__dlpack_device__` attributes"
             )
+        are_bfloats = False
         try:
+            if is_capsule or tuple(obj.__dlpack_device__()) == _CPU_DEVICE:
+                capsule = obj if is_capsule else obj.__dlpack__()
+                are_bfloats = told_to_be_integers(capsule)
+                obj = _Capsule(capsule)
             array = np.from_dlpack(obj)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise TritonModelException(f"cannot make tensor '{name}' from DLPack: {error}") from error
@@ -148,6 +155,8 @@ class Tensor:
                 "DLPack tensor is not contiguous. Only contiguous DLPack tensors that are stored in C-Order are "
                 "supported."
             )
+        if are_bfloats:
+            return Tensor.received(WireTensor(name, "BF16", array.shape, array.tobytes()))
         return Tensor(name, array)
 
     def answer(self, inputs: Iterable[Tensor]) -> WireTensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...schema.config.sequence_tensors import added_inputs, state_inputs, state_outputs
 from ...schema.datatype import BY_NUMBER
 from ...schema.fault import InvalidArgument, Unavailable
+from .draft import draft
 from .files import open_file
 from .instance import PyTorchInstance
 from .naming import arguments_of, index_of, results_of
@@ -19,8 +20,9 @@ from .tensors import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from ...engine.port.backend import InstanceContext, InstanceKind, ModelContext
+    from ...engine.port.backend import Draft, InstanceContext, InstanceKind, ModelContext
     from ...schema.wire.generated.inference import ModelConfig
     from .files import Opened
     from .naming import Arguments
@@ -34,14 +36,11 @@ class PyTorchBackend:
     settings: Mapping[str, str] = MappingProxyType({})
 
     def open_model(self, context: ModelContext) -> PyTorchModel:
-        try:
-            import torch
-        except ImportError as error:
-            raise Unavailable(
-                f"unable to load model '{context.name}': torch cannot be imported ({error}); "
-                "to get it: pip install 'despina[torch]'"
-            ) from error
-        return PyTorchModel(torch, context)
+        return PyTorchModel(_torch(f"unable to load model '{context.name}'"), context)
+
+    def draft(self, file: Path) -> Draft:
+        """Raises Unavailable without PyTorch, InvalidArgument for a file that is none of its own."""
+        return draft(_torch(f"unable to read {file}"), file)
 
     def config_summary(self) -> str:
         """Does not import the framework: the table is printed before any model needs it."""
@@ -49,6 +48,16 @@ class PyTorchBackend:
             return f"torch {importlib.metadata.version('torch')}"
         except importlib.metadata.PackageNotFoundError:
             return "torch is not installed (pip install 'despina[torch]')"
+
+
+def _torch(what: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise Unavailable(
+            f"{what}: torch cannot be imported ({error}); to get it: pip install 'despina[torch]'"
+        ) from error
+    return torch
 
 
 class PyTorchModel:

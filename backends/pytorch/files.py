@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -41,10 +42,10 @@ def open_file(torch: Any, context: ModelContext, config: ModelConfig, options: O
     if config.runtime == RUNTIME or (not named and _is_python(folder)):
         path, opening = folder / RUNTIME, partial(_python, torch, context, folder / RUNTIME, options, device)
     elif config.platform == AOTI or named.endswith(".pt2"):
-        path = folder / (named or "model.pt2")
+        path = folder / (_for_device(torch, config, device) or named or "model.pt2")
         opening = partial(_package, torch, path, device)
     else:
-        path = folder / (named or "model.pt")
+        path = folder / (_for_device(torch, config, device) or named or "model.pt")
         opening = partial(_script, torch, path, options, device)
     if not path.is_file() and config.runtime != RUNTIME:
         raise Unavailable(f"unable to find '{path}' for model instance '{context.name}'")
@@ -53,7 +54,35 @@ def open_file(torch: Any, context: ModelContext, config: ModelConfig, options: O
     except Fault:
         raise
     except Exception as error:
+        if not _names_tensorrt(error):
+            raise Internal(f"failed to load model '{context.name}': {error}") from error
+        _know_tensorrt(context.name, error)
+    try:
+        return opening()
+    except Exception as error:
         raise Internal(f"failed to load model '{context.name}': {error}") from error
+
+
+def _names_tensorrt(error: Exception) -> bool:
+    """A file that Torch-TensorRT has compiled, which PyTorch alone does not understand."""
+    return "tensorrt" in str(error) and "torch_tensorrt" not in sys.modules
+
+
+def _know_tensorrt(model_name: str, error: Exception) -> None:
+    try:
+        importlib.import_module("torch_tensorrt")
+    except ImportError as missing:
+        raise Unavailable(
+            f"unable to load model '{model_name}': its file was compiled by Torch-TensorRT, and torch_tensorrt cannot "
+            f"be imported ({missing}); to get it: pip install torch-tensorrt ({error})"
+        ) from missing
+
+
+def _for_device(torch: Any, config: ModelConfig, device: Any) -> str:
+    """The file that the configuration has for the device's compute capability; empty for none."""
+    if device.type != "cuda" or not config.cc_model_filenames:
+        return ""
+    return config.cc_model_filenames.get("{}.{}".format(*torch.cuda.get_device_capability(device)), "")
 
 
 def _is_python(folder: Path) -> bool:

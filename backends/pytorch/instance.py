@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ...schema.fault import Fault, ModelFailure
 from ..gather import InputGatherer, OutputScatterer
 from ..halves import answer_apart
+from ..regions import OnDevice, RegionCopies
 from ..states import StateScatterer
-from .tensors import WRONG_FORM, to_numpy, to_torch
+from .tensors import WRONG_FORM, on_device, to_host, to_numpy, to_torch, torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...engine.port.work import BackendJob, Batch
+    from ...schema.tensor import Tensor
     from ...schema.wire.generated.inference import ModelConfig
     from .files import Opened
     from .naming import Arguments
@@ -54,6 +56,10 @@ class PyTorchInstance:
         self._gatherer = InputGatherer(config)
         self._scatterer = OutputScatterer(config)
         self._states = StateScatterer(config)
+        self.takes_device_memory = device.type == "cuda"
+        self._regions = (
+            RegionCopies(self._gatherer, self._scatterer, device.index) if self.takes_device_memory else None
+        )
         self._kinds = {slot.name: slot.kind for slot in self._gatherer.slots}
         self._answered = {name: slot.kind for name, slot in self._scatterer.slots.items()} | self._states.kinds
 
@@ -68,10 +74,14 @@ class PyTorchInstance:
     def _answer_together(self, batch: Batch, jobs: Sequence[BackendJob], rows: int) -> None:
         torch = self._torch
         with self._on_stream(), torch.inference_mode() if self._options.inference_mode else torch.no_grad():
+            resident = self._regions.resident(jobs, rows) if self._regions is not None else {}
+            if resident and self._stream is not None:
+                self._stream.synchronize()  # memory that a batch which failed may still be using
             tensors = {
                 name: to_torch(torch, array, self._kinds[name], self._device)
-                for name, array in self._gatherer.gather(jobs, rows).items()
+                for name, array in self._gatherer.gather(jobs, rows, resident).items()
             }
+            tensors |= {name: on_device(torch, one, self._device) for name, one in resident.items()}
             batch.inputs_ready_ns = time.monotonic_ns()
             try:
                 found = self._results_of(self._called(tensors))
@@ -82,13 +92,37 @@ class PyTorchInstance:
                     _log.error("model instance '%s' raised", self.name, exc_info=error)
                 raise ModelFailure(f"PyTorch execute failure: {error}") from error
             wanted = self._scatterer.wanted(jobs)
-            arrays = {name: self._array(name, found) for name in {**dict.fromkeys(wanted), **self._states.kinds}}
+            own = self._put_on_devices(jobs, {name: found[name] for name in wanted})
+            needed = {name: found[name] for name in {**dict.fromkeys(wanted), **self._states.kinds} if name not in own}
+            if self._stream is not None:
+                needed = to_host(torch, needed, self._stream)
+            arrays = {name: self._array(name, needed) for name in needed}
             batch.outputs_started_ns = time.monotonic_ns()
         self._states.check(rows, arrays)
-        self._scatterer.scatter(jobs, rows, {name: arrays[name] for name in wanted})
+        self._scatterer.scatter(jobs, rows, {name: arrays[name] for name in wanted if name not in own}, own)
         self._states.keep(jobs, arrays)
         if self._options.cleans_cache and self._stream is not None:
             torch.cuda.empty_cache()
+
+    def _put_on_devices(self, jobs: Sequence[BackendJob], results: dict[str, Any]) -> dict[str, list[Tensor | None]]:
+        """Those results that need not come to the host: a tensor for each job that wants it."""
+        own: dict[str, list[Tensor | None]] = {}
+        if self._regions is None or not any(job.request.shared is not None for job in jobs):
+            return own
+        if self._stream is not None:
+            self._stream.synchronize()
+        for name, result in results.items():
+            kind = self._answered[name]
+            if name in self._states.kinds or kind.byte_size == 0 or not isinstance(result, self._torch.Tensor):
+                continue
+            if result.device != self._device or result.dtype != torch_dtype(self._torch, kind):
+                continue
+            if not result.is_contiguous():
+                continue  # rows that do not follow one another; the host's copy arranges them
+            tensors = self._regions.put(jobs, OnDevice(name, kind, tuple(result.shape), result.data_ptr()))
+            if tensors is not None:
+                own[name] = tensors
+        return own
 
     def _called(self, tensors: dict[str, Any]) -> Any:
         arguments = self._arguments

@@ -9,7 +9,10 @@ import numpy as np
 from ...schema.fault import InvalidArgument, ModelFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ...schema.datatype import DataType
+    from ..regions import Resident
 
 UNSUPPORTED = frozenset({"UINT16", "UINT32", "UINT64"})
 
@@ -27,11 +30,42 @@ def to_torch(torch: Any, array: np.ndarray, kind: DataType, device: Any) -> Any:
             return [item.decode() for item in array.ravel().tolist()]
         except UnicodeDecodeError as error:
             raise InvalidArgument(f"strings must be UTF-8: {error}") from None
-    if not array.flags.writeable or not array.flags.c_contiguous:
-        array = np.array(array, order="C")
     if kind.name == "BF16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(array).to(device)
+        array = array.view(np.int16)
+    if device.type == "cuda":
+        # The device copies pinned memory by itself, in its stream's turn; torch keeps the memory until then.
+        pinned = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=True)
+        pinned.numpy()[...] = array
+        tensor = pinned.to(device, non_blocking=True)
+    else:
+        if not array.flags.writeable or not array.flags.c_contiguous:
+            array = np.array(array, order="C")
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if kind.name == "BF16" else tensor
+
+
+def on_device(torch: Any, resident: Resident, device: Any) -> Any:
+    """A tensor of an input that lies on the device already. What the device did before has been waited for."""
+    tensor = torch.empty(resident.shape, dtype=torch_dtype(torch, resident.kind), device=device)
+    resident.copy_to(device.index, tensor.data_ptr())
+    return tensor
+
+
+def torch_dtype(torch: Any, kind: DataType) -> Any:
+    """For all but BYTES and what PyTorch lacks."""
+    return torch.bfloat16 if kind.name == "BF16" else torch.from_numpy(np.empty(0, kind.dtype)).dtype
+
+
+def to_host(torch: Any, results: Mapping[str, Any], stream: Any) -> dict[str, Any]:
+    """The same, those on the device in pinned memory: all are copied before the stream is waited for, once."""
+    landed: dict[str, Any] = {}
+    for name, result in results.items():
+        if isinstance(result, torch.Tensor) and result.is_cuda:
+            landed[name] = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            landed[name].copy_(result.detach(), non_blocking=True)
+    if landed:
+        stream.synchronize()
+    return {**results, **landed}
 
 
 def to_numpy(torch: Any, model: str, name: str, kind: DataType, value: Any) -> np.ndarray:

@@ -36,7 +36,7 @@ class ExecutionCost:
     """The running decision for one model version, and what it learns on the way, in seconds."""
 
     forced: bool = False
-    """True when the model's parameter decided; `inline` then never changes."""
+    """True when the model's parameter decided, or what it waits for; `inline` then never changes."""
     inline: bool = False
     cost_s: float = 0.0
     """Of one execution, to others on the same thread."""
@@ -59,6 +59,10 @@ class ExecutionCost:
             self.varies_s += WEIGHT * (abs(differs) - self.varies_s)
         else:
             self.lasts_s = lasted_s
+
+    def leave_for_good(self) -> None:
+        """Executions wait for something else than the processor: they never run inline from now on."""
+        self.forced, self.inline = True, False
 
     def doubt(self) -> None:
         """Nobody who waited could have been served in time. If that is so for everybody who comes, nothing is executed

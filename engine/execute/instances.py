@@ -24,6 +24,7 @@ import trio
 from ...schema.fault import Fault, ModelFailure
 from ..observe.status import ActorStatus
 from ..port.binding import bind
+from ..port.concerns import of_model
 from ..port.foreign import as_fault
 from ..port.groups import first
 from ..port.settings import Restart
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ..request.job import Job
     from .feed import Feed
     from .placement import Placement
+    from .readiness import Readiness
     from .warmup import Warmup
 
 log = logging.getLogger("despina.engine.execute.instances")
@@ -108,9 +110,36 @@ class Instances:
         return sum(member.state is MemberState.SERVING for member in self._members)
 
     @property
+    def down(self) -> int:
+        """How many should serve and do not."""
+        return len(self._members) - self.serving
+
+    @property
     def all_movable(self) -> bool:
         """Whether every one of them may execute on the trio thread."""
         return all(member.instance.movable for member in self._members)
+
+    @property
+    def all_bound(self) -> bool:
+        """Whether every one of them executes on a thread of its own and nowhere else."""
+        return all(member.instance.has_thread and not member.instance.movable for member in self._members)
+
+    async def say_ready(self) -> bool:
+        """Whether none of those that serve says that it is not ready: each may get the next request."""
+        serving = [member.instance for member in self._members if member.state is MemberState.SERVING]
+        asked = [instance.readiness for instance in serving if instance.readiness is not None]
+        if not asked:
+            return True
+        said: list[bool] = []
+
+        async def ask(readiness: Readiness) -> None:
+            assert self._nursery is not None, "running"
+            said.append(await readiness.ask(self._nursery))
+
+        async with trio.open_nursery() as nursery:
+            for readiness in asked:
+                nursery.start_soon(ask, readiness)
+        return all(said)
 
     def problems(self) -> list[str]:
         """What is wrong with those that do not serve."""
@@ -265,12 +294,14 @@ class Instances:
         member.deaths += 1
         member.reason = fault.message
         after = "it stays down" if wait_s is None else f"it is opened anew in {wait_s:.2g} s"
-        log.error("instance %s is down, %s: %s", member.name, after, fault.message)
+        log.error(
+            "instance %s is down, %s: %s", member.name, after, fault.message, extra=of_model(self._feed.ledger.name)
+        )
         self._on_change()
 
     def _serves(self, member: Member) -> None:
         if member.deaths:
-            log.info("instance %s serves again", member.name)
+            log.info("instance %s serves again", member.name, extra=of_model(self._feed.ledger.name))
         member.state = MemberState.SERVING
         self._on_change()
 

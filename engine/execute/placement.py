@@ -3,6 +3,7 @@
     a job comes to an idle instance ──┬─ cheap and movable: here ──┬─ it need not queue: before `submit` returns
                                       │                            ├─ nobody else may join: at once
                                       │                            └─ else at the end of the pass, see inline.py
+                                      ├─ cheap, but bound to its thread: there, at the end of the pass, waited for
                                       └─ else: the instance starts by itself
 
 What runs here holds everybody up, so it runs for a slice at most, and moves to its own thread once it is no longer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..port.work import Instance
     from ..request.job import Job
     from .feed import Feed
-    from .inline import InlineRunner, MovableInstance
+    from .inline import InlineRunner, PlacedInstance
 
 log = logging.getLogger("despina.engine.execute.placement")
 
@@ -46,6 +47,7 @@ class Placement:
         self._cost = feed.cost
         self._scheduler = feed.scheduler
         self._ledger = feed.ledger
+        self._statistics = feed.ledger.statistics
         self._runner = runner
         by_priority = {
             Priority.PRIORITY_MAX: runner.soon_before_others,
@@ -66,9 +68,10 @@ class Placement:
         self._ledger.inflight += 1
         self._running = True
         try:
-            batch = Batch([job], job.batch_size, "single")
+            batch = Batch([job], job.batch_size, "eager" if self._scheduler.joins else "single")
             move(batch.jobs, JobState.EXECUTING)
             instance.execute(batch)  # type: ignore[attr-defined]  # its model's instances are all movable
+            self._statistics.inline_count += 1
             self._ledger.end(batch.jobs, End.EXECUTED, batch)
             self._learn_in -= 1
             if self._learn_in <= 0:
@@ -85,13 +88,25 @@ class Placement:
 
     def start(self, instance: Instance) -> None:
         """Starts an instance that is off the idle list, here or where it executes by itself."""
-        if not (self._cost.inline and instance.movable):
+        if instance.prompt:
+            self._soon(instance)  # type: ignore[arg-type]  # it has `run_slice`
+        elif not (self._cost.inline and (instance.movable or instance.has_thread)):
             instance.start()
+        elif not instance.movable:
+            self._soon(instance)  # type: ignore[arg-type]  # has a thread
         elif self._running or (self._scheduler.joins and (self._runner.in_pass or self.company.is_there())):
             # After everybody who is runnable now: their requests may share the batch.
             self._soon(instance)  # type: ignore[arg-type]  # movable
         elif self.execute(instance):  # type: ignore[arg-type]  # movable
             self._soon(instance)  # type: ignore[arg-type]  # movable
+
+    def end_here(self, batch: Batch) -> bool:
+        """On an instance's own thread: see inline.py."""
+        return self._runner.end_here(batch, self._ledger)
+
+    def rests(self) -> None:
+        """On an instance's own thread: see inline.py."""
+        self._runner.rests(self._ledger)
 
     def look(self) -> bool:
         """Starts an idle instance if anything waits. Whether there was one."""
@@ -100,7 +115,16 @@ class Placement:
             self.start(instance)
         return instance is not None
 
-    def execute(self, instance: MovableInstance) -> bool:
+    def run_slice(self, instance: PlacedInstance) -> bool:
+        """See inline.py: executes what waits, or has it executed on the instance's own thread and waits for that."""
+        if instance.movable:
+            return self.execute(instance)
+        instance.start()
+        if self._cost.inline:
+            self._runner.attend(instance)
+        return False
+
+    def execute(self, instance: PlacedInstance) -> bool:
         """Executes what waits. True when a slice was used up and more may wait."""
         cost = self._cost
         until = time.monotonic_ns() + INLINE_SLICE_NS
@@ -111,6 +135,7 @@ class Placement:
                 if batch is None:
                     return False
                 instance.execute(batch)
+                self._statistics.inline_count += 1
                 batch.over(self._ledger)
                 lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
                 cost.learn(lasted_s, lasted_s)

@@ -1,22 +1,25 @@
 """An instance whose executor is awaited: a child process, a scripted fake. Its task is the executor's client.
 
-| message  | to            | effect                                                                               |
-|----------|---------------|--------------------------------------------------------------------------------------|
-| start()  | idle instance | look for work; over a memory channel of one, for a second ring would say nothing new |
-| retire() | any           | finish what is being executed, then end                                              |
+| message     | to       | effect                                                                                 |
+|-------------|----------|----------------------------------------------------------------------------------------|
+| start()     | started  | its task looks for work; a second ring before it has looked would say nothing new      |
+| run_slice() | the same | what waits is begun here and now, without a turn of its task, if its executor can that |
+| retire()    | any      | finish what is being executed, then end                                                |
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from ...schema.fault import ExecutorDied, Fault, ShuttingDown
+from ..port.concerns import concerning
 from ..port.foreign import as_fault
 from ..request.fetching import fetch, fetched_bytes
+from ..request.sharing import place_on_devices
+from .readiness import of_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from ..port.backend import AsyncInstance, InstanceContext
     from ..request.batch import Batch
     from .feed import Feed
+    from .readiness import Readiness
 
 log = logging.getLogger("despina.engine.execute.task")
 
@@ -35,6 +39,7 @@ class TaskInstance:
     """See the module's table. `run` is one life of its executor; it may be called again when that has ended."""
 
     movable = False
+    has_thread = False
 
     def __init__(
         self,
@@ -50,8 +55,19 @@ class TaskInstance:
         self._feed = feed
         self._open_executor = open_executor
         self._on_death = on_death
-        self._ring, self._bell = trio.open_memory_channel[None](1)
+        self._rung = False
+        self._waiting: trio.lowlevel.Task | None = None
+        """Its task, while there is nothing to do."""
+        self._begin: Callable[[Batch, Callable[[Fault | None], None]], bool] | None = None
+        """Its executor's, if it has one."""
+        self._began = 0.0
+        self._handed: Batch | None = None
+        """Taken, but for the task to execute."""
+        self._fault: Fault | None = None
+        """Its executor has died of what was begun, or that could not be done."""
         self.ends = False
+        self.readiness: Readiness | None = None
+        """What its executor says, while it is open; None where it has no say."""
 
     async def run(self, close_timeout_s: float, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens the executor, reports started, serves until cancelled or retired, closes.
@@ -67,14 +83,25 @@ class TaskInstance:
 
     async def _serve(self, executor: AsyncInstance, close_timeout_s: float, task_status: trio.TaskStatus[None]) -> None:
         try:
+            self._begin = getattr(executor, "begin", None)
+            self.readiness = of_task(executor, self.context.name)
             task_status.started()
-            while not self.ends:
-                batch = self._feed.take(self)
+            while True:
+                batch, self._handed = self._handed, None
                 if batch is None:
-                    await self._bell.receive()
-                    continue
-                await self._execute(executor, batch)
+                    if self._fault is not None:
+                        raise self._fault
+                    if self.current is None:
+                        if self.ends:
+                            break
+                        batch = self._feed.take(self)
+                if batch is None:
+                    await self._ring()
+                else:
+                    await self._execute(executor, batch)
         finally:
+            self._begin = self._handed = self._fault = None
+            self.readiness = None
             batch, self.current = self.current, None
             if batch is not None:
                 batch.lose(self._feed.ledger, ShuttingDown("the model was unloaded while it executed"))
@@ -82,13 +109,77 @@ class TaskInstance:
             await close(executor, self.context.name, close_timeout_s)
 
     def start(self) -> None:
-        with suppress(trio.WouldBlock):
-            self._ring.send_nowait(None)
+        self._rung = True
+        task, self._waiting = self._waiting, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
 
     def retire(self) -> None:
         """Ends once what it executes is done."""
         self.ends = True
         self.start()
+
+    async def _ring(self) -> None:
+        """Waits until it is started."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiting = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if not self._rung:
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._rung = False
+
+    # --- Without a turn of its task
+
+    @property
+    def prompt(self) -> bool:
+        """`run_slice` may do instead of `start`."""
+        return self._begin is not None
+
+    def run_slice(self) -> bool:
+        """Begins what waits, here and now; what cannot be begun like that is its task's to execute. Never raises."""
+        if self._waiting is None or self.ends or self.current is not None:
+            self.start()
+        else:
+            self._begin_next()
+        return False
+
+    def _begin_next(self) -> None:
+        try:
+            self._take_and_begin()
+        except Exception as error:  # its task ends of it, as if it had been raised there
+            self._fault = as_fault(error)
+            self.start()
+
+    def _take_and_begin(self) -> None:
+        feed = self._feed
+        batch = feed.take(self)
+        if batch is None:
+            return
+        self.current = batch
+        self._began = feed.clock()
+        batch.begin()
+        begin = self._begin
+        if begin is None or feed.ledger.shares or not begin(batch, self._over):
+            self._handed = batch
+            self.start()
+
+    def _over(self, fault: Fault | None) -> None:
+        """What was begun has been executed."""
+        batch = self.current
+        if batch is None:
+            return  # it was given up
+        self._settle(batch, batch, fault, self._began)
+        if isinstance(fault, ExecutorDied):
+            self._fault = fault
+        if self.ends or self._fault is not None:
+            self.start()
+        else:
+            self._begin_next()
+
+    # --- By its task
 
     async def _execute(self, executor: AsyncInstance, batch: Batch) -> None:
         """Raises ExecutorDied, after the batch has been answered with it."""
@@ -104,7 +195,17 @@ class TaskInstance:
         except (Exception, SystemExit) as caught:  # a user model may call sys.exit; cancellation must pass
             fault = as_fault(caught)
             if not isinstance(caught, Fault):
-                log.error("instance %s raised", self.context.name, exc_info=caught)
+                log.error("instance %s raised", self.context.name, exc_info=caught, extra=concerning(batch.jobs))
+        if feed.ledger.on_devices:
+            # A cancelled wait goes on until the copies are done: their memory is the answers'.
+            await trio.to_thread.run_sync(place_on_devices, sound.jobs)
+        self._settle(batch, sound, fault, began)
+        if isinstance(fault, ExecutorDied):
+            raise fault
+
+    def _settle(self, batch: Batch, sound: Batch, fault: Fault | None, began: float) -> None:
+        """It is over; `sound` is what was executed of it."""
+        feed = self._feed
         batch.settle(fault)
         if sound is not batch:
             batch.join(sound)
@@ -116,11 +217,10 @@ class TaskInstance:
         batch.over(feed.ledger)
         if isinstance(fault, ExecutorDied):
             log.error("instance %s: its executor died: %s", self.context.name, fault.message)
-            raise fault
 
     async def _fetch(self, batch: Batch) -> Batch:
         """`fetch`, in a thread where it copies much."""
-        if fetched_bytes(batch) <= FETCH_BYTES_MAX:
+        if fetched_bytes(batch) <= FETCH_BYTES_MAX and not self._feed.ledger.on_devices:
             return fetch(batch, self._feed.admission)
         # A cancelled wait goes on until the thread is done: nobody else may have the batch meanwhile.
         return await trio.to_thread.run_sync(fetch, batch, self._feed.admission)

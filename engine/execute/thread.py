@@ -4,7 +4,7 @@
 |------------------|---------------|--------------------------------------------------------------------------------|
 | start()          | idle instance | look for work; the sender took it off the idle list                            |
 | retire()         | any           | finish what is being executed, then end                                        |
-| batch.over       | ledger        | on the trio thread, once per executed batch                                    |
+| batch.over       | ledger        | once per executed batch: on the trio thread, or in its place while that waits   |
 | placement.start  | placement     | on the trio thread: the model has become cheap, this instance may execute there |
 
 A movable one executes on the trio thread, too, when placement.py says so: then its own thread waits.
@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import ExecutorDied, Fault, ShuttingDown
+from ..port.concerns import HERE
 from ..port.foreign import as_fault
 from ..request.fetching import fetch
+from ..request.sharing import place_on_devices
+from .readiness import of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from ..request.batch import Batch
     from .feed import Feed
     from .placement import Placement
+    from .readiness import Readiness
 
 log = logging.getLogger("despina.engine.execute.thread")
 
@@ -52,13 +56,19 @@ class ThreadInstance:
         self.context = context
         self._placement = placement
         self.movable = False
+        self.prompt = False
+        self.has_thread = feed.ledger.threads.run_by_themselves
+        self.resting = True
         self.current: Batch | None = None
         """What its executor works on now, on its own thread."""
         self.ends = False
+        self.readiness: Readiness | None = None
+        """What its executor says, while it is open; None where it has no say."""
         self._feed = feed
         self._ledger = feed.ledger
         self._open_executor = open_executor
         self._may_move = may_move
+        self._takes_device_memory = False
         self._executor: BackendInstance | None = None
         self._bell = feed.ledger.threads.bell()
         """True: look for work; False: stop."""
@@ -100,6 +110,7 @@ class ThreadInstance:
             raise self._error
 
     def start(self) -> None:
+        self.resting = False
         self._bell.put(True)
 
     def retire(self) -> None:
@@ -109,15 +120,18 @@ class ThreadInstance:
 
     def run_slice(self) -> bool:
         """For the trio thread: see inline.py."""
-        return self._placement.execute(self)
+        return self._placement.run_slice(self)
 
     def execute(self, batch: Batch) -> None:
         """Executes on the calling thread, and settles every job. Never raises."""
         executor = self._executor
         assert executor is not None, "an instance executes only once it is open"
         fault: Fault | None = None
+        HERE.jobs, before = batch.jobs, HERE.jobs
         batch.begin()
-        sound = fetch(batch, self._feed.admission) if self._ledger.shares else batch
+        sound = batch
+        if self._ledger.shares:
+            sound = fetch(batch, self._feed.admission, leave_on_devices=self._takes_device_memory)
         try:
             if sound.jobs:
                 executor.execute(sound)
@@ -127,7 +141,10 @@ class ThreadInstance:
                 self._die(caught)
             elif fault is not caught:
                 log.exception("instance %s raised", self.context.name)
+        if self._ledger.on_devices:
+            place_on_devices(sound.jobs)
         batch.settle(fault)
+        HERE.jobs = before
         if sound is not batch:
             batch.join(sound)
 
@@ -151,9 +168,12 @@ class ThreadInstance:
             return batch is not self._lost
 
     def _thread(self, post: Callable[..., object], opened: Callable[[], None], ended: Callable[[], None]) -> None:
+        HERE.model = self._ledger.name
         try:
             self._executor = executor = self._open_executor(self.context)
             self.movable = executor.movable and self._may_move
+            self._takes_device_memory = getattr(executor, "takes_device_memory", False)
+            self.readiness = of_thread(executor, self.context.name)
         except BaseException as error:  # to be raised by run(), on the trio thread, where SystemExit would end it all
             self._error = error if isinstance(error, Fault) else as_fault(error)
             if self._error is not error:
@@ -185,9 +205,14 @@ class ThreadInstance:
         feed, bell, cost = self._feed, self._bell, self._feed.cost
         post = feed.ledger.post
         measured = self.movable and not cost.forced
+        has_ended_here = False
         while not self.ends:
             batch = feed.take_from_thread(self)
             if batch is None:
+                self.resting = True  # after a new start, too, if that came just now: then nobody waits for it
+                if has_ended_here:
+                    has_ended_here = False
+                    self._placement.rests()
                 if not bell.get():
                     return
                 continue
@@ -203,7 +228,11 @@ class ThreadInstance:
                 cost.learn(lasted_s, lasted_s)
             if not self._hand_back():
                 return
-            post(batch.over, feed.ledger)
+            if batch.jobs[0].request.goes_on and self._placement.end_here(batch):
+                has_ended_here = True
+            else:
+                has_ended_here = False
+                post(batch.over, feed.ledger)
             batch = None
             if measured and cost.inline and not self.ends:
                 post(self._placement.start, self)
@@ -212,6 +241,7 @@ class ThreadInstance:
 
     def _close(self) -> None:
         executor, self._executor = self._executor, None
+        self.readiness = None
         if executor is not None:
             try:
                 executor.close()

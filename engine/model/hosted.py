@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..execute.company import Company
     from ..observe.statistics import ModelStats
-    from ..observe.status import ActorStatus
+    from ..observe.status import ActorStatus, Workload
 
 
 class HostedVersion(Served, Protocol):
@@ -56,6 +56,10 @@ class HostedVersion(Served, Protocol):
 
     def status(self) -> Sequence[ActorStatus]:
         """What its parts do now."""
+        ...
+
+    def workload(self) -> Workload:
+        """How much it has to do now. From any thread."""
         ...
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -33,11 +33,12 @@ from ..execute.limited import LimitedFeed
 from ..execute.placement import Placement
 from ..observe.latencies import stats_for
 from ..observe.statistics import ModelStats
-from ..observe.status import ActorStatus
+from ..observe.status import ActorStatus, Workload
 from ..request.admission import Admission
 from ..request.job import Job, JobState
 from ..request.ledger import Ledger
 from ..request.stream import Answer, StreamJob
+from ..request.together import submit_each
 from ..schedule.choice import scheduler_of
 from ..schedule.limits import Limits
 from ..schedule.order import order_of
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ...schema.inference import InferenceRequest
+    from ...schema.shared_memory import SharedUse
     from ...schema.wire.generated.inference import ModelConfig
     from ..execute.inline import InlineRunner
     from ..execute.limited import SharedResources
@@ -99,6 +101,7 @@ class ModelVersion:
         self.decoupled = is_decoupled(config)
         self.depth = 0
         self.remembers = config.sequence_batching is not None
+        self.submits_anywhere = False
         self.labels = labels
         """Output name -> label per index, for outputs that have labels."""
         self.statistics = stats_for(settings.latencies, config)
@@ -136,8 +139,10 @@ class ModelVersion:
         self._stream_responses_max = settings.stream_responses_max
         self._running = False
         self._takes_turns = resources is not None
-        self._direct = False
-        """No joining, delaying or reordering, and every instance can move: what runs inline need not queue."""
+        self._direct = self._direct_alone = False
+        """No joining, delaying or reordering, and every instance can move: what runs inline need not queue. The same
+        where requests join those that are there, for one that comes alone."""
+        self._inline = inline
         self._stop = trio.Event()
         self._closed = trio.Event()
 
@@ -169,6 +174,10 @@ class ModelVersion:
         """Whether anything executes what comes: it is false while every instance is down."""
         return self._running and self.instances.serving > 0
 
+    async def says_ready(self) -> bool:
+        """See port/served.py. True where nobody has a say."""
+        return await self.instances.say_ready()
+
     def problems(self) -> list[str]:
         """Why it serves less than it should."""
         return [f"model '{self.name}' version {self.version}: {problem}" for problem in self.instances.problems()]
@@ -186,6 +195,17 @@ class ModelVersion:
         )
         return [status.of(f"{self.name}:{self.version}") for status in (queue, *self.instances.status())]
 
+    def workload(self) -> Workload:
+        """See hosted.py."""
+        oldest_ns = self.scheduler.oldest_ns()
+        return Workload(
+            inflight=self.ledger.inflight,
+            queue_max=self.scheduler.size_max,
+            oldest_s=(time.monotonic_ns() - oldest_ns) * 1e-9 if oldest_ns else 0.0,
+            instances_serving=self.instances.serving,
+            instances_down=self.instances.down,
+        )
+
     # --- Life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -197,13 +217,15 @@ class ModelVersion:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.instances.run, self._contexts)
-                self._direct = (
-                    not self.scheduler.joins
-                    and self.scheduler.ordered is None
+                is_plain = (
+                    self.scheduler.ordered is None
                     and not self.limits.of_all
                     and self.instances.all_movable
                     and not self._takes_turns
                 )
+                self._direct = is_plain and not self.scheduler.joins
+                self._direct_alone = is_plain and not self._limited and not self.scheduler.forms_anew
+                self.submits_anywhere = self._can_submit_anywhere()
                 nursery.start_soon(self.limits.run)
                 self._running = self.accepting = True
                 task_status.started()
@@ -269,6 +291,8 @@ class ModelVersion:
         self._contexts = contexts
         self.config = config
         self._direct = self._direct and self.instances.all_movable
+        self._direct_alone = self._direct_alone and self.instances.all_movable
+        self.submits_anywhere = self._can_submit_anywhere()
 
     # --- Requests
 
@@ -277,7 +301,7 @@ class ModelVersion:
 
         `deadline`, in seconds of trio's clock, is when the caller stops waiting: a job that passes it, queued or
         executing, is answered DeadlineExceeded. Raises InvalidArgument for a request that does not fit the model,
-        QueueFull, ShuttingDown; a request refused this way is counted nowhere.
+        QueueFull, ShuttingDown; a request refused this way is counted as no failure.
         """
         if not self.accepting and not self._is_pinned_by(request):
             raise self._refusal(request)
@@ -286,18 +310,19 @@ class ModelVersion:
         job.ledger = ledger
         self.admission.admit(job)
         if request.shared is not None:
-            ledger.shares = True
+            self._share(request.shared)
         job.received_ns = time.monotonic_ns()
         if request.trace is not None:
             ledger.trace(job)
-        if self._direct and not deadline and self.placement.execute_at_once(job):
+        is_direct = self._direct or (self._direct_alone and self._inline.is_alone)
+        if is_direct and not deadline and self.placement.execute_at_once(job):
             return job
         if self._limited or deadline:
             self.limits.apply(job, deadline)
         try:
             instance = self.scheduler.put(job)
-        except Fault:
-            ledger.untrace(job)
+        except Fault as fault:
+            ledger.turn_away(job, fault)
             raise
         ledger.inflight += 1
         if instance is not None:
@@ -307,6 +332,70 @@ class ModelVersion:
         if self._sequences is not None:
             self._look_when_due(self._sequences)
         return job
+
+    def submit_all(
+        self,
+        requests: Sequence[InferenceRequest],
+        on_done: Callable[[Job], None],
+        refused: Callable[[InferenceRequest, Exception], None],
+    ) -> list[Job]:
+        """See port/served.py. Where several are to queue, and nothing limits them, at one time: half of what each
+        costs."""
+        if (
+            len(requests) == 1
+            or not self.accepting
+            or self._limited
+            or self._direct
+            or (self._direct_alone and self._inline.is_alone)
+            or self._sequences is not None
+        ):
+            return submit_each(self.submit, requests, on_done, refused)
+        ledger, admit = self.ledger, self.admission.admit
+        received_ns = time.monotonic_ns()
+        jobs = []
+        for request in requests:
+            job = Job(request, on_done)
+            job.ledger = ledger
+            job.received_ns = received_ns
+            try:
+                admit(job)
+            except Exception as problem:
+                refused(request, problem)
+                continue
+            if request.shared is not None:
+                self._share(request.shared)
+            if request.trace is not None:
+                ledger.trace(job)
+            jobs.append(job)
+        return self._put_all(jobs, refused)
+
+    def _put_all(self, jobs: list[Job], refused: Callable[[InferenceRequest, Exception], None]) -> list[Job]:
+        count, instances = self.scheduler.put_all(jobs)
+        self.ledger.inflight += count
+        accepted, others = (jobs, ()) if count == len(jobs) else (jobs[:count], jobs[count:])
+        for job in others:
+            try:
+                instance = self.scheduler.put(job)
+            except Fault as fault:
+                self.ledger.turn_away(job, fault)
+                refused(job.request, fault)
+                continue
+            self.ledger.inflight += 1
+            accepted.append(job)
+            if instance is not None:
+                instances.append(instance)
+        for instance in instances:
+            self.placement.start(instance)
+        if len(accepted) > len(instances):
+            self.company.lonely = 0
+        return accepted
+
+    def _share(self, shared: SharedUse) -> None:
+        """A request has tensors in shared memory: from now on, each execution looks for such."""
+        self.ledger.shares = True
+        if shared.on_device and not self.ledger.on_devices:
+            self.ledger.on_devices = True
+            self._feed.cost.leave_for_good()
 
     def submit_stream(
         self, request: InferenceRequest, on_answer: Callable[[StreamJob, Answer], None], deadline: float = 0.0
@@ -319,7 +408,7 @@ class ModelVersion:
         job = StreamJob(request, on_answer, ledger, self._stream_responses_max)
         self.admission.admit(job)
         if request.shared is not None:
-            ledger.shares = True
+            self._share(request.shared)
         job.received_ns = time.monotonic_ns()
         if request.trace is not None:
             ledger.trace(job)
@@ -327,8 +416,8 @@ class ModelVersion:
             self.limits.apply(job, deadline)
         try:
             instance = self.scheduler.put(job)
-        except Fault:
-            ledger.untrace(job)
+        except Fault as fault:
+            ledger.turn_away(job, fault)
             raise
         ledger.inflight += 1
         ledger.streams.add(job)
@@ -366,6 +455,11 @@ class ModelVersion:
         return [(ordered[0],)] if ordered and ordered[0] is not job else ()
 
     # --- Inside
+
+    def _can_submit_anywhere(self) -> bool:
+        """See port/served.py."""
+        is_plain = not self._limited and not self._takes_turns and self._sequences is None
+        return is_plain and self.instances.all_bound
 
     def _leave_queue(self, job: Job, state: JobState) -> bool:
         return self.limits.leave(job, state)

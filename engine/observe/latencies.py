@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Final
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .statistics import ModelStats
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
 BUCKETS_MS: Final = (100.0, 500.0, 2000.0, 5000.0)
 """Upper bounds where the model's configuration names none."""
+
+DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of whole requests, in seconds."""
 
 AGE_MAX_S: Final = 60
 """What is older does not count for quantiles."""
@@ -88,30 +92,42 @@ def _value_at(buckets: Sequence[tuple[int, int]], rank: int) -> float:
     return math.nan
 
 
-class Histogram:
-    """Counts per bucket, of milliseconds."""
+class Example(NamedTuple):
+    """One observation whose trace shows what it was."""
 
-    __slots__ = ("bounds", "counts", "sum_ms")
+    trace_id: str
+    """32 hexadecimal digits."""
+    value: float
+    time_s: float
+    """Time of day, in seconds since the epoch."""
+
+
+class Histogram:
+    """Counts per bucket, in whatever unit its bounds have."""
+
+    __slots__ = ("bounds", "counts", "examples", "sum")
 
     def __init__(self, bounds: Sequence[float] = BUCKETS_MS) -> None:
         self.bounds = tuple(sorted(set(bounds)))
         self.counts = [0] * (len(self.bounds) + 1)
         """The last is for what exceeds every bound."""
-        self.sum_ms = 0.0
+        self.sum = 0.0
+        self.examples: dict[int, Example] = {}
+        """The latest of each bucket, by its index in `counts`."""
 
-    def observe(self, value_ms: float) -> None:
-        self.sum_ms += value_ms
-        for index, bound in enumerate(self.bounds):
-            if value_ms <= bound:
-                self.counts[index] += 1
-                return
-        self.counts[-1] += 1
+    def observe(self, value: float, trace_id: int = 0) -> None:
+        """`trace_id` is that of the trace which has it, 0 for none."""
+        self.sum += value
+        index = bisect_left(self.bounds, value)
+        self.counts[index] += 1
+        if trace_id:
+            self.examples[index] = Example(f"{trace_id:032x}", value, time.time())
 
 
 class ObservedStats(ModelStats):
     """Counters of a model version with the distributions behind them."""
 
-    __slots__ = ("first_response", "hits", "infer", "input", "misses", "output", "queue", "request")
+    __slots__ = ("durations", "first_response", "hits", "infer", "input", "misses", "output", "queue", "request")
 
     def __init__(self, settings: LatencySettings, config: ModelConfig) -> None:
         super().__init__()
@@ -125,6 +141,8 @@ class ObservedStats(ModelStats):
         self.hits: Summary | None = None
         self.misses: Summary | None = None
         decoupled = config.model_transaction_policy is not None and config.model_transaction_policy.decoupled
+        self.durations = Histogram(DURATION_BUCKETS_S) if settings.histograms else None
+        """Of requests that succeeded, in seconds."""
         self.first_response = Histogram(_bounds(config)) if settings.histograms and decoupled else None
 
     def keeps(self) -> None:
@@ -135,6 +153,8 @@ class ObservedStats(ModelStats):
 
     def hit(self, job: CountedHit, now_ns: int) -> None:
         super().hit(job, now_ns)
+        if self.durations is not None:
+            self.durations.observe((now_ns - job.received_ns) * 1e-9, _trace_id(job))
         if self.queue is not None and self.hits is not None:
             self.queue.observe((job.looked_ns - job.received_ns) // 1000, now_ns * 1e-9)
             self.hits.observe(job.hit_ns // 1000, now_ns * 1e-9)
@@ -155,10 +175,14 @@ class ObservedStats(ModelStats):
 
     def answered_first(self, job: BackendJob) -> None:
         if self.first_response is not None:
-            self.first_response.observe((time.monotonic_ns() - job.received_ns) / 1e6)
+            self.first_response.observe((time.monotonic_ns() - job.received_ns) / 1e6, _trace_id(job))
 
     def observe(self, jobs: Sequence[BackendJob], batch: Batch) -> None:
         """Adds requests that succeeded just now."""
+        if self.durations is not None:
+            ended_ns = time.monotonic_ns()
+            for job in jobs:
+                self.durations.observe((ended_ns - job.received_ns) * 1e-9, _trace_id(job))
         if self.queue is None or self.input is None or self.infer is None:
             return
         assert self.output is not None, "all summaries are kept, or none"
@@ -174,6 +198,12 @@ class ObservedStats(ModelStats):
             self.input.observe((ready - started) // 1000, now_s)
             self.infer.observe((outputs - ready) // 1000, now_s)
             self.output.observe((ended - outputs) // 1000, now_s)
+
+
+def _trace_id(job: BackendJob) -> int:
+    """0 for a request that is not traced, or not by OpenTelemetry."""
+    trace = job.request.trace
+    return 0 if trace is None else trace.trace_id
 
 
 def stats_for(settings: LatencySettings, config: ModelConfig) -> ModelStats:

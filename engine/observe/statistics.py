@@ -7,7 +7,7 @@ predecessor had counted.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from ...schema.fault import Cancelled, DeadlineExceeded, Fault
 from ...schema.wire.generated.inference import (
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
 FAILURE_REASONS: tuple[FailureReason, ...] = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+UnservedReason = Literal[
+    "queue_full", "queue_timeout", "deadline_queued", "deadline_executing", "given_up", "left_queued", "left_executing"
+]
+"""Why nobody got an answer, or nobody in time: refused on arrival, waited too long, the caller's deadline passed in the
+queue or while executing, it could not have been met any more, the caller left the queue or an execution."""
+UNSERVED_REASONS: tuple[UnservedReason, ...] = get_args(UnservedReason)
 
 
 _LEFT = (Cancelled, DeadlineExceeded)
@@ -54,7 +61,7 @@ _KINDS_MAX = 1024
 """Of executions that are told apart before those with the same rows are put together."""
 
 _PLAIN_SUMS = (
-    "success_ns", "fail_count", "fail_ns", "queue_ns", "hit_count", "hit_ns", "miss_count", "miss_ns",
+    "success_ns", "fail_count", "fail_ns", "queue_ns", "hit_count", "hit_ns", "miss_count", "miss_ns", "inline_count",
 )  # fmt: skip
 _SUMS = ("success_count", "input_ns", "infer_ns", "output_ns", "inference_count", "execution_count")
 
@@ -113,11 +120,13 @@ class ModelStats:
         "has_cache",
         "hit_count",
         "hit_ns",
+        "inline_count",
         "miss_count",
         "miss_ns",
         "queue_ns",
         "responses",
         "success_ns",
+        "unserved",
     )
 
     def __init__(self) -> None:
@@ -125,6 +134,9 @@ class ModelStats:
         self.fail_count = 0
         self.fail_ns = 0
         self.failures: dict[str, int] = dict.fromkeys(FAILURE_REASONS, 0)
+        self.unserved: dict[str, int] = dict.fromkeys(UNSERVED_REASONS, 0)
+        self.inline_count = 0
+        """Of the executions those on the trio thread."""
         self.queue_ns = 0
         self.has_cache = False
         """Whether its answers are kept."""
@@ -257,6 +269,8 @@ class ModelStats:
             self._more[name] += getattr(other, name)
         for reason, count in other.failures.items():
             self.failures[reason] += count
+        for reason, count in other.unserved.items():
+            self.unserved[reason] += count
         for reason, count in other.batch_reasons.items():
             self._more_reasons[reason] = self._more_reasons.get(reason, 0) + count
 

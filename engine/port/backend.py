@@ -48,7 +48,8 @@ class ModelContext:
     auto_complete: bool
     """False when the user wants the configuration taken as it stands."""
     backend_config: Mapping[str, str]
-    """`--backend-config=<backend>,<key>=<value>` over the global ones. `default-max-batch-size` is always there."""
+    """`--backend-config=<backend>,<key>=<value>` over the global ones. `default-max-batch-size` is always there,
+    and `debug-model`: the model that somebody looks into, or empty."""
     nested: NestedCaller | None = None
     """What the model may ask of the engine while it executes. None where there is no engine."""
 
@@ -67,10 +68,20 @@ class InstanceContext:
     """Where on the machine it lives. Its own thread is bound already; processes are bound by who starts them."""
     priority: int = 0
     """Its executions weigh so much, there; 0 is 1."""
+    profiles: tuple[str, ...] = ()
+    """Numbers of the TensorRT optimization profiles that it executes with, validated; none for the backend's choice."""
 
 
 class BackendInstance(Protocol):
-    """One executor's model object. Calls never overlap."""
+    """One executor's model object. Calls never overlap.
+
+    One with a true attribute `takes_device_memory` gets inputs that clients have in a GPU's memory as they are, unread
+    (`SharedTensor.on_device`): who calls `memory()` or `numpy()` copies them to the host.
+
+    It may have an attribute `ready`: called when a client asks whether the model is ready, on any thread, also while
+    `execute` runs, one at a time. May take long; what it raises is logged, and means no. An AsyncInstance may have one,
+    too, which is awaited; it must end when the executor does.
+    """
 
     movable: bool
     """True when `execute` may be called from other threads than the one that opened the instance, one at a time.
@@ -104,6 +115,10 @@ class AsyncInstance(Protocol):
     """An executor that is awaited on the trio thread: a child process, a scripted fake.
 
     A backend model whose `asynchronous` attribute is true makes these instead, on the trio thread.
+
+    It may have a method `begin(batch, over)`: begins to execute here and now, without waiting, and later calls `over`
+    with the Fault that `execute_async` would have raised, or None. Returns False where that cannot be done, and nothing
+    has been: then `execute_async` is called. One batch at a time, by whichever way.
     """
 
     async def open(self, nursery: trio.Nursery) -> None:
@@ -121,11 +136,23 @@ class AsyncInstance(Protocol):
         ...
 
 
+@attrs.frozen
+class Draft:
+    """What a model's file says of its configuration."""
+
+    config: ModelConfig
+    """max_batch_size, input and output."""
+    doubts: tuple[str, ...]
+    """What is a guess there, a sentence each."""
+
+
 class Backend(Protocol):
     """One framework.
 
-    A backend may have an attribute `settings`: the names that it reads from `backend_config` -> "", and those that it
-    knows and ignores -> why. The operator is then warned of others.
+    That of Python models has a method `based(name, folder)`: the backend of that name whose code is the folder's
+    `model.py`. A backend may have an attribute `settings`: the names that it reads from `backend_config` -> "", and
+    those that it knows and ignores -> why. The operator is then warned of others. One whose files say less than a
+    configuration must may have a method `draft(file)`: a Draft, for a configuration that is begun for its user.
     """
 
     name: str

@@ -51,8 +51,8 @@ class Generation(Protocol):
 class Passes(Protocol):
     """Brackets what a door's loop has found, so that requests of one pass may share batches."""
 
-    def begin_pass(self) -> None:
-        """A door is about to submit. Call `end_pass` before the next checkpoint."""
+    def begin_pass(self, *, is_alone: bool = False) -> None:
+        """A door is about to submit, one request at most if `is_alone`. Call `end_pass` before the next checkpoint."""
         ...
 
     def end_pass(self) -> None:
@@ -148,11 +148,11 @@ class ClientMemory(Regions, Protocol):
         """That region, or all. Raises NotFound."""
         ...
 
-    def register_cuda(self, name: str, raw_handle: bytes, device_id: int, byte_size: int) -> None:
-        """As `register_system`."""
+    async def register_cuda(self, name: str, raw_handle: bytes, device_id: int, byte_size: int) -> None:
+        """As `register_system`. Waits for the driver, a bounded time."""
         ...
 
-    def unregister_cuda(self, name: str = "") -> None: ...
+    async def unregister_cuda(self, name: str = "") -> None: ...
 
     def cuda_status(self, name: str = "") -> Sequence[CudaRegionFacts]: ...
 
@@ -162,6 +162,18 @@ class LoadWait(Protocol):
 
     def cancel(self) -> None:
         """It leaves: it is not told. Idempotent, never blocks."""
+        ...
+
+
+class Health(Protocol):
+    """Whether the engine can do its work, and what keeps it from it."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """One line for each part that is down, also where the server counts as ready all the same."""
         ...
 
 
@@ -188,8 +200,16 @@ class Caller(Protocol):
         """True when the server should get requests. Raises ShuttingDown while exiting."""
         ...
 
+    def health(self) -> Health:
+        """The same with what is wrong; never raises."""
+        ...
+
     def is_model_ready(self, name: str, version: int = LATEST) -> bool:
         """Whether that version, or any, serves."""
+        ...
+
+    async def says_ready(self, name: str, version: int = LATEST) -> bool:
+        """The same, and that the model itself does not say otherwise; which may take it seconds."""
         ...
 
     def metadata(self) -> ServerMetadataResponse: ...

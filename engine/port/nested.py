@@ -12,7 +12,7 @@ import attrs
 from ...schema.inference import LATEST, InferenceRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .metrics import Metrics
     from .served import Answer
@@ -101,4 +101,9 @@ class NestedCaller(Protocol):
 
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         """Takes a model out of service. Waits; raises Fault."""
+        ...
+
+    def attend(self, attendant: Callable[..., Awaitable[None]]) -> None:
+        """Runs `attendant(engine, task_status=...)` on the engine's thread as long as the engine runs: it offers the
+        engine to somebody in another way. Waits until it has started; raises Fault, and what starting it raises."""
         ...

@@ -30,6 +30,15 @@ class Inference(Protocol):
         zeros for what was not executed."""
         ...
 
+    @property
+    def version_text(self) -> str:
+        """The version that answers."""
+        ...
+
+    def waited_ns(self) -> int:
+        """How long it was queued; as `spent_ns`, while its caller is told. 0 for what was not executed."""
+        ...
+
     def cancel(self) -> None:
         """The caller leaves: it will not be told. Idempotent, never blocks."""
         ...
@@ -66,6 +75,9 @@ class Served(Protocol):
     """Of an ensemble: how many are within each other; else 0."""
     remembers: bool
     """It, or a model that it asks as an ensemble, is of sequences."""
+    submits_anywhere: bool
+    """`submit` without a deadline asks nothing of trio's, and executes nothing itself: it may be called in the trio
+    thread's place (see mailbox.py)."""
 
     @property
     def generation(self) -> str:
@@ -75,6 +87,10 @@ class Served(Protocol):
     @property
     def is_serving(self) -> bool:
         """Whether anything answers what comes, now."""
+        ...
+
+    async def says_ready(self) -> bool:
+        """Whether no executor of what answers now says that it is not ready. May take as long as one has to say so."""
         ...
 
     def pin(self) -> Callable[[], None]:
@@ -96,6 +112,16 @@ class Served(Protocol):
         `deadline`, in seconds of trio's clock, is when the caller stops waiting. Raises InvalidArgument for a request
         that does not fit the model, QueueFull, ShuttingDown.
         """
+        ...
+
+    def submit_all(
+        self,
+        requests: Sequence[InferenceRequest],
+        on_done: Callable[[Inference], None],
+        refused: Callable[[InferenceRequest, Exception], None],
+    ) -> Sequence[Inference]:
+        """As `submit` of each, in their order, with no deadlines, for less. Returns those that were accepted; of each
+        other `refused(request, problem)` is told, before this returns, what `submit` would have raised."""
         ...
 
     def submit_stream(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -10,7 +13,7 @@ from .host_policy import SETTINGS
 from .resources import ResourceLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 TraceMode = Literal["triton", "opentelemetry"]
 TraceLevel = Literal["TIMESTAMPS", "TENSORS"]
@@ -35,9 +38,37 @@ def _one_of(*words: str) -> Callable[[object, attrs.Attribute[Any], object], Non
 
     def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in words:
-            raise ValueError(f"'{attribute.name}' must be one of {', '.join(words)}, got {value!r}")
+            near = difflib.get_close_matches(str(value), words, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"'{attribute.name}' must be one of {', '.join(words)}, got {value!r}{hint}")
 
     return check
+
+
+_PLAIN: Mapping[str, tuple[type, str]] = {
+    "bool": (bool, "True or False"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "str": (str, "a string"),
+    "Mapping[str, Mapping[str, str]]": (Mapping, "a mapping of names to mappings"),
+}
+"""By annotation: what a value must be an instance of, and how a complaint calls it."""
+
+
+def _plain_values_are_what_they_say(_owner: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Has every field of a plain type checked before its other validators, which compare and would fail in riddles."""
+
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        kind, words = _PLAIN[str(attribute.type)]
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise TypeError(f"'{attribute.name}' must be {words}, got {value!r}")
+
+    return [
+        field.evolve(validator=attrs.validators.and_(check, *filter(None, [field.validator])))
+        if str(field.type) in _PLAIN  # annotations are strings here
+        else field
+        for field in fields
+    ]
 
 
 _NOT_NEGATIVE = attrs.validators.ge(0)
@@ -61,7 +92,7 @@ def _known_host_settings(instance: object, attribute: object, policies: Mapping[
         )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_plain_values_are_what_they_say)
 class TraceSettings:
     """Tracing as the server starts. Nothing is traced until a level is set."""
 
@@ -84,14 +115,14 @@ class TraceSettings:
     """Of OpenTelemetry mode: attributes of the process that spans come from."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_plain_values_are_what_they_say)
 class LatencySettings:
     """Which distributions are kept."""
 
     summaries: bool = False
     """Request, queue and the three compute latencies of every model."""
     histograms: bool = False
-    """The time to the first response, of decoupled models."""
+    """The whole request, of every model; the time to the first response, of decoupled ones."""
 
 
 @attrs.frozen
@@ -99,7 +130,7 @@ class Stop:
     """It stays down. A model without any instance left is taken out of service."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_plain_values_are_what_they_say)
 class Restart:
     """It is opened anew after a while, which doubles with each death in a row."""
 
@@ -115,7 +146,7 @@ class Restart:
 Strategy = Stop | Restart
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_plain_values_are_what_they_say)
 class EngineSettings:
     """Engine options. Raises ValueError or TypeError for a value that cannot work; never changes after start."""
 
@@ -179,6 +210,12 @@ class EngineSettings:
     """How long `stop` waits for what is in flight, and whoever cancels the engine for what is being opened."""
     backend_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     """`{backend: {key: value}}`; the backend "" stands for all."""
+    debug_model: str = ""
+    """The Python model that somebody looks into at this program's terminal: its process, too, reads what is typed
+    there, and has no time limits. Ours."""
+    backend_directory: str = ""
+    """Where backends are that are no packages: `<backend_directory>/<name>/libtriton_<name>.so`, or `model.py` for
+    those in Python. Empty: libraries are looked for in /opt/tritonserver/backends, as by the reference server."""
     rate_limit: RateLimit = attrs.field(default="off", validator=_one_of("off", "execution_count"))
     """Whether instances need resources to execute, as their models say, and which are next; else they just execute."""
     rate_limit_resource: tuple[ResourceLimit, ...] = attrs.field(
@@ -191,6 +228,10 @@ class EngineSettings:
     """`{policy: {setting: value}}`: where instances live that name the policy, or are of the kind that it is named
     after: `cpu`, `gpu_<id>`, `model`. Settings: `numa-node`, `cpu-cores` (`first-last`)."""
     min_supported_compute_capability: float = 6.0
+    repoagent_directory: str = "/opt/tritonserver/repoagents"
+    """The same of repository agents: `<directory>/<name>/libtritonrepoagent_<name>.so`."""
+    cache_directory: str = "/opt/tritonserver/caches"
+    """The same of response caches: `<directory>/<name>/libtritoncache_<name>.so`."""
     cache_config: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     """`{cache: {key: value}}`: where answers are kept of models that ask for it. One cache at most."""
 

@@ -47,6 +47,9 @@ class Room(Protocol):
 class Threads(Protocol):
     """Where a run's executors get their threads from."""
 
+    run_by_themselves: bool
+    """The trio thread may wait for one of them: it goes on meanwhile."""
+
     def start(self, target: Callable[[], object], name: str) -> None:
         """Runs `target` on a new thread, which the process does not wait for at its end."""
         ...
@@ -58,6 +61,8 @@ class Threads(Protocol):
 
 class SystemThreads:
     """Those of the operating system."""
+
+    run_by_themselves = True
 
     def start(self, target: Callable[[], object], name: str) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()

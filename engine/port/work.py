@@ -156,6 +156,16 @@ class Instance(Protocol):
         ...
 
     @property
+    def has_thread(self) -> bool:
+        """Whether it executes by itself on a thread, for which the trio thread could wait."""
+        ...
+
+    @property
+    def prompt(self) -> bool:
+        """Whether it begins a batch on the trio thread in no time, though it executes it elsewhere."""
+        ...
+
+    @property
     def current(self) -> Batch | None:
         """What it executes now on its own thread, or awaits."""
         ...

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("despina.engine.repository.agents")
 
 GROUP = "despina.repository_agents"
+ANY = "*"
+"""The entry point that is asked for an agent of any name that no other has: it is called with the name and the
+directory of libraries."""
 
 _NEXT: Mapping[AgentAction | None, frozenset[AgentAction]] = {
     None: frozenset({AgentAction.LOAD}),
@@ -52,9 +55,11 @@ _IN_ORDER = frozenset({AgentAction.LOAD, AgentAction.UNLOAD})
 class Agents:
     """Agents by name: those handed over, the built-in ones, then entry points. May be used from any thread."""
 
-    def __init__(self, given: Mapping[str, RepositoryAgent] | None = None) -> None:
+    def __init__(self, given: Mapping[str, RepositoryAgent] | None = None, directory: str = "") -> None:
         self._loaded: dict[str, RepositoryAgent] = {"checksum": ChecksumAgent(), **(given or {})}
         self._entries: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=GROUP)}
+        self._any = self._entries.pop(ANY, None)
+        self._directory = directory
         self._lock = threading.Lock()
         self._needed: dict[str, RepositoryAgent] = {}
 
@@ -95,6 +100,10 @@ class Agents:
             agent = self._loaded.get(name)
             if agent is None:
                 entry = self._entries.get(name)
+                if entry is None and self._any is not None:
+                    library: RepositoryAgent = self._any.load()(name, self._directory)
+                    self._loaded[name] = self._needed[name] = library
+                    return library
                 if entry is None:
                     there = ", ".join(sorted({*self._loaded, *self._entries}))
                     raise InvalidArgument(

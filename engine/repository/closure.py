@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault
+from ..port.concerns import of_model
 from .ensembles import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from .ensembles import Ensembles
@@ -66,6 +67,7 @@ class Closure:
         asked: dict[str, list[str]] = {}
         """Models -> their parts, of all that was come across."""
         ensembles: dict[str, Reading] = {}
+        changed: list[str] = []
 
         async def load_one(one: str) -> None:
             whole = one == name
@@ -79,6 +81,7 @@ class Closure:
                     entry.on_request = on_request and (entry.on_request or not entry.versions)
                     if reading is not None and reading.config.ensemble_scheduling is None:
                         await self._loading.serve(one, reading)
+                        changed.append(one)
                     elif entry.waiting is not None:  # read now, or by a load that is under way
                         ensembles[one] = entry.waiting
                 wanted = entry.wanted()
@@ -97,9 +100,10 @@ class Closure:
             try:
                 async with self._turn(one):
                     await self._loading.serve(one, ensembles[one])
+                changed.append(one)
             except Fault as fault:
                 faults[one] = fault
-        await self._revive()
+        await self._revive(changed)
         if name in faults:
             raise faults[name]
 
@@ -118,12 +122,13 @@ class Closure:
             for part in self._registry.parts(wanted):
                 if self._ensembles.is_needless(part):
                     await self.unload(part, with_parts=True)
+        await self._revive([name])  # with namespaces, one of its name may be unambiguous now
 
-    async def _revive(self) -> None:
-        """Those ensembles that wait whose models allow it now."""
-        for name in self._ensembles.waiting():
+    async def _revive(self, changed: Iterable[str]) -> None:
+        """Those ensembles that wait for any of these models, if their models allow it now."""
+        for name in self._ensembles.waiting_for(changed):
             try:
                 async with self._turn(name):
                     await self._loading.revive(name)
             except Fault as fault:
-                log.error("failed to load '%s': %s", name, fault.message.rstrip())
+                log.error("failed to load '%s': %s", name, fault.message.rstrip(), extra=of_model(name))

@@ -141,6 +141,7 @@ def instances(config: ModelConfig, settings: EngineSettings) -> list[InstanceCon
                     resources=resources,
                     host_policy=_host_policy(group.host_policy or _default_policy(kind, device_id), settings),
                     priority=0 if group.rate_limiter is None else group.rate_limiter.priority,
+                    profiles=tuple(group.profile),
                 )
                 for index in range(group.count)
             )
@@ -161,6 +162,8 @@ def backend_settings(backend: str, settings: EngineSettings) -> dict[str, str]:
     return {
         "default-max-batch-size": DEFAULT_MAX_BATCH_SIZE,
         "auto-complete-config": "false" if settings.disable_auto_complete_config else "true",
+        "debug-model": settings.debug_model,
+        **({"backend-directory": settings.backend_directory} if settings.backend_directory else {}),
         **settings.backend_config.get("", {}),
         **settings.backend_config.get(backend, {}),
     }

@@ -48,7 +48,8 @@ class Ensembles:
     def follow(self, name: str) -> None:
         """A model's versions have changed: what asks it goes on with what serves now, or is suspended."""
         _, name = self._registry.split(name)
-        for entry in list(self._registry.models.values()):
+        for asker in self._registry.asking.ensembles(name):
+            entry = self._registry.models[asker]
             if entry.loaded is None or name not in members(entry.loaded.config):
                 continue
             before = [(model.config, model.remembers) for model in entry.ready()]
@@ -65,17 +66,26 @@ class Ensembles:
                 if any(new is not old or now != then for (new, now), (old, then) in zip(after, before, strict=True)):
                     self._registry.refresh(entry.name)
 
-    def waiting(self) -> list[str]:
-        """Those that wait, those first that others ask."""
-        readings = {name: entry.waiting for name, entry in self._registry.models.items() if entry.waiting is not None}
-        return in_order({name: self._registry.parts(reading) for name, reading in readings.items()})
+    def waiting_for(self, changed: Iterable[str]) -> list[str]:
+        """Ensembles that wait and ask any of these models, or ask such an ensemble; those first that others ask."""
+        found: dict[str, list[str]] = {}
+        left = list(changed)
+        while left:
+            _, asked = self._registry.split(left.pop())
+            for name in self._registry.asking.ensembles(asked):
+                waiting = self._registry.models[name].waiting
+                if waiting is not None and name not in found:
+                    found[name] = self._registry.parts(waiting)
+                    left.append(name)
+        return in_order(found)
 
     def is_needless(self, name: str) -> bool:
         """Whether only ensembles have had that model loaded that are gone."""
         entry = self._registry.models.get(name)
         if entry is None or entry.by_name or entry.wanted() is None:
             return False
-        others = (other.wanted() for other in self._registry.models.values())
+        asking = self._registry.asking.ensembles(entry.client_name)
+        others = (self._registry.models[asker].wanted() for asker in asking)
         return not any(other is not None and name in self._registry.parts(other) for other in others)
 
     def _check(self, reading: Reading) -> None:
@@ -116,34 +126,33 @@ class Ensembles:
 
     def _asks_itself_over(self, reading: Reading) -> str:
         """The model of an ensemble over which it would ask itself; "" if there is none."""
-        asked = {
-            name: self._registry.parts(wanted)
-            for name, entry in self._registry.models.items()
-            if (wanted := entry.wanted()) is not None
-        }
         model = identifier(reading.source.namespace, reading.config.name)
-        return next((first for first in self._registry.parts(reading) if model in reached(first, asked)), "")
+        return next((first for first in self._registry.parts(reading) if model in self._reached(first)), "")
 
-
-def reached(name: str, asked: Mapping[str, Iterable[str]]) -> set[str]:
-    """A model, and all that it asks, and so on."""
-    found, waiting = {name}, [name]
-    while waiting:
-        further = set(asked.get(waiting.pop(), ())) - found
-        found |= further
-        waiting += further
-    return found
+    def _reached(self, name: str) -> set[str]:
+        """A model, and all that it asks, and so on."""
+        found, left = {name}, [name]
+        while left:
+            entry = self._registry.models.get(left.pop())
+            wanted = None if entry is None else entry.wanted()
+            further = set() if wanted is None else {*self._registry.parts(wanted)} - found
+            found |= further
+            left += further
+        return found
 
 
 def in_order(asked: Mapping[str, Iterable[str]]) -> list[str]:
-    """The keys, each behind those of them that it asks; those of a circle side by side."""
-    done: list[str] = []
-    left = dict.fromkeys(asked)
-    while left:
-        ready = [name for name in left if not any(other in left for other in asked[name])]
-        if not ready:
-            ready = [name for name in left if any(name in reached(other, asked) for other in asked[name])]
-        done += ready
-        for name in ready:
-            del left[name]
-    return done
+    """The keys, each behind those of them that it asks; of a circle, one is before what it asks."""
+    done: dict[str, None] = {}
+    met: set[str] = set()
+    for first in asked:
+        left = [(first, False)]
+        while left:
+            name, its_parts_are_done = left.pop()
+            if its_parts_are_done:
+                done[name] = None
+            elif name not in met:
+                met.add(name)
+                left.append((name, True))
+                left += ((other, False) for other in asked[name] if other in asked)
+    return list(done)

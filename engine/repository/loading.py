@@ -19,6 +19,7 @@ import trio
 from ...schema.fault import Fault, Internal, InvalidArgument, ShuttingDown, Unavailable
 from ..model.ensemble.graph import members
 from ..model.ensemble.version import EnsembleVersion
+from ..port.concerns import of_model
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import is_newer
@@ -98,7 +99,7 @@ class Loading:
             reading = await self._read(name, times_ns or {}, config, files or {})
         except (Fault, OSError) as error:
             text = error.message if isinstance(error, Fault) else str(error)
-            log.error("Poll failed for model directory '%s': %s", name, text)
+            log.error("Poll failed for model directory '%s': %s", name, text, extra=of_model(name))
             if times_ns is not None:  # it is there, and not a name that somebody has thought of
                 entry = self._registry.entry(name)
                 entry.unread = text
@@ -131,7 +132,7 @@ class Loading:
                 await self._load_versions(entry, reading, chosen)
         except BaseException:
             if entry.waiting is reading and not entry.unread:  # it has no models to wait for
-                entry.waiting = None
+                entry.hold(entry.loaded, None)
             if entry.waiting is not reading:
                 await discard(reading.source)
             raise
@@ -158,7 +159,8 @@ class Loading:
 
     def _want(self, entry: ModelEntry, reading: Reading | None) -> None:
         """What an ensemble is to serve as soon as it can; None for nothing."""
-        before, entry.waiting = entry.waiting, reading
+        before = entry.waiting
+        entry.hold(entry.loaded, reading)
         if before is not None and before is not reading:
             self._retirement.let_go(before.source)
 
@@ -256,19 +258,21 @@ class Loading:
                 for hosted in opened.values():
                     nursery.start_soon(hosted.model.drain, 0)
             raise
-        log.info("successfully loaded '%s'", entry.name)
+        log.info("successfully loaded '%s'", entry.name, extra=of_model(entry.name))
         await tell(reading.source.serving)
 
     async def _open(self, name: str, reading: Reading, number: int, path: Path) -> Hosted:
         """Opens one version and starts its actor. Raises Fault."""
-        log.info("loading: %s:%d", name, number)
+        log.info("loading: %s:%d", name, number, extra=of_model(name, number))
         for attempt in range(self._settings.model_load_retry_count + 1):
             try:
                 model = await self._loader.open(name, reading, number, path)
                 return await self._start(model)
             except Exception as error:
                 fault = as_fault(first(error))
-                log.error("failed to load '%s' version %d: %s", name, number, fault.as_reason())
+                log.error(
+                    "failed to load '%s' version %d: %s", name, number, fault.as_reason(), extra=of_model(name, number)
+                )
                 if attempt == self._settings.model_load_retry_count:
                     raise fault from error
         raise AssertionError("unreachable")
@@ -313,7 +317,7 @@ class Loading:
             version = entry.version(number)
             if version.state is State.LOADING:
                 version.move(State.UNAVAILABLE, "the load failed for another version of the model")
-        log.error("failed to load '%s'", entry.name)
+        log.error("failed to load '%s'", entry.name, extra=of_model(entry.name))
         entry.failure = details
         return f"load failed for model '{entry.name}': {details}\n"
 
@@ -335,10 +339,10 @@ class Loading:
             if model.version not in opened:
                 retirement.retire(model)
                 retired.append(model)
-        replaced, entry.loaded = entry.loaded, reading
-        if entry.waiting is reading:
-            entry.waiting = None
-        self._want(entry, None)
+        replaced, waited = entry.loaded, entry.waiting
+        entry.hold(reading, None)
+        if waited is not None and waited is not reading:
+            retirement.let_go(waited.source)
         entry.failed_ns = None
         entry.failure = entry.unread = ""
         entry.dismissed = False

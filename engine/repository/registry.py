@@ -18,6 +18,7 @@ from ...schema.fault import InvalidArgument, NotFound, NotReady
 from ...schema.inference import LATEST
 from ..model.ensemble.graph import members
 from ..observe.generation import Generation
+from .asking import Asking
 from .naming import identifier, split
 
 if TYPE_CHECKING:
@@ -84,9 +85,11 @@ class ModelEntry:
     """What tells it from others: see naming.py."""
     client_name: str
     """What clients call it."""
+    asking: Asking
+    """The registry's."""
     versions: dict[int, VersionEntry] = attrs.field(factory=dict)
     loaded: Reading | None = None
-    """What the serving versions came from; None when nothing is loaded."""
+    """What the serving versions came from; None when nothing is loaded. Changed by `hold`."""
     unread: str = ""
     """Why its directory or configuration could not be read the last time. Only the log and tables say so, unless it
     has served before: to clients it is not loaded."""
@@ -94,7 +97,7 @@ class ModelEntry:
     failure: str = ""
     """What the last load has failed with, until one succeeds or it is unloaded."""
     waiting: Reading | None = None
-    """Of an ensemble: what is to serve as soon as its models allow it."""
+    """Of an ensemble: what is to serve as soon as its models allow it. Changed by `hold`."""
     by_name: bool = False
     """Whether somebody has loaded it, and not only an ensemble that asks it."""
     dismissed: bool = False
@@ -119,6 +122,11 @@ class ModelEntry:
             self.versions = dict(sorted(self.versions.items()))
         return entry
 
+    def hold(self, loaded: Reading | None, waiting: Reading | None) -> None:
+        """The only place where these change: with them changes who asks whom."""
+        self.loaded, self.waiting = loaded, waiting
+        self.asking.note(self.name, (loaded, waiting))
+
     def wanted(self) -> Reading | None:
         """What serves, or is to serve as soon as it can."""
         return self.waiting or self.loaded
@@ -136,15 +144,21 @@ class Registry:
         told apart by where they are, too, and look-ups by name find the only one of that name."""
         self._namespacing = namespacing
         self.models: dict[str, ModelEntry] = {}
+        self.asking = Asking()
+        self._namesakes: dict[str, list[ModelEntry]] = {}
+        """By what clients call them."""
         self.on_change: Callable[[str], None] | None = None
         """Told at once of each model whose look-ups have changed."""
         self._generation = generation or Generation()
         self._serving: dict[tuple[str, int], HostedVersion] = {}
+        self._served: dict[str, list[tuple[str, int]]] = {}
+        """The keys of `_serving` of what clients call so."""
 
     def entry(self, name: str) -> ModelEntry:
         entry = self.models.get(name)
         if entry is None:
-            entry = self.models[name] = ModelEntry(name, self.split(name)[1])
+            entry = self.models[name] = ModelEntry(name, self.split(name)[1], self.asking)
+            self._namesakes.setdefault(entry.client_name, []).append(entry)
         return entry
 
     def split(self, name: str) -> tuple[str, str]:
@@ -156,7 +170,7 @@ class Registry:
         if not self._namespacing:
             entry = self.models.get(client_name)
             return [] if entry is None else [entry]
-        return [entry for entry in self.models.values() if entry.client_name == client_name and entry.wanted()]
+        return [entry for entry in self._namesakes.get(client_name, ()) if entry.wanted()]
 
     def near(self, namespace: str, client_name: str) -> str:
         """The model that an ensemble of that namespace means: its own, else the only one of the name."""
@@ -176,20 +190,25 @@ class Registry:
 
     def forget(self, name: str) -> None:
         """A model without versions is gone."""
-        assert not self.models[name].versions
-        del self.models[name]
+        entry = self.models.pop(name)
+        assert not entry.versions
+        namesakes = self._namesakes[entry.client_name]
+        namesakes.remove(entry)
+        if not namesakes:
+            del self._namesakes[entry.client_name]
 
     def refresh(self, name: str) -> None:
         """Rebuilds the look-up table for one model, without a checkpoint."""
         entry = self.models[name]
-        for key in [key for key in self._serving if key[0] == entry.client_name]:
+        for key in self._served.pop(entry.client_name, ()):
             del self._serving[key]
         sharing = self.sharing(entry.client_name)
         ready = sharing[0].ready() if len(sharing) == 1 else []
-        for model in ready:
-            self._serving[entry.client_name, model.version] = model
         if ready:
-            self._serving[entry.client_name, LATEST] = ready[-1]
+            served = {(entry.client_name, model.version): model for model in ready}
+            served[entry.client_name, LATEST] = ready[-1]
+            self._serving |= served
+            self._served[entry.client_name] = list(served)
         self._generation.bump()
         if self.on_change is not None:
             self.on_change(name)
@@ -207,7 +226,7 @@ class Registry:
                 "provided to resolve ambiguity."
             )
         if self._namespacing and not sharing:
-            if any(entry.client_name == name for entry in self.models.values()):
+            if name in self._namesakes:
                 raise NotFound(f"Identifier of model '{name}' is not found in global map")
             raise InvalidArgument(f"Request for unknown model: '{name}' is not found")
         return self._find(sharing[0] if sharing else None, name, version)

@@ -10,6 +10,7 @@ import trio
 
 from ...schema.fault import Fault, Internal, InvalidArgument
 from ..model.version import ModelVersion
+from ..port.concerns import of_model
 from ..port.foreign import as_fault
 from ..port.groups import first
 from .changes import only_configuration_differs, only_instances_differ
@@ -64,12 +65,12 @@ async def regroup(entry: ModelEntry, reading: Reading, registry: Registry, loade
             fault = faults.get(version.version)
             version.reason = "" if fault is None else fault.as_reason()
     if faults:
-        log.error("failed to load '%s'", entry.name)
+        log.error("failed to load '%s'", entry.name, extra=of_model(entry.name))
         details = "".join(
             f"version {number} is at READY state: {fault.as_reason()};" for number, fault in sorted(faults.items())
         )
         raise InvalidArgument(f"load failed for model '{entry.name}': {details}\n")
     if entry.loaded is loaded:  # not unloaded meanwhile by an engine that stops
-        entry.loaded = attrs.evolve(loaded, times_ns=reading.times_ns, config=reading.config)
+        entry.hold(attrs.evolve(loaded, times_ns=reading.times_ns, config=reading.config), entry.waiting)
     entry.failed_ns = None
-    log.info("successfully loaded '%s'", entry.name)
+    log.info("successfully loaded '%s'", entry.name, extra=of_model(entry.name))

@@ -149,7 +149,7 @@ class Repositories:
                 raise AlreadyExists(f"model repository '{location}' has already been registered")
             for name in mapping:
                 if any(name in one.mapping for one in self._registered.values()):
-                    raise InvalidArgument(f"failed to register '{name}', there is a conflicting mapping for '{name}'")
+                    raise AlreadyExists(f"failed to register '{name}', there is a conflicting mapping for '{name}'")
             registered = {**self._registered, location: _Registered(folders, dict(mapping))}
             self._registered = dict(sorted(registered.items()))
 

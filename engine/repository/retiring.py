@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Internal
+from ..port.concerns import of_model
 from .naming import identifier_of
 from .registry import EVICTED, UNLOADED, State
 
@@ -45,8 +46,8 @@ class Retirement:
         gone = entry.ready()
         for model in gone:
             self.retire(model, EVICTED if evicted else UNLOADED)
-        loaded, entry.loaded = entry.loaded, None
-        waiting, entry.waiting = entry.waiting, None
+        loaded, waiting = entry.loaded, entry.waiting
+        entry.hold(None, None)
         entry.failure, entry.by_name = "", False
         self._registry.refresh(name)
         for reading in (loaded, waiting):
@@ -58,12 +59,11 @@ class Retirement:
         entry = self._registry.models[name]
         for model in entry.ready():
             self.retire(model)
-        loaded, entry.loaded = entry.loaded, None
+        loaded, waiting = entry.loaded, entry.waiting
         if loaded is not None:
             entry.failed_ns = loaded.times_ns
-            if entry.waiting is None:
-                entry.waiting = loaded
-            else:
+            entry.hold(None, waiting or loaded)
+            if waiting is not None:
                 self.let_go(loaded.source)
         self._registry.refresh(name)
 
@@ -119,7 +119,7 @@ class Retirement:
             for reading in (entry.loaded, entry.waiting):
                 if reading is not None:
                     await discard(reading.source)
-            entry.loaded = entry.waiting = None
+            entry.hold(None, None)
         if late:
             log.error("still busy after %g s: %s", timeout_s, ", ".join(late))
             raise Internal("Exit timeout expired. Exiting immediately.")
@@ -129,10 +129,9 @@ class Retirement:
         await model.drain(_AS_LONG_AS_IT_TAKES)
         place = (identifier_of(model), model.version)
         version = self._registry.entry(place[0]).version(model.version)
-        others = [other for other in self._hosts.running if (identifier_of(other), other.version) == place]
-        if version.state is State.UNLOADING and others in ([], [model]):
+        if version.state is State.UNLOADING and not self._hosts.has_others(model):
             version.move(State.UNAVAILABLE, reason)
-        log.info("successfully unloaded '%s' version %d", *place)
+        log.info("successfully unloaded '%s' version %d", *place, extra=of_model(*place))
 
     async def _let_go(self, source: ModelSource, models: Sequence[HostedVersion]) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault
+from ..port.concerns import of_model
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -51,7 +52,7 @@ async def load_all(names: Iterable[str], load: Act) -> list[str]:
             await load(name)
         except Fault as fault:
             failed.append(name)
-            log.error("failed to load '%s': %s", name, fault.message.rstrip())
+            log.error("failed to load '%s': %s", name, fault.message.rstrip(), extra=of_model(name))
 
     async with trio.open_nursery() as nursery:
         for name in names:

@@ -8,6 +8,7 @@ rows is one, with a key of its own: it is executed alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,11 +16,13 @@ import attrs
 from ...schema.config.normal_form import shape_text
 from ...schema.datatype import BY_NAME, BY_NUMBER
 from ...schema.fault import InvalidArgument
-from ...schema.inference import InferenceRequest
+from ...schema.inference import InferenceRequest, Template
 from ...schema.shared_memory import SharedTensor
-from ...schema.tensor import Tensor, encode_bytes
+from ...schema.tensor import Tensor, encode_bytes, holds_elements
+from ...schema.texts import CountedTensor
 
 if TYPE_CHECKING:
+    from ...schema.tensor import Buffer
     from ...schema.wire.generated.inference import ModelConfig
     from .job import Job
 
@@ -49,21 +52,26 @@ class InputRule:
     """It has a batch dimension: the model batches, and its values are not the shapes of others."""
 
 
+Admitted = tuple[int, object, Sequence[str]]
+"""Rows, batching key, and the inputs whose elements are to be counted each time."""
 KNOWN_MAX = 1024
+ADMITTED_MAX = 256
 
 
 class Admission:
     """The checks of one model version. Stateless after construction; never blocks."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.mark = object()
-        """Stands for this admission in templates, which outlive models and must not keep them."""
+        self._admitted: dict[Template, Admitted] = {}
+        """By what requests that were found right are alike in. Bounded: clients choose."""
         self.model_name = config.name
         self.max_batch_size = config.max_batch_size
         self.inputs: dict[str, InputRule] = {}
         for entry in config.input:
             kind = BY_NUMBER[int(entry.data_type)]
             dims = tuple(entry.dims)
+            if entry.is_shape_tensor and config.max_batch_size > 0 and dims and dims[0] != -1:
+                dims = (dims[0] + 1, *dims[1:])  # the first value is the request's batch size
             fixed = -1 not in dims
             self.inputs[entry.name] = InputRule(
                 name=entry.name,
@@ -103,9 +111,14 @@ class Admission:
         """Checks the job's request and sets its `batch_size` and `key`. Raises InvalidArgument."""
         request = job.request
         template = request.template
-        if template is not None and template.judge is self.mark:
-            job.batch_size = template.rows
-        elif not (self.plain and self._admit_familiar(job)):
+        admitted = None if template is None else self._admitted.get(template)
+        if admitted is not None:
+            job.batch_size, key, counted = admitted
+            if key is not None:
+                job.key = key
+            for name in counted:
+                self._check_size(request, request.inputs[name], self.inputs[name])
+        elif not (self.plain and self._admit_known(job)):
             self._examine(job)
         if request.shared is not None:
             for tensor in request.shared.inputs:
@@ -119,8 +132,8 @@ class Admission:
         if tensor.datatype == "BYTES":
             self._check_size(request, tensor, self.inputs[tensor.name])
 
-    def _admit_familiar(self, job: Job) -> bool:
-        """The short way for shapes seen before. False, and nothing is decided, where anything is new or wrong."""
+    def _admit_known(self, job: Job) -> bool:
+        """For shapes seen before. False, and nothing is decided, where anything is new or wrong."""
         request = job.request
         inputs = request.inputs
         if len(inputs) != len(self.inputs) or (request.outputs and not self.outputs.issuperset(request.outputs)):
@@ -140,9 +153,13 @@ class Admission:
                 return False
         job.batch_size = rows
         if request.template is not None:
-            request.template.judge = self.mark
-            request.template.rows = job.batch_size
+            self._keep(request.template, (rows, None, ()))
         return True
+
+    def _keep(self, template: Template, admitted: Admitted) -> None:
+        if len(self._admitted) >= ADMITTED_MAX:
+            self._admitted.clear()
+        self._admitted[template] = admitted
 
     def _examine(self, job: Job) -> None:
         request = job.request
@@ -215,6 +232,9 @@ class Admission:
             )
         elif self.variable:
             job.key = tuple([tuple(inputs[name].shape[1:]) for name in self.variable])
+        if rows and request.template is not None and request.shared is None and not self.shape_tensors:
+            counted = [name for name in inputs if not rules[name].element_bytes]
+            self._keep(request.template, (rows, job.key, counted))
 
     def _check_count(self, request: InferenceRequest) -> None:
         got = "[" + ",".join(f"'{name}'" for name in request.inputs) + "]"
@@ -260,10 +280,22 @@ class Admission:
             if len(memory) != expected * rule.element_bytes:
                 self._refuse_size(request, rule.name, expected * rule.element_bytes, len(memory))
             return
-        # BYTES: walk the lengths; the elements themselves are not touched.
+        if isinstance(tensor, CountedTensor) and tensor.elements == expected:
+            return
+        if not holds_elements(memory, expected):
+            self._refuse_elements(request, rule.name, memory, expected)
+
+    def _refuse_size(self, request: InferenceRequest, name: str, expected: int, got: int) -> None:
+        raise InvalidArgument(
+            f"{request.log_prefix()}input byte size mismatch for input '{name}' for model '{self.model_name}'. "
+            f"Expected {expected}, got {got}"
+        )
+
+    def _refuse_elements(self, request: InferenceRequest, name: str, memory: Buffer, expected: int) -> None:
+        """Says what is wrong with BYTES, as whoever walks their lengths finds it."""
         view = memoryview(memory)
         at, end, count = 0, len(view), 0
-        about = f"for inference input '{rule.name}' for model '{self.model_name}'"
+        about = f"for inference input '{name}' for model '{self.model_name}'"
         while at < end:
             if end - at < 4:
                 raise InvalidArgument(
@@ -286,12 +318,6 @@ class Admission:
             count += 1
         if count < expected:
             raise InvalidArgument(f"{request.log_prefix()}expected {expected} string elements {about}, got {count}")
-
-    def _refuse_size(self, request: InferenceRequest, name: str, expected: int, got: int) -> None:
-        raise InvalidArgument(
-            f"{request.log_prefix()}input byte size mismatch for input '{name}' for model '{self.model_name}'. "
-            f"Expected {expected}, got {got}"
-        )
 
     def _deduce(self, request: InferenceRequest) -> InferenceRequest:
         """A raw binary request as an ordinary one: the model has one input, and its shape follows from the size."""

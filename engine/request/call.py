@@ -39,7 +39,7 @@ class Result:
         self.id = response.id
         self.model_name = response.model_name
         self.model_version = int(response.model_version)
-        self.parameters: Mapping[str, Parameter] = response.parameters or {}
+        self.parameters: Mapping[str, Parameter] = dict(response.parameters or {})
         self._outputs = {tensor.name: tensor for tensor in response.outputs}
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ cupy is imported when the first region is registered, never before. `Cuda` is th
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,11 +40,16 @@ class Cuda(Protocol):
 
     def write(self, device: int, address: int, data: np.ndarray) -> None: ...
 
+    def copy(self, device: int, address: int, source_device: int, source: int, size: int) -> None:
+        """From device to device, or within one. Done when it returns."""
+        ...
+
 
 class CudaRegion:
     """See the module. Closed when nobody refers to it."""
 
     __slots__ = ("__weakref__", "_address", "_close", "_cuda", "byte_size", "device_id", "name")
+    on_device = True
 
     def __init__(self, name: str, raw_handle: bytes, device_id: int, byte_size: int, cuda: Cuda) -> None:
         """Raises InvalidArgument for a handle that cannot be opened or does not reach that far."""
@@ -86,6 +92,22 @@ class CudaRegion:
         except Exception as problem:
             raise Internal(f"unable to write to CUDA shared memory region '{self.name}': {problem}") from problem
 
+    def read_to_device(self, offset: int, device_id: int, address: int, size: int) -> None:
+        if size == 0:
+            return
+        try:
+            self._cuda.copy(device_id, address, self.device_id, self._address + offset, size)
+        except Exception as problem:
+            raise Internal(f"unable to read CUDA shared memory region '{self.name}': {problem}") from problem
+
+    def write_from_device(self, offset: int, device_id: int, address: int, size: int) -> None:
+        if size == 0:
+            return
+        try:
+            self._cuda.copy(self.device_id, self._address + offset, device_id, address, size)
+        except Exception as problem:
+            raise Internal(f"unable to write to CUDA shared memory region '{self.name}': {problem}") from problem
+
 
 @cache
 def load_cuda() -> Cuda | None:
@@ -99,15 +121,25 @@ def load_cuda() -> Cuda | None:
             return None
     except Exception:  # no driver
         return None
-    return _Cupy(cupy)
+    return _Cupy(cupy, _driver())
+
+
+def _driver() -> Any:
+    """The driver's own library, for what its runtime does not tell."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 class _Cupy:
     """The port over cupy's bindings of the CUDA runtime. Copies are done when they return."""
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: Any, driver: Any) -> None:
+        """`driver` is the library; None where it is not to be had."""
         self._cupy = cupy
         self._runtime = cupy.cuda.runtime
+        self._driver = driver
 
     def open_handle(self, device: int, handle: bytes) -> int:
         with self._cupy.cuda.Device(device):
@@ -118,7 +150,15 @@ class _Cupy:
             self._runtime.ipcCloseMemHandle(address)
 
     def allocated(self, device: int, address: int) -> int | None:
-        return None  # the runtime API does not tell, and a copy beyond the end fails
+        """Of the block that the driver has cut it from, perhaps: it refuses nothing that is there."""
+        if self._driver is None:
+            return None
+        base, size = ctypes.c_uint64(), ctypes.c_size_t()
+        with self._cupy.cuda.Device(device):
+            status = self._driver.cuMemGetAddressRange_v2(
+                ctypes.byref(base), ctypes.byref(size), ctypes.c_uint64(address)
+            )
+        return None if status else base.value + size.value - address
 
     def read(self, device: int, address: int, size: int) -> np.ndarray:
         data = np.empty(size, np.uint8)
@@ -130,4 +170,9 @@ class _Cupy:
         with self._cupy.cuda.Device(device):
             self._runtime.memcpy(address, data.ctypes.data, data.nbytes, self._runtime.memcpyHostToDevice)
             # Returns when the bytes are staged; the client, which knows nothing of our stream, reads after the answer.
+            self._runtime.streamSynchronize(0)
+
+    def copy(self, device: int, address: int, source_device: int, source: int, size: int) -> None:
+        with self._cupy.cuda.Device(device):
+            self._runtime.memcpyPeerAsync(address, device, source, source_device, size, 0)
             self._runtime.streamSynchronize(0)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("despina.engine.request.fetching")
 
 
-def fetch(batch: Batch, admission: Admission) -> Batch:
-    """Reads the shared inputs of a batch. Returns what to execute of it: the batch itself, or another of the jobs where
-    that did not fail, perhaps of none; the others have their faults. Never raises; copies may take long."""
+def fetch(batch: Batch, admission: Admission, *, leave_on_devices: bool = False) -> Batch:
+    """Reads the shared inputs of a batch, but for those that its executor takes on devices. Returns what to execute of
+    it: the batch itself, or another of the jobs where that did not fail, perhaps of none; the others have their faults.
+    Never raises; copies may take long."""
     refused: list[Job] = []
     for job in batch.jobs:
         shared = job.request.shared
@@ -25,6 +26,8 @@ def fetch(batch: Batch, admission: Admission) -> Batch:
             continue
         try:
             for tensor in shared.inputs:
+                if leave_on_devices and tensor.on_device and tensor.datatype != "BYTES":
+                    continue  # whose sizes have been checked
                 tensor.memory()
                 admission.check_fetched(job.request, tensor)
         except Fault as fault:

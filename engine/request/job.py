@@ -58,6 +58,8 @@ def move(jobs: Iterable[Job], state: JobState) -> None:
 class Execution(Protocol):
     """What jobs were executed in: see batch.py."""
 
+    started_ns: int
+
     def spent_ns(self) -> tuple[int, int, int]: ...
 
 
@@ -143,6 +145,11 @@ class Job:
         """Why it counts as failed."""
         return self.fault
 
+    @property
+    def told(self) -> object:
+        """Whom its answer is for, as long as somebody waits for it."""
+        return self.on_done
+
     # For backends, on the executing thread.
 
     @property
@@ -163,9 +170,7 @@ class Job:
         request = self.request
         ledger = self.ledger
         assert ledger is not None, "a job in a backend was accepted"
-        self.response = InferenceResponse(
-            request.model_name, ledger.version_text, outputs, id=request.id, parameters=parameters
-        )
+        self.response = InferenceResponse(request.model_name, ledger.version_text, outputs, request.id, parameters)
 
     def fail(self, fault: Fault) -> None:
         """Answers this request alone with a fault; its neighbours in the batch are not touched."""
@@ -222,6 +227,13 @@ class Job:
         assert self.ledger is not None, "a job that is over was accepted"
         ending = self.execution or self.ledger.ending
         return (0, 0, 0) if ending is None else ending.spent_ns()
+
+    def waited_ns(self) -> int:
+        """How long it was queued. As `spent_ns`."""
+        assert self.ledger is not None, "a job that is over was accepted"
+        ending = self.execution or self.ledger.ending
+        started_ns = 0 if ending is None else ending.started_ns
+        return max(0, started_ns - self.received_ns - self.executed_ns) if started_ns else 0
 
     def cancel(self) -> None:
         """The caller leaves: `on_done` will not be called. Idempotent, never blocks.

@@ -18,7 +18,8 @@ A request counts as CANCELED exactly if its caller did not wait for the answer: 
 the request was queued or executing. Rules:
 
 1. Nothing else ends a job, and an end never raises: what fails on the way is logged, and the callers hear of it.
-2. Everything here is for the trio thread, but `post`, which is how other threads get there.
+2. Everything here is for the trio thread, but `post`, which is how other threads get there; `ends_anywhere` says what
+   may be done in its place.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal
+from ...schema.fault import Cancelled, DeadlineExceeded, Fault, Internal, QueueFull
 from ..observe.tracing import trace_accepted, trace_answered, trace_batch, trace_composed, trace_computed
+from ..port.concerns import concerning
+from ..port.mailbox import mailbox
 from ..port.threads import THREADS, SystemThreads, Threads
 from .job import JobState, move
 from .sharing import place
@@ -101,6 +104,8 @@ class Ledger:
         """A job has been answered later at least once. Set on executing threads, too."""
         self.shares = False
         """A request has used client memory at least once."""
+        self.on_devices = False
+        """That was memory of a GPU, at least once."""
         self.broken = 0
         """Ends that failed on the way: bugs of ours or of a backend's, each with its traceback in the log."""
         self.ordered = ordered
@@ -110,7 +115,7 @@ class Ledger:
         self.threads: Threads = SystemThreads()
         """Where executors get theirs from."""
         self._leave_queue = leave_queue
-        self._soon: Callable[..., object] = _nowhere
+        self._post: Callable[..., object] = _nowhere
         self._traced = 0
         """Traced requests that are not over."""
         self._empty: trio.Event | None = None
@@ -119,13 +124,13 @@ class Ledger:
 
     def open(self) -> None:
         """On the trio thread: `post` works from now on."""
-        self._soon = trio.lowlevel.current_trio_token().run_sync_soon
+        self._post = mailbox().post
         self.home_thread = threading.get_ident()
         self.threads = THREADS.get()
 
     def post(self, call: Callable[..., object], *arguments: object) -> None:
         """Runs a call on the trio thread soon. From any thread; raises trio.RunFinishedError when all is over."""
-        self._soon(self._guarded, call, arguments)
+        self._post(self._guarded, call, arguments)
 
     def _guarded(self, call: Callable[..., object], arguments: Sequence[object]) -> None:
         # What is raised in a posted call would end trio.run, and with it everybody else's requests.
@@ -148,12 +153,20 @@ class Ledger:
             self._traced -= 1
             job.request.trace.stamp("REQUEST_END")
 
+    def turn_away(self, job: Job, fault: Fault) -> None:
+        """There was no place for it: it was not accepted after all."""
+        if isinstance(fault, QueueFull):
+            self.statistics.unserved["queue_full"] += 1
+        self.untrace(job)
+
     def leave(self, job: Job) -> None:
         """The caller leaves. See Job.cancel."""
         job.on_done = None
         if self._leave_queue(job, JobState.CANCELLED):
+            self.statistics.unserved["left_queued"] += 1
             self.end((job,), End.LEFT)
         elif job.fault is None:
+            self.statistics.unserved["left_executing"] += 1
             job.fault = Cancelled("the caller has left")
         if job.children:
             job.abandon_children()
@@ -175,6 +188,7 @@ class Ledger:
         """The caller's deadline has passed while the job executes: it is told now; the batch goes on, and counts the
         job when it is done."""
         job.fault = DeadlineExceeded("Deadline Exceeded")
+        self.statistics.unserved["deadline_executing"] += 1
         self._tell(job)
         if job.children:
             job.abandon_children()
@@ -206,7 +220,7 @@ class Ledger:
                     try:
                         on_done(job)
                     except Exception:  # a door's bug must not take its neighbours' answers with it
-                        log.exception("delivering an answer of model '%s' failed", self.name)
+                        self._log_undelivered(job)
         else:
             for job in jobs:
                 job.execution = self.ending
@@ -220,6 +234,15 @@ class Ledger:
         self.inflight -= len(jobs)
         if self.inflight == 0 and self._empty is not None:
             self._empty.set()
+
+    def ends_anywhere(self, jobs: Sequence[Job]) -> bool:
+        """Whether all that the end of these jobs, just executed, leads to are further requests, and books: that asks
+        nothing of trio's, and may be done in the trio thread's place (see port/mailbox.py)."""
+        if self.defers or self._traced or self.shares or self.ordered is not None:
+            return False
+        if self._empty is not None and not self._empty.is_set():
+            return False  # somebody waits for the last of them
+        return all(job.request.goes_on and job.fault is None and job.response is not None for job in jobs)
 
     def unpin(self) -> None:
         """One who had pinned the model will send nothing more."""
@@ -336,7 +359,7 @@ class Ledger:
     def _break(self, jobs: Sequence[Job]) -> None:
         """Something failed on the way to an end: the end comes all the same."""
         self.broken += 1
-        log.exception("model '%s': ending %d requests failed", self.name, len(jobs))
+        log.exception("model '%s': ending %d requests failed", self.name, len(jobs), extra=concerning(jobs))
         for job in jobs:
             job.response = None
             job.fault = job.fault or Internal(
@@ -355,7 +378,10 @@ class Ledger:
         try:
             on_done(job)
         except Exception:  # a door's bug must not take its neighbours' answers with it
-            log.exception("delivering an answer of model '%s' failed", self.name)
+            self._log_undelivered(job)
+
+    def _log_undelivered(self, job: Job) -> None:
+        log.exception("delivering an answer of model '%s' failed", self.name, extra=concerning((job,)))
 
 
 _REASONS: dict[End, FailureReason] = {

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from ...schema.fault import AlreadyExists, InvalidArgument, NotFound, Unavailable, Unsupported
 from .cuda_region import CudaRegion, load_cuda
 from .system_region import SystemRegion, open_system_region
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from ...schema.shared_memory import SharedMemoryRange
     from ...schema.tensor import Buffer
     from .cuda_region import Cuda
+
+DRIVER_SECONDS_MAX = 30
+"""For opening or closing one region, cupy's import included."""
 
 DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 
@@ -32,6 +37,9 @@ class Region(Protocol):
 
     @property
     def byte_size(self) -> int: ...
+
+    @property
+    def on_device(self) -> bool: ...
 
     def check(self, offset: int, size: int) -> None:
         """Raises InvalidArgument unless the memory is there now."""
@@ -52,12 +60,28 @@ class RegionExtent:
         self._offset = offset
         self.byte_size = byte_size
 
+    @property
+    def on_device(self) -> bool:
+        return self._region.on_device
+
     def read(self) -> memoryview:
         return self._region.read(self._offset, self.byte_size)
 
     def write(self, data: Buffer) -> None:
         assert len(data) <= self.byte_size, "the caller has compared the sizes"
         self._region.write(self._offset, data)
+
+    def read_to_device(self, device_id: int, address: int, size: int) -> None:
+        self._on_device(size).read_to_device(self._offset, device_id, address, size)
+
+    def write_from_device(self, device_id: int, address: int, size: int) -> None:
+        self._on_device(size).write_from_device(self._offset, device_id, address, size)
+
+    def _on_device(self, size: int) -> CudaRegion:
+        assert size <= self.byte_size, "the caller has compared the sizes"
+        region = self._region
+        assert isinstance(region, CudaRegion), "only where `on_device`"
+        return region
 
 
 class SharedMemory:
@@ -110,16 +134,35 @@ class SharedMemory:
 
     # --- CUDA regions
 
-    def register_cuda(self, name: str, raw_handle: bytes, device_id: int, byte_size: int) -> None:
-        """Opens the CUDA IPC handle. Raises as `register_system`, and InvalidArgument where there is no GPU."""
+    async def register_cuda(self, name: str, raw_handle: bytes, device_id: int, byte_size: int) -> None:
+        """Opens the CUDA IPC handle, in a thread: the first one imports cupy, and each asks the driver. Raises as
+        `register_system`, and InvalidArgument where there is no GPU. Cancelled, or late, nothing is registered."""
         self._check_new(name)
+        region: CudaRegion | None = None
+        with trio.move_on_after(DRIVER_SECONDS_MAX):
+            region = await trio.to_thread.run_sync(
+                self._open_cuda, name, raw_handle, device_id, byte_size, abandon_on_cancel=True
+            )
+        if region is None:
+            raise Unavailable(
+                f"failed to register CUDA shared memory region: '{name}', the driver has not answered within "
+                f"{DRIVER_SECONDS_MAX} s"
+            )
+        self._check_new(name)  # another one may have come meanwhile
+        self._regions[name] = region
+
+    def _open_cuda(self, name: str, raw_handle: bytes, device_id: int, byte_size: int) -> CudaRegion:
         cuda = self._cuda()
         if cuda is None:
             raise InvalidArgument(f"failed to register CUDA shared memory region: '{name}', GPUs not supported")
-        self._regions[name] = CudaRegion(name, raw_handle, device_id, byte_size, cuda)
+        return CudaRegion(name, raw_handle, device_id, byte_size, cuda)
 
-    def unregister_cuda(self, name: str = "") -> None:
-        self._unregister(name, CudaRegion)
+    async def unregister_cuda(self, name: str = "") -> None:
+        """As `unregister_system`. What no request uses any more is closed in a thread."""
+        closing = self._unregister(name, CudaRegion)
+        if closing:
+            with trio.move_on_after(DRIVER_SECONDS_MAX):
+                await trio.to_thread.run_sync(closing.clear, abandon_on_cancel=True)
 
     def cuda_status(self, name: str = "") -> list[CudaRegion]:
         if not name:
@@ -163,8 +206,8 @@ class SharedMemory:
                 "--shared-memory-regions-max to increase the limit."
             )
 
-    def _unregister(self, name: str, kind: type[SystemRegion | CudaRegion]) -> None:
+    def _unregister(self, name: str, kind: type[SystemRegion | CudaRegion]) -> list[Region]:
+        """Those that have no name any more."""
         self.check_allowed()
-        for known in [name] if name else list(self._regions):
-            if isinstance(self._regions.get(known), kind):
-                del self._regions[known]
+        names = [name] if name else list(self._regions)
+        return [self._regions.pop(known) for known in names if isinstance(self._regions.get(known), kind)]

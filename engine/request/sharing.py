@@ -3,9 +3,11 @@
     take ──▶ fetch(batch)   on the executing thread: inputs are read; a job whose region fails leaves the batch
                             (fetching.py)
          ──▶ execute
+         ──▶ place_on_devices(jobs)  on the executing thread: outputs whose region is a GPU's, which may take a while
          ──▶ place(jobs)    on the trio thread, before delivery: outputs go to their regions, and out of the answer
 
-A caller that has left (cancelled, past its deadline) never has its region written to.
+A caller that has left (cancelled, past its deadline) never has its region written to; who leaves in the middle of a
+copy to a GPU finds it done.
 """
 
 from __future__ import annotations
@@ -43,9 +45,23 @@ def place(jobs: Iterable[Job]) -> None:
         shared.release()
 
 
-def place_response(response: InferenceResponse, shared: SharedUse) -> Fault | None:
-    """Writes the outputs that have a place, and leaves them in the answer without their bytes. Returns what went
-    wrong: then either nothing or only some outputs were written."""
+def place_on_devices(jobs: Iterable[Job]) -> None:
+    """Writes the outputs of answered jobs that GPUs are to hold, in answers of one tensor each: streams and what is
+    composed come later, by `place`. Never raises; waits for devices."""
+    for job in jobs:
+        shared = job.request.shared
+        if shared is None or not any(extent.on_device for extent in shared.outputs.values()):
+            continue
+        response = job.response
+        if response is not None and job.fault is None and job.on_done is not None:
+            fault = place_response(response, shared, on_device=True)
+            if fault is not None:
+                job.fault, job.response = fault, None
+
+
+def place_response(response: InferenceResponse, shared: SharedUse, *, on_device: bool = False) -> Fault | None:
+    """Writes the outputs that have a place, on devices only if asked so, and leaves them in the answer without their
+    bytes. Returns what went wrong: then either nothing or only some outputs were written."""
     outputs = shared.outputs
     results = response.outputs
     response.template = None  # without their bytes, its outputs are like no others
@@ -59,7 +75,7 @@ def place_response(response: InferenceResponse, shared: SharedUse) -> Fault | No
                 )
         for index, tensor in enumerate(results):
             extent = outputs.get(tensor.name)
-            if extent is not None:
+            if extent is not None and (extent.on_device or not on_device):
                 extent.write(tensor.memory())
                 results[index] = Tensor(tensor.name, tensor.datatype, tensor.shape, b"")
     except Fault as fault:

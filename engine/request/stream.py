@@ -208,6 +208,10 @@ class StreamJob(Job):
             self._lock.notify_all()
         self._wake_async()
 
+    @property
+    def told(self) -> object:
+        return self._on_answer
+
     def cancel(self) -> None:
         """The caller leaves: `on_answer` will not be called again. Idempotent, never blocks.
 
@@ -405,6 +409,7 @@ class StreamJob(Job):
         if self._dropped:
             self.ledger.statistics.responses.dropped(self._answered, self._dropped)
         self.ledger.end((self,), self.ends, batch)
+        self.batch = None  # which has this job
 
 
 class StreamBatch(Batch):

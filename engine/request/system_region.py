@@ -53,6 +53,7 @@ class SystemRegion:
     """See the module. All methods work from any thread, several at a time."""
 
     __slots__ = ("__weakref__", "_descriptor", "byte_size", "key", "name", "offset")
+    on_device = False
 
     def __init__(self, name: str, key: str, offset: int, byte_size: int, descriptor: Descriptor) -> None:
         self.name = name

@@ -95,6 +95,19 @@ class DynamicBatcher:
             self.live += 1
             return self.idle.pop() if self.idle else None
 
+    def put_all(self, jobs: list[Job]) -> tuple[int, list[Instance]]:
+        with self.lock:
+            level = self.levels.first
+            room = self.size_max - self.live
+            if level.size_max:
+                room = min(room, level.size_max - level.live)
+            count = max(0, min(len(jobs), room))
+            for job in jobs if count == len(jobs) else jobs[:count]:
+                level.jobs.append(job)
+            level.live += count
+            self.live += count
+            return count, [self.idle.pop() for _ in range(min(count, len(self.idle)))]
+
     def claim(self) -> Instance | None:
         # Without the lock, as `rest`: jobs come and idle instances go on the trio thread only.
         return self.idle.pop() if self.idle and not self.live else None

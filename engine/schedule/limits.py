@@ -79,6 +79,8 @@ class Limits:
     def refuse_late(self, jobs: list[Job]) -> None:
         """Answers jobs that were taken out of the queue with the faults that they have, else as found too late."""
         for job in jobs:
+            if job.fault is None:
+                self._ledger.statistics.unserved["given_up"] += 1
             self._ledger.end_refused(job, job.fault or DeadlineExceeded("Deadline Exceeded"))
 
     def leave(self, job: Job, state: JobState) -> bool:
@@ -90,11 +92,13 @@ class Limits:
 
     def _expire(self, job: Job, now: float) -> None:
         if job.deadline and job.deadline <= now:
-            if not self._ledger.refuse(job, DeadlineExceeded("Deadline Exceeded")) and job.state is JobState.EXECUTING:
+            if self._ledger.refuse(job, DeadlineExceeded("Deadline Exceeded")):
+                self._ledger.statistics.unserved["deadline_queued"] += 1
+            elif job.state is JobState.EXECUTING:
                 job.overdue()
         elif job.state is JobState.QUEUED:
             if self._policies.at(job.level).timeout_action == TimeoutAction.DELAY:
                 if self._scheduler.delay(job) and self._scheduler.forms_anew:
                     self._look()
-            else:
-                self._ledger.refuse(job, QueueTimeout("Request timeout expired"))
+            elif self._ledger.refuse(job, QueueTimeout("Request timeout expired")):
+                self._ledger.statistics.unserved["queue_timeout"] += 1

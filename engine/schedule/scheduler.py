@@ -43,6 +43,11 @@ class Scheduler(Protocol):
         """Queues the job. Returns an idle instance to start, now the caller's, or None. Raises QueueFull."""
         ...
 
+    def put_all(self, jobs: list[Job]) -> tuple[int, list[Instance]]:
+        """Queues the first of these, none of a level of its own or with a deadline, as far as it is as simple as that.
+        How many, and the idle instances to start for them, now the caller's. The others are put by themselves."""
+        ...
+
     def claim(self) -> Instance | None:
         """An idle instance for a job that need not queue, now the caller's; None while anything waits."""
         ...

@@ -85,6 +85,9 @@ class SequenceBatcher:
             move((job,), JobState.REJECTED)  # its timers may be running already; they must find it over
             raise
 
+    def put_all(self, jobs: list[Job]) -> tuple[int, list[Instance]]:
+        return 0, []  # each is of a sequence of its own
+
     def claim(self) -> Instance | None:
         return None
 

@@ -21,9 +21,9 @@ _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 def inherited_doors(services: Sequence[str], environment: MutableMapping[str, str]) -> dict[str, Door]:
     """The doors, of those that shall be open, whose sockets were passed on.
 
-    A socket named as a door (`http`, `grpc`, `metrics`, in any case) is that door's; a door may have several. The
-    others go, in order, to the doors without one. The variables are removed, so that children do not take them for
-    theirs. Raises BadAddress for what is no listening stream socket and for sockets that are left over.
+    A socket named as a door (`http`, `grpc`, `metrics`, `sagemaker`, `vertex-ai`, in any case) is that door's; a door
+    may have several. The others go, in order, to the doors without one. The variables are removed, so that children do
+    not take them for theirs. Raises BadAddress for what is no listening stream socket and for sockets left over.
     """
     pid, count, names = (environment.pop(name, "") for name in _VARIABLES)
     if not count or (pid and pid != str(os.getpid())):
@@ -33,7 +33,7 @@ def inherited_doors(services: Sequence[str], environment: MutableMapping[str, st
     sockets = [_listening(fd) for fd in range(_FIRST_FD, _FIRST_FD + int(count))]
     labels = names.split(":") if names else []
     labels += [""] * (len(sockets) - len(labels))
-    by_label = {service.lower(): service for service in services}
+    by_label = {service.lower().replace(" ", "-"): service for service in services}
     found: dict[str, list[socket.socket]] = {}
     unnamed = []
     for sock, label in zip(sockets, labels, strict=False):
@@ -44,7 +44,7 @@ def inherited_doors(services: Sequence[str], environment: MutableMapping[str, st
             found.setdefault(service, []).append(sock)
     free = [service for service in services if service not in found]
     for (sock, label), service in zip(unnamed, free, strict=False):
-        if label.lower() in ("http", "grpc", "metrics"):
+        if label.lower() in ("http", "grpc", "metrics", "sagemaker", "vertex-ai"):
             raise BadAddress(f"a socket was passed on for the {label} door, which is not open")
         found[service] = [sock]
     if len(unnamed) > len(free):

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from ...schema.release import RELEASE
 from .help import shown
 from .options import OPTIONS
 from .table import table
@@ -51,6 +52,7 @@ def options_table(settings: ServeSettings, engine: Engine) -> str:
     rows = [
         ("server_id", about.name),
         ("server_version", about.version),
+        ("despina_version", RELEASE),
         ("server_extensions", " ".join(about.extensions)),
     ]
     rows += [(f"model_repository_path[{index}]", path) for index, path in enumerate(settings.engine.model_repository)]

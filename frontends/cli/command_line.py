@@ -2,7 +2,8 @@
 
 argv ─────┐
 DESPINA_* ├──▶ Given(option, texts, source) ──▶ Values (by target), complaints, notes
-TOML file ┘    the first source that has the target wins
+TOML file ┤    the first source that has the target wins
+AIP_*... ─┘    (what Vertex AI and SageMaker say: cloud_options.py)
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .cloud_options import hosting_environment
 from .options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .option import Option
+
+_REPOSITORY = OPTIONS["model-repository"]
 
 
 @attrs.define
@@ -64,6 +68,9 @@ def read_command_line(arguments: Sequence[str], environment: Mapping[str, str]) 
     config = next((given.texts[-1] for source in sources for given in source if given.option.name == "config"), None)
     if config is not None:
         sources.append(_from_file(Path(config), values))
+    sources.append(
+        [Given(OPTIONS[name], [text], variable) for name, text, variable in hosting_environment(environment)]
+    )
     settled: set[str] = set()
     for source in sources:
         mine = [given for given in source if (given.option.target or given.option.name) not in settled]
@@ -74,13 +81,32 @@ def read_command_line(arguments: Sequence[str], environment: Mapping[str, str]) 
 
 
 def _from_arguments(arguments: Sequence[str], values: Values) -> list[Given]:
+    """A word that belongs to no option is a model repository, as with -m."""
     found: dict[str, Given] = {}
+
+    def add(option: Option, text: str) -> None:
+        found.setdefault(option.name, Given(option, [], f"--{option.name}")).texts.append(text)
+
     rest = iter(arguments)
     for argument in rest:
         if argument in ("--help", "-h"):
             values.wants_help = True
             continue
-        if not argument.startswith("--") or argument == "--":
+        if argument == "--":
+            for repository in rest:
+                add(_REPOSITORY, repository)
+            break
+        if not argument.startswith("-") or argument == "-":
+            add(_REPOSITORY, argument)
+            continue
+        if argument.startswith("-m"):
+            text = argument[2:].removeprefix("=") or next(rest, None)
+            if text is None:
+                values.complaints.append("option '-m' requires an argument")
+            else:
+                add(_REPOSITORY, text)
+            continue
+        if not argument.startswith("--"):
             values.complaints.append(f"Unexpected argument: {argument}")
             continue
         name, equals, text = argument[2:].partition("=")
@@ -100,7 +126,7 @@ def _from_arguments(arguments: Sequence[str], values: Values) -> list[Given]:
                 values.complaints.append(f"option '--{option.name}' requires an argument")
                 continue
             text = following
-        found.setdefault(option.name, Given(option, [], f"--{option.name}")).texts.append(text)
+        add(option, text)
     return list(found.values())
 
 

@@ -3,6 +3,8 @@
 NAME=1,2,3            elements; the shape comes from the model
 NAME=[[1,2],[3,4]]    JSON; nested lists give the shape
 NAME=@picture.npy     a numpy array
+NAME=@values.json     JSON, as above
+NAME=@-               standard input, read as a file
 NAME=@file            the file's bytes: one element of a BYTES input, else the raw little-endian elements
 NAME:2x3=...          any of them with the shape given
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,44 +91,7 @@ def plain(tensor: Tensor) -> Any:
     return array.ravel().tolist()
 
 
-def _array(datatype: str, value: str) -> np.ndarray:
-    if value.startswith("@"):
-        path = Path(value[1:])
-        if path.suffix == ".npy":
-            return _converted(datatype, np.load(path, allow_pickle=False))
-        data = path.read_bytes()
-        if datatype == "BYTES":
-            return np.array([data], dtype=object)
-        kind = BY_NAME[datatype]
-        if len(data) % kind.byte_size:
-            raise ValueError(f"{path} has {len(data)} bytes, which is no multiple of {datatype}'s {kind.byte_size}")
-        return np.frombuffer(data, kind.dtype)
-    if value.startswith("["):
-        try:
-            items = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"bad JSON: {error}") from None
-        return _converted(datatype, np.array(items, dtype=object if datatype == "BYTES" else None))
-    if datatype == "BYTES":
-        return np.array([item.encode() for item in value.split(",")], dtype=object)
-    return _converted(datatype, np.array([_scalar(datatype, item.strip()) for item in value.split(",")]))
-
-
-def _scalar(datatype: str, text: str) -> bool | int | float:
-    if datatype == "BOOL":
-        if text.lower() in ("true", "1"):
-            return True
-        if text.lower() in ("false", "0"):
-            return False
-        raise ValueError(f"expected true or false, got '{text}'")
-    is_float = datatype in ("FP16", "BF16", "FP32", "FP64")
-    try:
-        return float(text) if is_float else int(text)
-    except ValueError:
-        raise ValueError(f"expected {'a number' if is_float else 'an integer'}, got '{text}'") from None
-
-
-def _converted(datatype: str, array: np.ndarray) -> np.ndarray:
+def converted(datatype: str, array: np.ndarray) -> np.ndarray:
     """Elements of the protocol's type. Raises ValueError for what the type cannot hold."""
     if datatype == "BYTES":
         return array
@@ -141,6 +107,50 @@ def _converted(datatype: str, array: np.ndarray) -> np.ndarray:
         if array.size and not (bounds.min <= int(array.min()) and int(array.max()) <= bounds.max):
             raise ValueError(f"expected {bounds.min} to {bounds.max} for {datatype}")
     return array.astype(kind)
+
+
+def _array(datatype: str, value: str) -> np.ndarray:
+    if value.startswith("@"):
+        path = Path(value[1:])
+        if path.suffix == ".npy":
+            return converted(datatype, np.load(path, allow_pickle=False))
+        data = sys.stdin.buffer.read() if value == "@-" else path.read_bytes()
+        if path.suffix == ".json":
+            return _from_json(datatype, data)
+        if datatype == "BYTES":
+            return np.array([data], dtype=object)
+        kind = BY_NAME[datatype]
+        if len(data) % kind.byte_size:
+            raise ValueError(f"{path} has {len(data)} bytes, which is no multiple of {datatype}'s {kind.byte_size}")
+        return np.frombuffer(data, kind.dtype)
+    if value.startswith("["):
+        return _from_json(datatype, value)
+    if datatype == "BYTES":
+        return np.array([item.encode() for item in value.split(",")], dtype=object)
+    return converted(datatype, np.array([_scalar(datatype, item.strip()) for item in value.split(",")]))
+
+
+def _from_json(datatype: str, text: str | bytes) -> np.ndarray:
+    try:
+        items = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"bad JSON: {error}") from None
+    items = items if isinstance(items, list) else [items]
+    return converted(datatype, np.array(items, dtype=object if datatype == "BYTES" else None))
+
+
+def _scalar(datatype: str, text: str) -> bool | int | float:
+    if datatype == "BOOL":
+        if text.lower() in ("true", "1"):
+            return True
+        if text.lower() in ("false", "0"):
+            return False
+        raise ValueError(f"expected true or false, got '{text}'")
+    is_float = datatype in ("FP16", "BF16", "FP32", "FP64")
+    try:
+        return float(text) if is_float else int(text)
+    except ValueError:
+        raise ValueError(f"expected {'a number' if is_float else 'an integer'}, got '{text}'") from None
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:

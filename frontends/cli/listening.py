@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .socket_access import SocketAccess
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BACKLOG = 1024
+EVERYBODY = SocketAccess()
+"""Unless the umask says otherwise."""
 UNIX = "unix:"
 """What an address begins with that is the path of a Unix socket."""
 
@@ -86,14 +90,16 @@ def place_of(sock: socket.socket) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def bind_door(service: str, address: str, port: int, *, reuse_port: bool = False) -> Door:
+def bind_door(
+    service: str, address: str, port: int, *, reuse_port: bool = False, access: SocketAccess = EVERYBODY
+) -> Door:
     """Binds without listening. `address` may be a host name, IPv6 with or without brackets, or `unix:` and a path, for
-    which the port means nothing; port 0 is any free one.
+    which the port means nothing, but `access` does; port 0 is any free one.
 
     Raises PortTaken or BadAddress.
     """
     if address.startswith(UNIX):
-        return _bind_path(service, address.removeprefix(UNIX))
+        return _bind_path(service, address.removeprefix(UNIX), access)
     host = address.removeprefix("[").removesuffix("]")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -123,7 +129,7 @@ def bind_door(service: str, address: str, port: int, *, reuse_port: bool = False
         return Door(service, sockets)
 
 
-def _bind_path(service: str, path: str) -> Door:
+def _bind_path(service: str, path: str, access: SocketAccess) -> Door:
     """A Unix socket: a file, or a name that begins with `@` and lives in the kernel only. A file that a server left
     behind when it was killed is replaced; one that somebody listens at is not."""
     place = UNIX + path
@@ -139,8 +145,17 @@ def _bind_path(service: str, path: str) -> Door:
             sock.bind(name)
         except (OSError, ValueError) as error:
             raise _renamed(error, place) from error
+        if path.startswith("@"):
+            undo.pop_all()
+            return Door(service, [sock])
+        own = OwnPath.of(path)
+        undo.callback(own.remove)
+        try:
+            access.apply(path)
+        except OSError as error:
+            raise BadAddress(f"cannot give '{place}' its owner and mode: {error.strerror}") from error
         undo.pop_all()
-        return Door(service, [sock], None if path.startswith("@") else OwnPath.of(path))
+        return Door(service, [sock], own)
 
 
 def _remove_stale(path: str, place: str) -> None:

@@ -1,4 +1,6 @@
-"""Logging as the protocol shows it: `I1122 15:24:30.333312 25465 serve.py:45] "message"`.
+"""Logging as the protocol shows it: `I1122 15:24:30.333312 25465 serve.py:45] "message"`, or as lines of JSON.
+
+A line that concerns requests says so behind its message: `[model m, version 1, request id a, caller 10.0.0.1:4711]`.
 
 INFO and verbose lines go to stdout, WARNING and above to stderr; all of them to one file with `--log-file`.
 """
@@ -9,15 +11,21 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import orjson
 
+from ...engine.port.concerns import concern_of
 from ...schema.text import encodable
+from ..access_log import logger as access
+from ..log_settings import LogSettings
+from ..refusals import UNKNOWN_ID
 from .log_file import LogFile
+from .log_json import json_line
 
 if TYPE_CHECKING:
-    from ..log_settings import LogSettings
+    from ..access_log import AccessSettings
 
 TABLE = {"table": True}
 """`extra=` of a record whose text is a table: written as it is, below its header line."""
@@ -57,10 +65,16 @@ class LineFormatter(logging.Formatter):
             message = record.getMessage()
         except Exception as error:  # a user model's own logging may not fit its arguments
             message = f"{record.msg} (its arguments do not fit: {error})"
-        if record.exc_info:
-            message = f"{message}\n{self.formatException(record.exc_info)}"
+        exception = self.formatException(record.exc_info) if record.exc_info else ""
+        if self._settings.format == "json":
+            return json_line(record, message, exception)
+        if exception:
+            message = f"{message}\n{exception}"
         message = encodable(message)
         head = self._head(record)
+        context = _context(record)
+        if context:
+            message = f"{message} {context}"
         if getattr(record, "table", False):
             return f"{head}\n{message}\n"
         return f"{head}{orjson.dumps(message).decode() if self._escape else message}"
@@ -72,6 +86,31 @@ class LineFormatter(logging.Formatter):
         if self._settings.format == "ISO8601":
             return f"{at:%Y-%m-%dT%H:%M:%SZ} {letter} {where}"
         return f"{letter}{at:%m%d %H:%M:%S.%f} {where}"
+
+
+def _is_wanted(settings: LogSettings, record: logging.LogRecord) -> bool:
+    if not settings.levels:
+        return settings.allows(record.levelno)
+    concern = concern_of(record)
+    return settings.allows(record.levelno, "" if concern is None else concern.model)
+
+
+def _context(record: logging.LogRecord) -> str:
+    """`[model m, version 1, request id a, caller 10.0.0.1:4711]`; nothing for a record that concerns no request."""
+    concern = concern_of(record)
+    if concern is None or not concern.requests:
+        return ""
+    known = [("model", concern.model), ("version", concern.version)]
+    if len(concern.requests) == 1:
+        (one,) = concern.requests
+        known += [("request id", one.request_id), ("trace", one.trace_id), ("caller", one.caller)]
+    else:
+        ids = " ".join(one.request_id or UNKNOWN_ID for one in concern.requests)
+        known.append(("request ids", f"{ids} and {concern.more} more" if concern.more else ids))
+        known.append(("traces", " ".join(one.trace_id for one in concern.requests if one.trace_id)))
+        known.append(("callers", " ".join(dict.fromkeys(one.caller for one in concern.requests if one.caller))))
+    shown = ", ".join(f"{name} {value}" for name, value in known if value)
+    return f"[{encodable(shown)}]" if shown else ""
 
 
 def configure_logging(settings: LogSettings) -> LogFile | None:
@@ -92,9 +131,18 @@ def configure_logging(settings: LogSettings) -> LogFile | None:
         root.removeHandler(old)
     for handler in handlers:
         handler.setFormatter(formatter)
-        handler.addFilter(lambda record: settings.allows(record.levelno))
+        handler.addFilter(partial(_is_wanted, settings))
         root.addHandler(handler)
     root.setLevel(logging.WARNING)
     settings.take_effect()
     logging.captureWarnings(True)
     return log_file
+
+
+def configure_access_log(settings: AccessSettings) -> None:
+    """Sends access logs to their file, as JSON. Raises OSError when that cannot be opened."""
+    if settings.file and settings.file != "-":
+        handler = LogFile(settings.file)
+        handler.setFormatter(LineFormatter(LogSettings(format="json")))
+        access.handlers[:] = [handler]
+        access.propagate = False

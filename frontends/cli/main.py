@@ -1,18 +1,21 @@
-"""The entry point: picks the verb. What a verb needs is imported when it is asked for."""
+"""The entry point. `serve` is gone to at once, so that its start pays for no other verb; verbs.py knows the rest."""
 
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from ..cycles import look_rarely
 from .console import discard_rest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("serve", "infer")
+COMPLETION_VARIABLE = "_DESPINA_COMPLETE"
+"""Set by a shell that wants to know what may follow."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -34,24 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """The same with the exit code as its value."""
-    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", ())
-    if verb == "serve":
+    if arguments and arguments[0] == "serve" and COMPLETION_VARIABLE not in os.environ:
+        look_rarely()
         from .serve import serve
 
-        return serve(rest)
-    if verb == "infer":
-        from .infer import infer
+        return serve(arguments[1:])
+    from .verbs import run_verb
 
-        return infer(rest)
-    if verb == "--version":
-        from ... import __version__
-
-        print(f"despina {__version__}")
-        return 0
-    from .help import MAIN_HELP
-
-    if verb in ("--help", "-h", "help"):
-        print(MAIN_HELP)
-        return 0
-    print(f"{MAIN_HELP}\nUnknown verb: {verb} (known: {', '.join(VERBS)})", file=sys.stderr)
-    return 1
+    return run_verb(arguments)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..log_settings import model_level
+from .cloud_options import SAGEMAKER, VERTEX_AI
 from .option import (
     Option,
     backend_setting,
@@ -24,6 +26,8 @@ from .option import (
     string,
     verbosity,
 )
+from .single_model import model_name
+from .socket_access import socket_mode, socket_owner
 from .trace_options import trace_setting
 
 
@@ -59,6 +63,24 @@ _SERVER = [
     Option("id", string, "engine.id", "The server's name in its metadata."),
     Option("exit-timeout-secs", number, "engine.exit_timeout_secs", "How long stopping waits for what is in flight."),
     Option(
+        "unix-socket-mode",
+        socket_mode,
+        "doors.unix_socket_mode",
+        "Ours: the mode of the files of doors at unix:<path>, in octal, such as 660.",
+    ),
+    Option(
+        "unix-socket-owner",
+        socket_owner,
+        "doors.unix_socket_owner",
+        "Ours: their owner: USER, USER:GROUP or :GROUP.",
+    ),
+    Option(
+        "lame-duck-secs",
+        number,
+        "doors.lame_duck_secs",
+        "Ours: how long a server that was told to stop says that it is not ready, and serves, before its doors close.",
+    ),
+    Option(
         "config",
         string,
         text="Ours: a TOML file with options of these names; the command line and DESPINA_* win over it.",
@@ -73,6 +95,13 @@ _REPOSITORY = [
         repeat=True,
     ),
     Option("model-store", string, "engine.model_repository", "The same as --model-repository.", repeat=True),
+    Option(
+        "single-model",
+        model_name,
+        "single_model.name",
+        "Ours: where the repository is itself a model's directory, or a version's files, serve it under this name, or "
+        "the one in its config.pbtxt.",
+    ),
     Option(
         "exit-on-error", boolean, "engine.exit_on_error", "Do not start when a model of the start-up set does not load."
     ),
@@ -206,6 +235,12 @@ _HTTP = [
     ),
     Option("http-idle-timeout", number, "http.idle_timeout", "Ours: seconds until an idle connection is closed."),
     Option("http-write-stall-timeout", number, "http.write_stall_timeout", "Ours: seconds a client may not read."),
+    Option(
+        "http-health-bodies",
+        boolean,
+        "http.health_bodies",
+        "Ours: say live and ready in JSON, too, for clients that read it, such as KServe's.",
+    ),
     Option("http-stop-grace", number, "http.stop_grace", "Ours: seconds that half a request has left at the end."),
     Option(
         "http-header-forward-pattern",
@@ -283,8 +318,27 @@ _LOGGING = [
     Option("log-info", boolean, "log.info", "Log what happens."),
     Option("log-warning", boolean, "log.warning", "Log what looks wrong."),
     Option("log-error", boolean, "log.error", "Log what failed."),
-    Option("log-format", choice("log-format", "default", "ISO8601"), "log.format", "How a line begins."),
-    Option("log-file", string, "log.file", "Append the log to this file instead of the console; SIGHUP opens it anew."),
+    Option(
+        "log-format",
+        choice("log-format", "default", "ISO8601", "json"),
+        "log.format",
+        "How a line begins; json, which is ours: each line an object, with request, model, version, trace and caller.",
+    ),
+    Option("log-file", string, "log.file", "Append the log to this file instead of the console; it may be rotated."),
+    Option(
+        "access-log",
+        string,
+        "access_log.file",
+        "Ours: append a line of JSON for each request to this file, with status, bytes and times; '-': to the log.",
+    ),
+    Option("access-log-rate", positive, "access_log.rate", "Ours: of each N requests one; failed ones always."),
+    Option(
+        "log-model",
+        model_level,
+        "log.models",
+        "Ours: '<model>,<level>': error, warning, info or a verbose level for lines about that model. Repeatable.",
+        repeat=True,
+    ),
 ]
 _METRICS = [
     Option("allow-metrics", boolean, "doors.allow_metrics", "Open the metrics door, for Prometheus."),
@@ -345,8 +399,25 @@ _BACKENDS = [
         "engine.min_supported_compute_capability",
         "GPUs below it are not used.",
     ),
-    _tuning("backend-directory", string, "backends are Python packages, found by entry points"),
-    _tuning("repoagent-directory", string, "repository agents are Python packages, found by entry points"),
+    Option(
+        "backend-directory",
+        string,
+        "engine.backend_directory",
+        "Where backends are that are no Python packages: <directory>/<name>/libtriton_<name>.so, or model.py.",
+    ),
+    Option(
+        "debug-model",
+        string,
+        "engine.debug_model",
+        "Ours: breakpoint() in this Python model, in its own process, too, is at this terminal, and it has no time "
+        "limits. Give it one instance.",
+    ),
+    Option(
+        "repoagent-directory",
+        string,
+        "engine.repoagent_directory",
+        "Where libraries of repository agents in C++ are, <name>/libtritonrepoagent_<name>.so.",
+    ),
     _tuning("pinned-memory-pool-byte-size", integer, "there is no pinned memory pool"),
     _tuning("cuda-memory-pool-byte-size", string, "there is no CUDA memory pool", repeat=True),
     _tuning("cuda-virtual-address-size", string, "there is no growable CUDA state", repeat=True),
@@ -393,7 +464,12 @@ _CACHE = [
         "Ours: a request for a model whose answers are kept waits for an equal one that executes, and shares its "
         "answer.",
     ),
-    _tuning("cache-directory", string, "caches are Python packages, found by entry points"),
+    Option(
+        "cache-directory",
+        string,
+        "engine.cache_directory",
+        "Where libraries of response caches in C++ are, <name>/libtritoncache_<name>.so.",
+    ),
 ]
 _SHARED_MEMORY = [
     Option("allow-client-shm", boolean, "engine.allow_client_shm", "Let clients share memory with the server."),
@@ -412,14 +488,6 @@ _SHARED_MEMORY = [
 ]
 _LATER = [
     _absent("model-load-gpu-limit", string, "a limit on GPU memory for loads", repeat=True),
-    _absent("allow-sagemaker", boolean, "SageMaker's door", "false"),
-    _absent("sagemaker-port", port, "SageMaker's door", "8080"),
-    _absent("sagemaker-safe-port-range", string, "SageMaker's door"),
-    _absent("sagemaker-thread-count", integer, "SageMaker's door", "8"),
-    _absent("allow-vertex-ai", boolean, "Vertex AI's door", "false"),
-    _absent("vertex-ai-port", port, "Vertex AI's door", "8080"),
-    _absent("vertex-ai-thread-count", integer, "Vertex AI's door", "8"),
-    _absent("vertex-ai-default-model", string, "Vertex AI's door"),
 ]
 
 GROUPS: dict[str, list[Option]] = {
@@ -434,6 +502,8 @@ GROUPS: dict[str, list[Option]] = {
     "Rate limiting": _RATE_LIMITING,
     "Response cache": _CACHE,
     "Shared memory": _SHARED_MEMORY,
+    "SageMaker": SAGEMAKER,
+    "Vertex AI": VERTEX_AI,
     "Not built yet": _LATER,
 }
 OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS.values() for option in group}

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from ...engine.port.settings import EngineSettings
+from ..access_log import AccessSettings
 from ..grpc.settings import GrpcSettings
+from ..http.cloud.settings import SageMakerSettings, VertexAiSettings
 from ..http.settings import HttpSettings
 from ..log_settings import LogSettings
 from ..metrics.settings import MetricsSettings
 from ..restricted import GRPC_KEY_PREFIX, read_restrictions
 from ..tls import TlsSettings
+from .cloud_options import cloud_complaints
 from .command_line import bad_option
 from .listening import UNIX
+from .single_model import SingleModelSettings
+from .socket_access import SocketAccess
 from .trace_options import TraceOptions, trace_settings
 
 if TYPE_CHECKING:
@@ -40,6 +45,25 @@ class DoorSettings:
     metrics_address: str = ""
     """Empty: where HTTP listens, or on 127.0.0.1 if that is a Unix socket."""
     metrics_port: int = 8002
+    lame_duck_secs: float = 0.0
+    """Between the signal to stop and the closing of the doors: the server is not ready, and serves."""
+    unix_socket_mode: str = ""
+    """Octal; empty: what the umask leaves."""
+    unix_socket_owner: str = ""
+    """USER, USER:GROUP or :GROUP; empty: who runs the server."""
+    allow_sagemaker: bool = False
+    sagemaker_address: str = "0.0.0.0"
+    sagemaker_port: int = 8080
+    sagemaker_safe_port_range: str = ""
+    """Where the other doors may listen: `first-last`. Empty: anywhere."""
+    allow_vertex_ai: bool = False
+    vertex_ai_address: str = "0.0.0.0"
+    vertex_ai_port: int = 8080
+
+    @property
+    def access(self) -> SocketAccess:
+        """To the files of Unix sockets."""
+        return SocketAccess(self.unix_socket_mode, self.unix_socket_owner)
 
     def open_doors(self) -> Iterator[tuple[str, str, int]]:
         """Name, address and port of each open door."""
@@ -50,6 +74,10 @@ class DoorSettings:
         if self.allow_metrics:
             beside = "127.0.0.1" if self.http_address.startswith(UNIX) else self.http_address
             yield "metrics", self.metrics_address or beside, self.metrics_port
+        if self.allow_sagemaker:
+            yield "SageMaker", self.sagemaker_address, self.sagemaker_port
+        if self.allow_vertex_ai:
+            yield "Vertex AI", self.vertex_ai_address, self.vertex_ai_port
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +103,11 @@ class ServeSettings:
     grpc: GrpcSettings
     grpc_tls: TlsOptions
     metrics: MetricsSettings
+    single_model: SingleModelSettings
+    sagemaker: SageMakerSettings
+    vertex_ai: VertexAiSettings
     log: LogSettings
+    access_log: AccessSettings
     trace: TraceOptions
     """As given; `engine.trace` is what came of them."""
 
@@ -139,6 +171,7 @@ def settle(values: Values) -> ServeSettings:
     doors = DoorSettings(**values.part("doors"))
     complaints += _port_complaints(doors, values)
     complaints += _door_complaints(doors)
+    complaints += cloud_complaints(doors, values)
     if doors.http_server == "hypercorn":
         http["server"] = "hypercorn"
     parts = {
@@ -146,7 +179,11 @@ def settle(values: Values) -> ServeSettings:
         "http": made(HttpSettings, http),
         "grpc": made(GrpcSettings, grpc),
         "metrics": metrics,
+        "single_model": made(SingleModelSettings, values.part("single_model")),
+        "sagemaker": made(SageMakerSettings, values.part("sagemaker")),
+        "vertex_ai": made(VertexAiSettings, values.part("vertex_ai")),
         "log": made(LogSettings, values.part("log")),
+        "access_log": made(AccessSettings, values.part("access_log")),
     }
     if complaints:
         raise BadSettings(complaints)
@@ -169,7 +206,13 @@ def _load_complaints(engine: dict[str, Any]) -> list[str]:
 
 def _port_complaints(doors: DoorSettings, values: Values) -> list[str]:
     """Only of doors that open: the port of a closed one, or of one at a path, may be anything."""
-    fields = {"HTTP": "http_port", "GRPC": "grpc_port", "metrics": "metrics_port"}
+    fields = {
+        "HTTP": "http_port",
+        "GRPC": "grpc_port",
+        "metrics": "metrics_port",
+        "SageMaker": "sagemaker_port",
+        "Vertex AI": "vertex_ai_port",
+    }
     return [
         bad_option(
             fields[name].replace("_", "-"),

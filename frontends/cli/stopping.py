@@ -34,7 +34,7 @@ class Stopping:
     | first signal                       | `asked` is set, `before` is cancelled, the time begins to run     |
     | another one                        | none: what is in flight is answered as if it had come once        |
     | SIGINT, REPEAT_S after the first   | the process ends at once, with code 1: somebody sits there        |
-    | SIGHUP, where `reopen_log` is given| the log file is opened anew, and nothing ends                     |
+    | SIGHUP, where `reload` is given    | it is called, and nothing ends                                    |
     | time over                          | the process ends at once, with code 1 and a line that says so     |
     """
 
@@ -44,7 +44,7 @@ class Stopping:
     GRACE_S = 0.5
     """How long after the deadline the orderly way out may still succeed."""
 
-    def __init__(self, timeout_s: float, reopen_log: Callable[[], None] | None = None) -> None:
+    def __init__(self, timeout_s: float, reload: Callable[[], None] | None = None) -> None:
         self.asked = trio.Event()
         self.before = trio.CancelScope()
         """Around what is pointless once the server shall stop."""
@@ -52,7 +52,7 @@ class Stopping:
         """On trio's clock, in seconds; known once `asked` is set."""
         self.exit_code = 0
         self._timeout_s = timeout_s
-        self._reopen_log = reopen_log
+        self._reload = reload
         self._asked_at = math.inf
 
     async def watch(self, signals: AsyncIterator[int]) -> None:
@@ -62,8 +62,8 @@ class Stopping:
                 with contextlib.suppress(OSError, ValueError):  # nobody may read it any more
                     print(f"Signal ({number}) received.", flush=True)
                 now = trio.current_time()
-                if number == signal.SIGHUP and self._reopen_log is not None:
-                    self._reopen_log()
+                if number == signal.SIGHUP and self._reload is not None:
+                    self._reload()
                 elif not self.asked.is_set():
                     self._asked_at = now
                     self.deadline = now + self._timeout_s

@@ -17,6 +17,8 @@ from .settings import GrpcSettings
 if TYPE_CHECKING:
     import socket
 
+    from ..access_log import AccessLog
+
 __all__ = ["GrpcServer", "GrpcSettings", "serve_grpc"]
 
 
@@ -26,12 +28,14 @@ async def serve_grpc(
     *,
     sockets: list[socket.socket],
     logs: LogSettings | None = None,
+    access_log: AccessLog | None = None,
     task_status: trio.TaskStatus[GrpcServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `engine` on listening `sockets`, which it owns and closes, until cancelled or drained.
 
     `task_status.started` gets the server, whose `stop_accepting()` and `drain(deadline)` end it gracefully.
-    `logs` is what the LogSettings RPC shows and changes. Cancellation cuts all connections and cancels their requests.
+    `logs` is what the LogSettings RPC shows and changes, `access_log` where calls are noted.
+    Cancellation cuts all connections and cancels their requests.
     """
-    methods = open_methods(engine, settings, logs or LogSettings())
-    await GrpcServer(methods, settings, engine.inline, engine.generation).run(sockets, task_status=task_status)
+    methods = open_methods(engine, settings, logs or LogSettings(), access_log)
+    await GrpcServer(methods, settings, engine.inline).run(sockets, task_status=task_status)

@@ -1,8 +1,8 @@
-"""The gRPC listener: one task and one nested epoll for all connections, one task that looks after stalls.
+"""The gRPC listener: one task and one epoll for all connections, one task that looks after stalls.
 
     nursery ─┬─ listen   accepts, reads, parses, submits; replies leave from the engine's callbacks
              ├─ flush    sends what callbacks queued on connections that still have calls, once per scheduler pass
-             ├─ sweep    every `_SWEEP_S`: handshakes, stalls, keepalive, ages
+             ├─ sweep    every `_SWEEP_S` while there are connections: handshakes, stalls, keepalive, ages
              └─ one task per management call and per ModelStreamInfer call
 
 A connection is a state machine without a task (connection.py), so a unary inference call costs no task switch here.
@@ -19,25 +19,32 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ...engine.port.dispatch import dispatch
 from ..alone import Alone
+from ..bulk import Bulk
 from ..restricted import by_path
 from ..tls import TlsDoor
 from .connection.connection import Connection, State
 from .connection.sweep import sweep_connection
 from .request.breakdown import note
+from .request.head import Meanings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from ...engine.port.caller import Generation, Passes
+    from ...engine.port.caller import Passes
     from .request.port import Method
     from .settings import GrpcSettings
 
 _logger = logging.getLogger("despina.grpc")
 
 _SWEEP_S = 0.5
+_INSPECTED_AT_ONCE = 500
+"""Connections: that takes about a millisecond."""
 _STOPPING_LINGER_S = 0.25
 """Time for what comes last to go around the world."""
+_LEAVING_S = 0.3
+"""For a peer to say that it knows."""
 _STOPPING_SWEEP_S = 0.1
 """The same while the server stops: connections that linger have little time."""
 _ACCEPT_PAUSE_S = 0.2
@@ -45,9 +52,9 @@ _ACCEPT_PAUSE_S = 0.2
 _ROOM_CONNECTIONS = 16
 """So many idle ones make room then."""
 _ACCEPTS_PER_PASS = 64
+_BACKLOG_ACCEPTS_MAX = 1024
+"""Clients let in at the end: as many as may wait."""
 _EVENTS_PER_PASS = 64
-_PASSES_MAX = 4
-"""Looks at the sockets before everybody else in the program gets a turn."""
 _WORKERS_MAX = 4
 """Large messages that are compressed or inflated at one time: what bombs may cost, and no thread that others need."""
 _HANDSHAKES_MAX = 1024
@@ -65,18 +72,19 @@ class GrpcServer:
         methods: Mapping[str, Method],
         settings: GrpcSettings,
         inline: Passes | None = None,
-        generation: Generation | None = None,
     ) -> None:
-        """`inline` and `generation` are the engine's."""
-        self.methods = methods
-        alone = Alone()
-        self._generation: Generation = generation or alone
-        self._inline: Passes = inline or alone
+        """`inline` is the engine's."""
+        self.inline: Passes = inline or Alone()
+        self.is_lone = False
+        """This pass is for one connection."""
         self.settings = settings
-        self.restricted = by_path(settings.restricted)
+        self.bulk = Bulk()
+        self.meanings = Meanings(methods, by_path(settings.restricted))
         self.now = 0.0
         self.linger_s = settings.linger_s
         """How long a closed connection's last bytes may take to be read by the peer."""
+        self.write_stall = (settings.write_stall_s, settings.write_stall_bytes_min)
+        """How long a peer may take less than so many bytes of what waits for it."""
         self._tls: TlsDoor | None = None
         if settings.tls is not None:
             self._tls = TlsDoor(
@@ -96,10 +104,12 @@ class GrpcServer:
         """The flush task while it is parked."""
         self._in_pass = False
         """Flushing is up to the end of the pass."""
-        self._is_verbose = False
-        """Every call is logged: none may take a short way past that."""
+        self.is_verbose = False
+        """Every call is logged."""
         self._gone = trio.Event()
         """Set, and replaced, when a connection ends."""
+        self._company = trio.Event()
+        """Set when there is something to sweep; the sweep replaces it."""
         self._nursery: trio.Nursery | None = None
         self._workers = trio.CapacityLimiter(_WORKERS_MAX)
 
@@ -125,13 +135,31 @@ class GrpcServer:
                 task_status.started(self)
                 await self._listen()
         finally:
-            self.stop_accepting()
+            self._close_listeners()
             for connection in list(self.connections.values()):
                 connection.close()
             self._epoll.close()
 
+    def announce_end(self) -> None:
+        """Nothing: who is told to leave while the door is open comes back by it at once. `drain` asks all to leave, and
+        what they have begun is answered."""
+
+    def reload_tls(self) -> bool:
+        """As the HTTP door's."""
+        if self._tls is None or self.settings.tls is None:
+            return False
+        self._tls.context = self.settings.tls.open_context(PROTOCOLS)
+        return True
+
     def stop_accepting(self) -> None:
-        """Closes the listening sockets; calls and connections go on. Idempotent."""
+        """Lets in who already knocked, then closes the listening sockets; calls and connections go on. Idempotent."""
+        for listener in self._listeners.values():
+            # A client that shakes hands first has asked for nothing yet.
+            if not self._accept_again_at and self._tls is None:
+                self._accept(listener, _BACKLOG_ACCEPTS_MAX)
+        self._close_listeners()
+
+    def _close_listeners(self) -> None:
         for fd, listener in self._listeners.items():
             if not self._epoll.closed and not self._accept_again_at:
                 self._epoll.unregister(fd)
@@ -139,17 +167,24 @@ class GrpcServer:
         self._listeners.clear()
 
     async def drain(self, deadline: float = float("inf")) -> None:
-        """Stops accepting, asks every peer to leave, and returns when all calls are answered and all connections are
-        closed. At `deadline` (trio's clock) the rest is cut off. Nobody waits for idle connections and streams, and for
-        half-sent requests only `stop_grace`."""
+        """Stops accepting, asks every peer to leave, takes the calls that cross that on their way, and returns when all
+        calls are answered and all connections are closed. At `deadline` (trio's clock) the rest is cut off. Nobody
+        waits for idle connections and streams, and for half-sent requests, and peers who read nothing of their answers,
+        only `stop_grace`."""
         self.stop_accepting()
         self.now = trio.current_time()
         self.linger_s = min(self.linger_s, _STOPPING_LINGER_S)
+        self.write_stall = (min(self.settings.write_stall_s, self.settings.stop_grace), 1)
         if self._tls is not None:
             self._tls.close()
         for connection in list(self.connections.values()):
-            connection.stop()
+            connection.announce_stop()
         with trio.CancelScope(deadline=deadline):
+            with trio.move_on_after(min(_LEAVING_S, self.settings.stop_grace)):
+                await self._all_gone()
+            self.now = trio.current_time()
+            for connection in list(self.connections.values()):
+                connection.stop()
             with trio.move_on_after(self.settings.stop_grace):
                 await self._all_gone()
             self.now = trio.current_time()
@@ -167,7 +202,7 @@ class GrpcServer:
             with trio.move_on_after(_STOPPING_SWEEP_S) as scope:
                 await self._gone.wait()
             if scope.cancelled_caught:
-                self._inspect_all()
+                self._inspect(list(self.connections.values()))
 
     # For connections.
 
@@ -202,51 +237,46 @@ class GrpcServer:
     # Tasks.
 
     async def _listen(self) -> None:
-        poll = self._epoll.poll
-        epoll_fd = self._epoll.fileno()
-        connections = self.connections
-        inline = self._inline
-        dirty = self._dirty
         while True:
             try:
-                await trio.lowlevel.wait_readable(epoll_fd)
-                self.now = trio.current_time()
-                is_verbose = _logger.isEnabledFor(logging.DEBUG)
-                if is_verbose is not self._is_verbose:
-                    self._is_verbose = is_verbose
-                    self._generation.bump()
-                found = poll(0, _EVENTS_PER_PASS)
-                for _ in range(_PASSES_MAX):
-                    inline.begin_pass()
-                    self._in_pass = True
-                    try:
-                        for fd, events in found:
-                            connection = connections.get(fd)
-                            if connection is None:
-                                if fd in self._listeners:
-                                    self._accept(self._listeners[fd])
-                                continue
-                            if events & select.EPOLLOUT:
-                                connection.now = self.now
-                                connection.flush()
-                            if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
-                                connection.on_readable()
-                    finally:
-                        self._in_pass = False
-                        inline.end_pass()
-                    # What the pass has answered leaves now, together.
-                    while dirty:
-                        dirty.popleft().flush()
-                    # Under load the first clients have asked again by now: their calls spare a turn of the scheduler.
-                    found = poll(0, _EVENTS_PER_PASS)
-                    if not found:
-                        break
+                await dispatch(self._epoll.fileno(), self._serve)
             except Exception as problem:
                 note("the listener stumbled", problem)
                 await trio.sleep(_ACCEPT_PAUSE_S)  # what is wrong may go on: the listener must not spin
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTS_PER_PASS):
+    def _serve(self) -> None:
+        """Some connections have something."""
+        poll = self._epoll.poll
+        connections = self.connections
+        inline = self.inline
+        dirty = self._dirty
+        self.now = trio.current_time()
+        self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
+        found = self.bulk.begin(poll(0, _EVENTS_PER_PASS))
+        self.is_lone = len(found) == 1
+        inline.begin_pass()
+        self._in_pass = True
+        try:
+            for fd, events in found:
+                connection = connections.get(fd)
+                if connection is None:
+                    if fd in self._listeners:
+                        self._accept(self._listeners[fd])
+                    continue
+                if events & select.EPOLLOUT:
+                    connection.now = self.now
+                    connection.flush()
+                if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
+                    connection.on_readable()
+        finally:
+            self._in_pass = False
+            inline.end_pass()
+        # What the pass has answered leaves now, together.
+        while dirty:
+            dirty.popleft().flush()
+
+    def _accept(self, listener: socket.socket, limit: int = _ACCEPTS_PER_PASS) -> None:
+        for _ in range(limit):
             try:
                 sock, _ = listener.accept()
             except BlockingIOError:
@@ -258,6 +288,7 @@ class GrpcServer:
                 for fd in self._listeners:
                     self._epoll.unregister(fd)
                 self._accept_again_at = self.now + _ACCEPT_PAUSE_S
+                self._company.set()
                 self._make_room()
                 return
             try:
@@ -291,6 +322,7 @@ class GrpcServer:
             self._epoll.register(connection.fd, select.EPOLLIN)
             self._events[connection.fd] = select.EPOLLIN
             self.connections[connection.fd] = connection
+            self._company.set()
         except Exception as problem:
             note("a new connection is turned away", problem)
             sock.close()
@@ -316,9 +348,12 @@ class GrpcServer:
 
     async def _sweep(self) -> None:
         while True:
+            if not self.connections and not self._accept_again_at:
+                self._company = trio.Event()
+                await self._company.wait()
             await trio.sleep(_ACCEPT_PAUSE_S if self._accept_again_at else _SWEEP_S)
             try:
-                self._inspect_all()
+                await self._inspect_by_parts()
                 if self._accept_again_at and self.now >= self._accept_again_at:
                     self._accept_again_at = 0.0
                     for fd in self._listeners:
@@ -326,9 +361,18 @@ class GrpcServer:
             except Exception as problem:
                 note("an inspection of all connections stumbled", problem)
 
-    def _inspect_all(self) -> None:
+    async def _inspect_by_parts(self) -> None:
+        """All of them; with very many, requests get their turn in between."""
         self.now = trio.current_time()
-        for connection in list(self.connections.values()):
+        connections = list(self.connections.values())
+        for start in range(0, len(connections), _INSPECTED_AT_ONCE):
+            if start:
+                await trio.lowlevel.checkpoint()
+            self._inspect(connections[start : start + _INSPECTED_AT_ONCE])
+
+    def _inspect(self, connections: Iterable[Connection]) -> None:
+        self.now = trio.current_time()
+        for connection in connections:
             try:
                 sweep_connection(connection, self.now)
             except Exception as problem:

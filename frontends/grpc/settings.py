@@ -63,7 +63,8 @@ class GrpcSettings:
     """A peer must take `write_stall_bytes_min` of what waits for it in each such period."""
     write_stall_bytes_min: int = 64 * _KIB
     stop_grace: float = 1.0
-    """How many seconds a stopping server waits for the rest of requests that are sent in part."""
+    """How many seconds a stopping server waits for the rest of requests that are sent in part, and for peers who read
+    nothing of what waits for them."""
     linger_s: float = 0.5
     """How long a closed connection's last bytes may take to be read by the peer."""
 

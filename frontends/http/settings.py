@@ -63,6 +63,9 @@ class HttpSettings:
     keepalive_probe_after: int = 60
     """TCP keepalive: finds hosts that vanished without a word."""
 
+    health_bodies: bool = False
+    """`/v2/health/live` and `/v2/health/ready` are answered with `{"live": true}` and `{"ready": true, ...}`, as in the
+    Open Inference Protocol; the reference server leaves the bodies empty."""
     forward_pattern: str = ""
     """Headers whose name this regular expression finds become parameters of the request. Empty: none."""
     tls: TlsSettings | None = None

@@ -11,15 +11,19 @@ of the generation's number, and its tensors. Whatever is not as it was takes the
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Final
 
 from ...schema.kserve_http_reply import encode_infer
-from ..usual import PREFIX_BYTES_MAX, Usual
+from ...schema.tensor import COPY_BYTES_MAX, Tensor
+from ...schema.texts import has_many
 from .connection.http1_request import Http1Request
 from .connection.outlet import JOIN_BYTES_MAX
+from .connection.receiver import RECEIVE_BYTES
 from .connection.status import head_of_reply
 from .handler.problems import reply_problem
 from .request.request import BINARY, JSON
+from .request.short_way import MADE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,25 +38,35 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("despina.http")
 
-_BYTES_MAX: Final = 64 * 1024
-"""Of a whole request; larger ones do not come in one piece."""
+PREFIX_BYTES_MAX: Final = 4096
+"""Of what is compared, for each connection. Clients choose it."""
+_OWN_REFERENCES: Final = 2
+"""To an object that only its owner's attribute holds, as `sys.getrefcount` counts."""
 
 
-class UsualInfer(Usual):
-    """At most one of its requests is in flight, for a connection answers in order."""
+class UsualInfer:
+    """One connection's, for one form of request. At most one of them is in flight, for a connection answers in order.
+    Lives no longer than the engine's generation, unless one of its requests is in flight."""
 
     __slots__ = (
+        "__weakref__",
         "_answer",
+        "_connection",
+        "_generation",
         "_head",
+        "_is_joined",
         "_job",
+        "_number",
+        "_parts",
         "_prefix",
         "_reply",
+        "_request",
         "_size",
         "_start",
         "_template",
+        "_texts",
+        "model",
     )
-
-    _connection: Receiver
 
     def __init__(
         self,
@@ -60,43 +74,81 @@ class UsualInfer(Usual):
         engine: Caller,
         model: Served,
         head: Head,
-        text: bytes,
+        texts: tuple[bytes, bytes],
         request: InferenceRequest,
         reply: ReplyFormat,
         answer: Callable[[HttpRequest, Served, ReplyFormat, Inference], None],
     ) -> None:
+        """`request` is the first of them; `texts` are those of the HTTP head and the JSON head."""
+        self._connection = connection
+        self._request = request.alike()
+        self.model = model
+        self._generation = engine.generation
+        self._number = engine.generation.number
         self._head = head
-        self._prefix = head.raw + text
+        self._texts = texts
+        self._prefix = b"".join(texts)
         at = len(self._prefix)
-        parts = []
+        self._parts = []
+        """Of each input name, datatype, shape, and where its bytes are in what is received."""
         for name, tensor in request.inputs.items():
             stop = at + len(tensor.memory())
-            parts.append((name, tensor.datatype, tensor.shape, slice(at, stop)))
+            self._parts.append((name, tensor.datatype, tensor.shape, slice(at, stop)))
             at = stop
-        super().__init__(connection, engine, model, request, parts)
         self._size = at
         self._reply = reply
         self._job: Inference | None = None
         self._template: ResponseTemplate | None = None
         """Of the answers that begin with `_start`."""
         self._start = b""
+        self._is_joined = True
+        """Answers are so small that they are copied into one piece."""
         self._answer = answer
         """The long way to reply."""
 
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        return self._connection.peer
+
+    @property
+    def traceparent(self) -> str:
+        """See HttpRequest."""
+        return Http1Request(self._connection, self._head, b"", self._texts[0]).traceparent
+
     @staticmethod
-    def suits(connection: Receiver, head: Head, text: bytes, request: InferenceRequest) -> bool:
-        """Whether the next requests on the connection may be taken like this one, just decoded and allowed, whose JSON
-        head is `text`: none are while requests are logged, or the door closes."""
+    def suits(connection: Receiver, head: Head, texts: tuple[bytes, bytes], request: InferenceRequest) -> bool:
+        """Whether the next requests on the connection may be taken like this one, just decoded and allowed, of these
+        texts: none are while requests are logged, or the door closes."""
+        size = sum(map(len, texts))
         return not (
-            request.parameters
-            or head.notes.coding is not None
-            or head.is_http10
-            or not head.keep_alive
-            or not 0 < head.length <= _BYTES_MAX - len(head.raw)  # chunks have no length
-            or len(head.raw) + len(text) > PREFIX_BYTES_MAX
-            or connection.is_draining
+            head.form.notes.coding is not None
+            or head.form.is_http10
+            or not head.form.keep_alive
+            # Chunks have no length, and larger ones do not come in one piece.
+            or not 0 < head.length <= RECEIVE_BYTES - len(texts[0])
+            or head.length != len(texts[1]) + sum(len(tensor.memory()) for tensor in request.inputs.values())
+            or size > PREFIX_BYTES_MAX
+            or has_many(request.inputs.values())
+            or connection.is_parting
             or _logger.isEnabledFor(logging.DEBUG)
         )
+
+    def settle(self) -> None:
+        """From here on the connection takes such requests by itself, for as long as the generation lasts."""
+        self._connection.usual = self
+        self._connection.usual_left -= 1
+        self._generation.keep(self)
+
+    def let_go(self) -> None:
+        """The generation is over: the connection may begin anew."""
+        self._connection.usual = None
+        self._connection.usual_left = MADE_MAX
+
+    def rest(self) -> None:
+        """From time to time: lets go of the last request's tensors."""
+        if self._request.inputs:
+            self._request = self._request.alike()
 
     def submit(self, data: bytes) -> bool:
         """Takes what was received if it is the usual request and nothing more. False, and nothing is done, if not."""
@@ -108,11 +160,23 @@ class UsualInfer(Usual):
         try:
             job = self.model.submit(request, self.finish)
         except Exception as problem:
-            reply_problem(Http1Request(connection, self._head, b""), problem, JSON)
+            reply_problem(Http1Request(connection, self._head, b"", self._texts[0]), problem, JSON)
             return True
         if job.on_done is not None:
             self._job = job
         return True
+
+    def request_in(self, data: bytes) -> InferenceRequest:
+        """The request in `data`, which has been compared."""
+        inputs = {}
+        source = data if len(data) <= COPY_BYTES_MAX else memoryview(data)
+        for name, datatype, shape, place in self._parts:
+            inputs[name] = Tensor(name, datatype, shape, source[place])
+        if sys.getrefcount(self._request) != _OWN_REFERENCES:
+            self._request = self._request.alike()  # one is in flight, or somebody still looks at the last one
+        request = self._request
+        request.inputs = inputs
+        return request
 
     def finish(self, job: Inference) -> None:
         """The engine's `on_done`: on the trio thread, once, must not raise."""
@@ -127,31 +191,33 @@ class UsualInfer(Usual):
                 or response.parameters
                 or self._generation.number != self._number  # for one, the door closes: the answer must say so
             ):
-                self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
+                self._answer(Http1Request(connection, self._head, b"", self._texts[0]), self.model, self._reply, job)
                 return
             if response.template is not self._template:
                 self._learn(response, response.template)
             if not self._start:
-                self._answer(Http1Request(connection, self._head, b""), self.model, self._reply, job)
+                self._answer(Http1Request(connection, self._head, b"", self._texts[0]), self.model, self._reply, job)
                 return
-            connection.answer_whole(b"".join((self._start, *response.wires)))
+            if self._is_joined:
+                connection.answer_whole(b"".join((self._start, *response.wires)))
+            else:
+                connection.answer_parts((self._start, *response.wires))
         except Exception as problem:
             connection.fail(problem)
 
     def _learn(self, response: InferenceResponse, template: ResponseTemplate) -> None:
-        """Makes the start of all answers like this one, where their outputs follow as bytes and are not large."""
+        """Makes the start of all answers like this one, where their outputs follow as bytes."""
         self._template = template
         self._start = b""
         try:
-            head, buffers, _ = encode_infer(response, self._reply)
+            head, buffers, _ = encode_infer(response, self._reply, at_once=True)
         except Exception:
             return  # the long way tells what is wrong
         size = len(head) + sum(map(len, buffers))
         if buffers and buffers == list(response.wires):
             fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
-            start = head_of_reply(200, BINARY, size, fields) + head
-            if len(start) + size <= JOIN_BYTES_MAX:
-                self._start = start
+            self._start = head_of_reply(200, BINARY, size, fields) + head
+            self._is_joined = size <= JOIN_BYTES_MAX
 
     def abandon(self) -> None:
         """The client has left."""
@@ -160,7 +226,7 @@ class UsualInfer(Usual):
             job.cancel()
 
 
-def expect_alike(
+def expect_repeats(
     engine: Caller,
     request: HttpRequest,
     model: Served,
@@ -173,9 +239,12 @@ def expect_alike(
         return
     head = request.head
     connection = request.connection
-    if connection is None or not connection.usual_left:
+    if connection is None or not connection.usual_left or inference.parameters:
         return
-    body = memoryview(request.body)
-    text = bytes(body if head.notes.header_length is None else body[: head.notes.header_length])
-    if UsualInfer.suits(connection, head, text, inference):
-        UsualInfer(connection, engine, model, head, text, inference, reply, answer).settle()
+    length = head.header_length
+    if length is None:
+        return  # no tensors follow
+    text = bytes(memoryview(request.body)[: int(length)])
+    texts = (request.text, text)
+    if UsualInfer.suits(connection, head, texts, inference):
+        UsualInfer(connection, engine, model, head, texts, inference, reply, answer).settle()

@@ -17,6 +17,7 @@ from ...engine.observe.latencies import ObservedStats
 from . import families
 from .latencies import custom_families, latency_families
 from .settings import MetricsSettings
+from .workload import build_info, workload_families
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
     from ...engine.model.cache.keeper import Keeper
     from ...engine.model.hosted import HostedVersion
     from ...engine.observe.custom_metrics import CustomMetrics
-    from ...engine.observe.statistics import ModelStats
     from .families import Family
     from .gpu import Gpus
     from .machine import Machine
-
-    Row = tuple[dict[str, str], HostedVersion, ModelStats, ModelStats]
+    from .workload import Row
 
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 GONE_MAX = 1000
@@ -113,7 +112,9 @@ class EngineCollector:
             level(families.PENDING, (version.pending for version in self.versions)),
             level(families.LOAD_DURATION, (version.load_seconds for version in self.versions)),
         ]
-        yield from (metric for metric in [*everything, _batches(rows)] if metric.samples)
+        ours = [_batches(rows), *workload_families(rows)]
+        yield from (metric for metric in [*everything, *ours] if metric.samples)
+        yield build_info()
         yield from self._machine_families()
         yield from self._gpu_families()
         yield from self._cache_families()

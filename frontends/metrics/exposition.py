@@ -25,16 +25,17 @@ def text_of(metrics: Iterable[Metric]) -> bytes:
         documentation = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
         lines.append(f"# HELP {metric.name} {documentation}")
         lines.append(f"# TYPE {metric.name} {metric.type}")
-        lines.extend(f"{sample.name}{_labels(sample.labels)} {_number(sample.value)}" for sample in metric.samples)
+        lines.extend(f"{sample.name}{labels_of(sample.labels)} {number_of(sample.value)}" for sample in metric.samples)
     lines.append("")
     return encodable("\n".join(lines)).encode()
 
 
-def _labels(labels: Mapping[str, str]) -> str:
+def labels_of(labels: Mapping[str, str]) -> str:
+    """`{name="value",...}`; nothing for none."""
     if not labels:
         return ""
     ordered = sorted(labels.items(), key=_place)
-    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in ordered) + "}"
+    return "{" + ",".join(f'{key}="{escaped(value)}"' for key, value in ordered) + "}"
 
 
 def _place(label: tuple[str, str]) -> tuple[bool, str]:
@@ -42,13 +43,15 @@ def _place(label: tuple[str, str]) -> tuple[bool, str]:
     return label[0] in ("quantile", "le"), label[0]
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
+    """A label's value, or a help text of OpenMetrics."""
     if "\\" in value or "\n" in value or '"' in value:
         return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return value
 
 
-def _number(value: float) -> str:
+def number_of(value: float) -> str:
+    """In digits and a point."""
     if isinstance(value, int):
         return str(value)
     if value != value:

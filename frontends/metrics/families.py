@@ -95,6 +95,27 @@ BATCHES: Final = Family(
 )
 """Ours: the protocol has no word for why a batch has its size."""
 
+BUILD_INFO: Final = Family("despina_build_info", "gauge", "1, with the releases of the server and of the protocol")
+INFLIGHT: Final = Family(
+    "despina_inflight_request_count", "gauge", "Requests accepted and not over, waiting or executing"
+)
+QUEUE_MAX: Final = Family("despina_queue_max", "gauge", "Requests that may wait for the model at one time")
+QUEUE_OLDEST: Final = Family(
+    "despina_queue_oldest_seconds", "gauge", "How long the request that is to be executed next has waited"
+)
+INSTANCES: Final = Family(
+    "despina_instance_count", "gauge", "Instances by state: serving, or down and to be opened anew"
+)
+PLACEMENT: Final = Family(
+    "despina_execution_count", "counter", "Number of executions by place: inline in the event loop, or elsewhere"
+)
+UNSERVED: Final = Family(
+    "despina_unserved_request_count", "counter", "Number of requests without an answer in time, by reason"
+)
+DURATIONS: Final = Family(
+    "despina_request_duration_seconds", "histogram", "Duration of successful requests, queue included"
+)
+
 FIRST_RESPONSE: Final = Family(
     "nv_inference_first_response_histogram_ms",
     "histogram",

@@ -1,11 +1,17 @@
-"""What the GPUs are doing, through NVML. Nothing on machines without it: no driver, or no `nvidia-ml-py`."""
+"""What the GPUs are doing that this process may use, through NVML.
+
+Nothing on machines without it: no driver, or no `nvidia-ml-py`.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import attrs
+
+from ...engine.port.visible_gpus import VARIABLE, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,10 +41,12 @@ class Gpus:
         self._interval_s = interval_s
         self._clock = clock
         count = self._ask(nvml.nvmlDeviceGetCount) or 0
-        found = [(index, self._ask(nvml.nvmlDeviceGetHandleByIndex, index)) for index in range(count)]
-        self._handles = {index: handle for index, handle in found if handle is not None}
-        self.uuids = {index: self._uuid(handle) for index, handle in self._handles.items()}
-        """By device number."""
+        found = [self._ask(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
+        uuids = ["" if handle is None else self._uuid(handle) for handle in found]
+        visible = enumerate(visible_gpus(uuids, os.environ.get(VARIABLE)))
+        self._handles = {number: found[index] for number, index in visible if found[index] is not None}
+        self.uuids = {number: self._uuid(handle) for number, handle in self._handles.items()}
+        """By device number, as this process counts."""
         self._energy_at_start = {index: self._energy(handle) for index, handle in self._handles.items()}
         self._looked_at = clock()
         self._readings: list[GpuReading] | None = None

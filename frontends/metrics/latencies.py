@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import Metric
+from prometheus_client.core import Exemplar, Metric
 
 from . import families
 
@@ -32,7 +32,8 @@ Row = tuple[dict[str, str], "ObservedStats"]
 
 
 def latency_families(rows: Sequence[Row], quantiles: Sequence[float], now_s: float) -> Iterator[Metric]:
-    """The histogram, then the summaries. `now_s` is on the monotonic clock."""
+    """The histograms, then the summaries. `now_s` is on the monotonic clock."""
+    yield from _made(families.DURATIONS, [(labels, stats.durations) for labels, stats in rows], (), now_s)
     yield from _made(families.FIRST_RESPONSE, [(labels, stats.first_response) for labels, stats in rows], (), now_s)
     for family, name in _SUMMARIES:
         yield from _made(family, [(labels, getattr(stats, name)) for labels, stats in rows], quantiles, now_s)
@@ -82,9 +83,14 @@ def _add_summary(
 def _add_histogram(metric: Metric, labels: dict[str, str], histogram: Histogram) -> None:
     counts = list(histogram.counts)
     metric.add_sample(f"{metric.name}_count", labels, sum(counts))
-    metric.add_sample(f"{metric.name}_sum", labels, histogram.sum_ms)
+    metric.add_sample(f"{metric.name}_sum", labels, histogram.sum)
     below = 0
-    for bound, count in zip((*histogram.bounds, None), counts, strict=True):
+    examples = histogram.examples.copy()
+    for index, (bound, count) in enumerate(zip((*histogram.bounds, None), counts, strict=True)):
         below += count
         le = "+Inf" if bound is None else f"{bound:g}"
-        metric.add_sample(f"{metric.name}_bucket", {**labels, "le": le}, below)
+        example = examples.get(index)
+        exemplar = None
+        if example is not None:
+            exemplar = Exemplar({"trace_id": example.trace_id}, example.value, example.time_s)
+        metric.add_sample(f"{metric.name}_bucket", {**labels, "le": le}, below, exemplar=exemplar)

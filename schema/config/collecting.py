@@ -10,6 +10,14 @@ from ..fault import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+
+class ConfigRefused(InvalidArgument):
+    """What `refuse_all` raises; its message has them in a row."""
+
+    texts: tuple[str, ...] = ()
+    """Each fault by itself."""
+
+
 TOLD_MAX = 32
 """A configuration may have a fault for each of its million tensors."""
 
@@ -20,7 +28,7 @@ def collected(found: list[str]) -> Iterator[None]:
     try:
         yield
     except InvalidArgument as fault:
-        found.append(fault.message)
+        found.extend(getattr(fault, "texts", ()) or [fault.message])
 
 
 def refuse_all(found: Iterable[str], prefix: str = "") -> None:
@@ -29,4 +37,6 @@ def refuse_all(found: Iterable[str], prefix: str = "") -> None:
     if not texts:
         return
     more = f"; and {len(texts) - TOLD_MAX} more" if len(texts) > TOLD_MAX else ""
-    raise InvalidArgument(prefix + "; ".join(texts[:TOLD_MAX]) + more)
+    refusal = ConfigRefused(prefix + "; ".join(texts[:TOLD_MAX]) + more)
+    refusal.texts = (refusal.message,) if prefix else tuple(texts)
+    raise refusal

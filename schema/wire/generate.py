@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ DESCRIPTORS = "descriptors.binpb"
 _PLUGIN = "protoc-gen-python_betterproto2"
 # Messages and the service's base class; clients use tritonclient or their own.
 _OPTIONS = ("server_generation=async", "client_generation=none")
+_BASE = "from betterproto2 import grpclib as betterproto2_grpclib"
 
 
 def generate(target: Path) -> None:
@@ -45,9 +47,22 @@ def generate(target: Path) -> None:
     )
     if done.returncode != 0:
         raise RuntimeError(f"protoc failed:\n{done.stderr}")
+    for module in target.rglob("__init__.py"):
+        module.write_text(_without_grpclib_server(module.read_text()))
     # An ordinary package, typed as the whole is.
     (target / "__init__.py").touch()
     (target / "py.typed").unlink(missing_ok=True)
+
+
+def _without_grpclib_server(text: str) -> str:
+    """The same module on our own base of services (see service.py)."""
+    pool = re.search(r"^from (\.+)message_pool import", text, re.MULTILINE)
+    if pool is None or _BASE not in text:
+        return text
+    lines = [line for line in text.splitlines(keepends=True) if line.strip() != _BASE]
+    at = next(index for index, line in enumerate(lines) if "message_pool import" in line)
+    lines.insert(at, f"from {pool[1]}.service import ServiceBase\n")
+    return "".join(lines).replace("betterproto2_grpclib.ServiceBase", "ServiceBase")
 
 
 def _plugin() -> str:

@@ -1,22 +1,26 @@
 """The load generator's gRPC side: as much HTTP/2 as one unary call at a time on a connection needs.
 
 The connection forbids the server's header compression state (a table of size 0), so that a header block seen once can
-be recognised by its bytes.
+be recognised by its bytes. Its own headers enter the server's table with the first call and are references to it from
+then on, as gRPC's C core has it.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import deque
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import hpack
 
 from tests.bench.cases import Case, grpc_framed, grpc_message, read_grpc
+from tests.bench.grpc_traffic import INFER, Call, grpc_asks
 from tests.bench.load import Answers, WrongAnswer, connected
+from tests.bench.traffic import Row, in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM = ACK = 1
@@ -25,20 +29,22 @@ PRIORITY, PADDED = 0x20, 0x8
 WINDOW_MAX = 2**31 - 1
 READ_BYTES = 1 << 20
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
-def grpc_callers(case: Case, host: str, port: int, count: int) -> Sequence[GrpcCaller]:
-    """`count` connections that make the same call."""
-    answers = Answers(lambda _, body: case.check(read_grpc(body)))
+def grpc_callers(case: Case | Row, host: str, port: int, count: int) -> Sequence[GrpcCaller]:
+    """`count` connections that make the same call, or a row's in turn."""
     blocks = Blocks()
+    if isinstance(case, Row):
+        path, asks = grpc_asks(case, f"{host}:{port}")
+        return [GrpcCaller(host, port, path, in_turn(asks, place, count), blocks, asks) for place in range(count)]
+    answers = Answers(lambda _, body: case.check(read_grpc(body)))
     ids = range(1, count + 1) if case.of_sequences else [0] * count
-    return [
-        GrpcCaller(
-            host, port, *(grpc_framed(grpc_message(case, id, starts=one)) for one in (True, False)), answers, blocks
-        )
-        for id in ids
-    ]
+    return [GrpcCaller(host, port, INFER, _the_same(case, id, answers), blocks) for id in ids]
+
+
+def _the_same(case: Case, id: int, answers: Answers) -> Iterator[Call]:
+    first, other = (Call(grpc_framed(grpc_message(case, id, starts=one)), answers.check) for one in (True, False))
+    return chain([first], repeat(other))
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -51,21 +57,23 @@ def frame_head(length: int, kind: int, flags: int, stream: int) -> bytes:
     return length.to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream)
 
 
-def request_block(authority: str) -> bytes:
-    """The request's headers, none of them indexed: the same bytes for every call."""
+def request_blocks(authority: str, path: str) -> tuple[bytes, bytes]:
+    """The header block of a connection's first call, and that of the later ones, which refers to what the first has put
+    into the table."""
     headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": PATH,
+        ":path": path,
         ":authority": authority,
         "te": "trailers",
         "content-type": "application/grpc",
         "user-agent": "despina-bench",
+        "grpc-accept-encoding": "identity, deflate, gzip",
     }
-    return b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    first = b"".join(
+        b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in headers.items()
     )
+    post_http = b"\x83\x86"
+    return post_http + first, post_http + bytes(range(0x80 + 61 + len(headers), 0x80 + 61, -1))
 
 
 class Blocks:
@@ -89,16 +97,17 @@ class Blocks:
 class GrpcCaller:
     """One connection with one call under way."""
 
-    def __init__(self, host: str, port: int, first: bytes, message: bytes, answers: Answers, blocks: Blocks) -> None:
+    def __init__(
+        self, host: str, port: int, path: str, calls: Iterator[Call], blocks: Blocks, pool: Sequence[Call] = ()
+    ) -> None:
         self.connection = connected(host, port)
-        self._next = memoryview(first)
-        self._message = memoryview(message)
-        self._answers = answers
+        self.pool = pool
+        self._calls = calls
         self._blocks = blocks
-        self._head = request_block(f"{host}:{port}")
+        self._head, self._next_head = request_blocks(f"{host}:{port}", path)
         self._stream = -1
         self._waiting: deque[memoryview] = deque()  # bytes to send
-        self._unsent = self._message[:0]  # of the message, not yet in frames
+        self._unsent = memoryview(b"")  # of the message, not yet in frames
         self._connection_window = self._stream_window = self._initial_window = 65535
         self._frame_bytes_max = 16384
         self._received = bytearray()  # the beginning of a frame
@@ -110,12 +119,41 @@ class GrpcCaller:
 
     def start(self) -> None:
         self._stream += 2
+        self._call = call = next(self._calls)
+        if self._sent_at_once(call):
+            return
         self._body.clear()
         self._stream_window = self._initial_window
-        self._unsent, self._next = self._next, self._message
-        self._queue(frame(HEADERS, END_HEADERS, self._stream, self._head))
+        self._unsent = memoryview(call.request)
+        self._queue(frame(HEADERS, END_HEADERS, self._stream, self._head + call.own))
+        self._head = self._next_head
         self._frame_message()
         self.writable()
+
+    def _sent_at_once(self, call: Call) -> bool:
+        """Sends a call that fits its windows in one piece, if nothing waits."""
+        size = len(call.request)
+        if (
+            self._waiting
+            or self._head is not self._next_head
+            or size > min(self._connection_window, self._initial_window, self._frame_bytes_max, 4096)
+        ):
+            return False
+        if call.pieces is None:
+            block = self._next_head + call.own
+            head = frame_head(len(block), HEADERS, END_HEADERS, 0)[:5]
+            call.pieces = head, block + frame_head(size, DATA, END_STREAM, 0)[:5], call.request
+        whole = self._stream.to_bytes(4, "big").join(call.pieces)
+        try:
+            sent = self.connection.send(whole)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(whole):
+            self._waiting.append(memoryview(whole)[sent:])
+        self._connection_window -= size
+        self._stream_window = self._initial_window - size
+        self._body.clear()
+        return True
 
     def wants_to_write(self) -> bool:
         return bool(self._waiting)
@@ -145,6 +183,12 @@ class GrpcCaller:
             return False
         if not fresh:
             raise WrongAnswer("the server closed the connection")
+        if not self._received and not self._body:
+            stream_id = self._stream.to_bytes(4, "big")
+            for pieces in self._call.right:
+                if fresh == stream_id.join(pieces):
+                    self._consumed += len(pieces[2]) - 5
+                    return True
         if self._received:
             self._received += fresh
             fresh, self._received = bytes(self._received), bytearray()
@@ -156,6 +200,8 @@ class GrpcCaller:
             stream = int.from_bytes(fresh[at + 5 : at + 9], "big")
             complete |= self._took(fresh[at + 3], fresh[at + 4], stream, memoryview(fresh)[at + 9 : end])
             at = end
+        if complete and at == len(fresh):
+            self._know(fresh)
         self._received += fresh[at:]
         self.writable()
         return complete
@@ -192,12 +238,25 @@ class GrpcCaller:
             raise WrongAnswer(f"frame of type {kind}: {bytes(payload)!r}")
         return False
 
+    def _know(self, answer: bytes) -> None:
+        """An answer was good that came in one piece: its frames, and nothing else."""
+        pieces, at, start = [], 0, 0
+        ours = self._stream.to_bytes(4, "big")
+        while at < len(answer):
+            if answer[at + 5 : at + 9] != ours or answer[at + 3] not in (DATA, HEADERS):
+                return
+            pieces.append(answer[start : at + 5])
+            start = at + 9
+            at = start + int.from_bytes(answer[at : at + 3], "big")
+        if len(pieces) == 3:  # head, message, trailers
+            self._call.know((*pieces, answer[start:]), len(answer))
+
     def _finish(self) -> None:
         """Checks the answer of the call that ended."""
         if len(self._body) < 5 or self._body[0] or int.from_bytes(self._body[1:5], "big") != len(self._body) - 5:
             raise WrongAnswer(f"not one gRPC message: {bytes(self._body[:20])!r}")
         with memoryview(self._body) as whole, whole[5:] as message:
-            self._answers.check(b"", message)
+            self._call.check(b"", message)
 
     def _configure(self, payload: memoryview) -> None:
         """The server's settings."""

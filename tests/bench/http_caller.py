@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from tests.bench.cases import Case, http_request, read_http
-from tests.bench.load import Answers, WrongAnswer, connected
+from tests.bench.http_traffic import http_asks
+from tests.bench.load import Answers, Ask, WrongAnswer, connected
+from tests.bench.traffic import Row, in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 READ_BYTES = 1 << 16
 
 
-def http_callers(case: Case, host: str, port: int, count: int) -> Sequence[HttpCaller]:
-    """`count` connections that ask the same question."""
+def http_callers(case: Case | Row, host: str, port: int, count: int) -> Sequence[HttpCaller]:
+    """`count` connections that ask the same question, or a row's in turn."""
+    authority = f"{host}:{port}"
+    if isinstance(case, Row):
+        asks = http_asks(case, authority)
+        return [HttpCaller(host, port, in_turn(asks, place, count), asks) for place in range(count)]
     answers = Answers(lambda head, body: case.check(read_http(head, body)))
     ids = range(1, count + 1) if case.of_sequences else [0] * count
-    return [
-        HttpCaller(
-            host, port, *(http_request(case, f"{host}:{port}", id, starts=one) for one in (True, False)), answers
-        )
-        for id in ids
-    ]
+    return [HttpCaller(host, port, _the_same(case, authority, id, answers)) for id in ids]
+
+
+def _the_same(case: Case, authority: str, id: int, answers: Answers) -> Iterator[Ask]:
+    first, other = (Ask(http_request(case, authority, id, starts=one), answers.check) for one in (True, False))
+    return chain([first], repeat(other))
 
 
 class HttpCaller:
     """One keep-alive connection. The answer's buffer is kept from one answer to the next."""
 
-    def __init__(self, host: str, port: int, first: bytes, request: bytes, answers: Answers) -> None:
+    def __init__(self, host: str, port: int, asks: Iterator[Ask], pool: Sequence[Ask] = ()) -> None:
         self.connection = connected(host, port)
-        self._next = memoryview(first)
-        self._request = memoryview(request)
-        self._answers = answers
-        self._unsent = self._request[:0]
+        self.pool = pool
+        self._asks = asks
+        self._unsent = memoryview(b"")
         self._buffer = bytearray(READ_BYTES)
         self._filled = 0
         self._head = b""
@@ -41,8 +47,13 @@ class HttpCaller:
 
     def start(self) -> None:
         self._filled = self._body_end = 0
-        self._unsent, self._next = self._next, self._request
-        self.writable()
+        self._ask = ask = next(self._asks)
+        try:
+            sent = self.connection.send(ask.request)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(ask.request):
+            self._unsent = memoryview(ask.request)[sent:]
 
     def wants_to_write(self) -> bool:
         return bool(self._unsent)
@@ -56,6 +67,19 @@ class HttpCaller:
 
     def readable(self) -> bool:
         """Reads until the socket is empty or the answer complete."""
+        if not self._filled:
+            try:
+                answer = self.connection.recv(READ_BYTES)
+            except BlockingIOError:
+                return False
+            if answer in self._ask.right:
+                return True
+            if not answer:
+                raise WrongAnswer("the server closed the connection")
+            self._buffer[: len(answer)] = answer
+            self._filled = len(answer)
+            if self._complete():
+                return True
         while True:
             if self._filled == len(self._buffer):
                 self._buffer.extend(bytes(READ_BYTES))
@@ -87,7 +111,9 @@ class HttpCaller:
         if not self._head.startswith(b"HTTP/1.1 200"):
             raise WrongAnswer(bytes(self._buffer[: min(self._filled, 500)]).decode("latin-1"))
         with memoryview(self._buffer) as whole, whole[len(self._head) : self._body_end] as body:
-            self._answers.check(self._head, body)
+            self._ask.check(self._head, body)
+        if self._filled == self._body_end:
+            self._ask.know(bytes(self._buffer[: self._filled]), self._filled)
         return True
 
 

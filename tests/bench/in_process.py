@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import despina
 import trio
 
+from tests import in_process
 from tests.bench.cases import Case, known_cases
 from tests.bench.load import Measured, WrongAnswer
 
@@ -38,7 +39,9 @@ async def measure_case(models: Path, name: str, executor: str, seconds: float) -
     forced = f'{text}\nparameters {{ key: "DESPINA_EXECUTOR" value: {{ string_value: "{executor}" }} }}\n'
     await (folder / "config.pbtxt").write_text(forced)
     try:
-        async with despina.open_engine(models, model_control_mode="explicit", load_model=[case.model]) as engine:
+        async with despina.open_engine(
+            models, backend_config=in_process.SETTING, model_control_mode="explicit", load_model=[case.model]
+        ) as engine:
             return [await measure_callers(engine, case, callers, seconds) for callers in CALLERS]
     finally:
         await (folder / "config.pbtxt").write_text(text)

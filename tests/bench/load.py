@@ -1,8 +1,8 @@
 """A closed-loop load generator: one epoll loop, prebuilt bytes, every answer checked.
 
 Each caller has a connection of its own and one request under way on it; when an answer is complete and right, the next
-request goes out at once. An answer whose bytes equal those of one that was decoded and verified is right; any other is
-decoded and verified. A wrong answer stops the run: a server that answers wrongly has no speed.
+request goes out at once. An answer whose bytes equal those of one to the same question that was decoded and verified is
+right; any other is decoded and verified. A wrong answer stops the run: a server that answers wrongly has no speed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -23,6 +23,10 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 POLL_SECONDS = 0.2
 ROUNDS_MIN = 4
 """How many answers each caller must have had, on average, for a run to count."""
+KNOWN_BYTES_MAX = 1 << 16
+"""Of an answer that is remembered with all that frames it."""
+KNOWN_MAX = 8
+"""Right answers to one question: the last bits of floats depend on the batch."""
 LONGEST_SECONDS = 20.0
 """When a run ends whatever its callers have."""
 
@@ -31,10 +35,38 @@ class WrongAnswer(Exception):
     """The server answered, but not what it should."""
 
 
+class Ask:
+    """One request, and how to tell that its answer is right. Shared by the callers of a run."""
+
+    __slots__ = ("_verify", "pieces", "request", "right", "seen")
+
+    def __init__(self, request: bytes, verify: Callable[[bytes, memoryview], None]) -> None:
+        self.request = request
+        self._verify = verify
+        self.seen = False
+        """An answer has been verified."""
+        self.right: list[Any] = []
+        """Whole answers that were, in the caller's form."""
+        self.pieces: Any = None
+        """What the caller has made of the request."""
+
+    def check(self, head: bytes, body: memoryview) -> None:
+        """Raises WrongAnswer unless this answers the request."""
+        self._verify(head, body)
+        self.seen = True
+
+    def know(self, answer: Any, size: int) -> None:
+        """The answer that has just been checked, of `size` bytes: it need not be decoded again."""
+        if size <= KNOWN_BYTES_MAX:
+            self.right = [answer, *self.right[: KNOWN_MAX - 1]]
+
+
 class Caller(Protocol):
     """One connection with one request under way at a time; callers of a run share their request's bytes."""
 
     connection: socket.socket
+    pool: Sequence[Ask]
+    """All that it may ask."""
 
     def start(self) -> None:
         """Sends the next request, as far as the socket takes it."""
@@ -63,8 +95,11 @@ class Measured:
         return self.requests / self.seconds
 
 
-def drive(callers: Sequence[Caller], seconds: float, warm_seconds: float, pid: int | None) -> Measured:
-    """Keeps every caller busy for `seconds`, after `warm_seconds` that are not counted. Closes the connections."""
+def drive(
+    callers: Sequence[Caller], seconds: float, warm_seconds: float, pid: int | None, *, learns: bool = False
+) -> Measured:
+    """Keeps every caller busy for `seconds`, after `warm_seconds` that are not counted, and, if it `learns`, until each
+    question has been answered, so that no answer has to be decoded while it counts. Closes the connections."""
     with contextlib.ExitStack() as stack:
         poll = stack.enter_context(contextlib.closing(select.epoll()))
         for caller in callers:
@@ -75,6 +110,8 @@ def drive(callers: Sequence[Caller], seconds: float, warm_seconds: float, pid: i
             caller.start()
             loop.follow(caller)
         loop.run(warm_seconds)
+        while learns and not all(ask.seen for caller in callers for ask in caller.pool):
+            loop.run(POLL_SECONDS)
         cpu_before, start, done_before = cpu_seconds(pid), time.perf_counter(), loop.done
         loop.run(seconds)
         # Long requests: what was under way at the start and at the end must not weigh.

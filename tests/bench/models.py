@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +63,26 @@ SEQUENCES = """sequence_batching {
 """
 SEQUENCE_MODELS = {"seq_oldest": "oldest { max_candidate_sequences: 64 }", "seq_direct": "direct { }"}
 PYTHON_MODELS = ("simple", "identity_fp32", "identity_bytes")
-ONNX_MODELS = ("onnx_addsub", "onnx_addsub_single", "onnx_mlp", "onnx_conv")
+ISOLATED_MODELS = {
+    "isolated_identity": ("FP32", 1, PYTHON_IDENTITY),
+    "isolated_addsub": ("FP32", 2, PYTHON_ADDSUB),
+    "isolated_strings": ("STRING", 1, PYTHON_IDENTITY),
+}
+"""In processes of their own: the datatype, how many inputs and outputs, and model.py."""
+ISOLATED = 'parameters { key: "DESPINA_ISOLATION" value: { string_value: "process" } }\n'
+ONNX_MODELS = ("onnx_addsub", "onnx_addsub2", "onnx_addsub_single", "onnx_mlp", "onnx_conv")
+WEIGHTS = 0
+"""The seed of the networks' weights."""
 ENSEMBLES = {"ens_simple": "simple", "ens_onnx": "onnx_addsub"}
 """Two steps each, of that model: what comes out is twice what goes in."""
 
 
 def write_models(
-    root: Path, names: tuple[str, ...] = (*PYTHON_MODELS, *SEQUENCE_MODELS, *ONNX_MODELS, *ENSEMBLES)
+    root: Path,
+    names: tuple[str, ...] = (*PYTHON_MODELS, *ISOLATED_MODELS, *SEQUENCE_MODELS, *ONNX_MODELS, *ENSEMBLES),
 ) -> None:
     """Writes the named models under `root`; what is there already is overwritten."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(WEIGHTS)
     pairs = (
         [(f"INPUT{index}", "INT32", "16") for index in (0, 1)],
         [(f"OUTPUT{index}", "INT32", "16") for index in (0, 1)],
@@ -88,8 +99,14 @@ def write_models(
             tensors = [("INPUT0", datatype, "-1")], [("OUTPUT0", datatype, "-1")]
             write_config(root, name, "python", 64, *tensors, "dynamic_batching { }\n")
             write_python(root, name, PYTHON_IDENTITY)
-    for name, batching in (("onnx_addsub", "dynamic_batching { }\n"), ("onnx_addsub_single", "")):
+    for name, (datatype, count, text) in ISOLATED_MODELS.items():
         if name in names:
+            tensors = [[(f"{way}{index}", datatype, "-1") for index in range(count)] for way in ("INPUT", "OUTPUT")]
+            write_config(root, name, "python", 64, *tensors, "dynamic_batching { }\n" + ISOLATED)
+            write_python(root, name, text)
+    for name in ("onnx_addsub", "onnx_addsub2", "onnx_addsub_single"):
+        if name in names:
+            batching = "" if name.endswith("single") else "dynamic_batching { }\n"
             write_config(root, name, "onnxruntime", 64, *pairs, batching + THREADS)
             write_onnx(root, name, addsub_graph())
     if "onnx_mlp" in names:
@@ -171,7 +188,7 @@ def addsub_graph() -> onnx.GraphProto:
 
 def mlp_graph(random: np.random.Generator) -> onnx.GraphProto:
     """Two dense layers of 256."""
-    weights = [constant(f"w{n}", random.standard_normal((256, 256)) / 16) for n in (1, 2)]
+    weights = [constant(f"w{n}", weight) for n, weight in enumerate(mlp_weights(random), 1)]
     biases = [constant(f"b{n}", np.zeros(256)) for n in (1, 2)]
     nodes = [
         helper.make_node("Gemm", ["x", "w1", "b1"], ["dense"]),
@@ -180,6 +197,23 @@ def mlp_graph(random: np.random.Generator) -> onnx.GraphProto:
     ]
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 256])] for name in ("x", "y")]
     return helper.make_graph(nodes, "mlp", *ends, weights + biases)
+
+
+def mlp_weights(random: np.random.Generator) -> list[np.ndarray]:
+    """Of the two layers."""
+    return [random.standard_normal((256, 256)) / 16 for _ in range(2)]
+
+
+@functools.cache
+def _weights() -> list[np.ndarray]:
+    return mlp_weights(np.random.default_rng(WEIGHTS))
+
+
+def mlp_answers(rows: np.ndarray) -> np.ndarray:
+    """What onnx_mlp makes of them."""
+    first, second = _weights()
+    answers: np.ndarray = np.maximum(rows @ first, 0) @ second
+    return answers.astype(np.float32)
 
 
 def conv_graph(random: np.random.Generator) -> onnx.GraphProto:

@@ -28,7 +28,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.models import write_config, write_python
-from tests.conformance.servers import running_despina
+from tests.conformance.servers import running_in_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +158,7 @@ def measure(load: float, seconds: float) -> list[tuple[str, float, float]]:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_model(root / "models")
         for order in ("arrival", "adaptive"):
-            with running_despina(root / "models", root / order, [f"--queue-order={order}"]) as server:
+            with running_in_process(root / "models", root / order, [f"--queue-order={order}"]) as server:
                 closed = HttpCallers(server.http_port)
                 trio.run(closed.closed, seconds)
                 capacity = closed.good / seconds

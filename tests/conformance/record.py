@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.conformance.cloud_probes import CLOUD_SUITES, CloudSuite
 from tests.conformance.comparison import canonical
 from tests.conformance.metrics_suite import MetricsSuite
 from tests.conformance.servers import reference_script, running_reference
@@ -24,12 +25,12 @@ def main() -> None:
     """Records every suite, or those that are named."""
     if reference_script() is None:
         raise SystemExit("no reference server here: set DESPINA_REFERENCE_TRITON to the script that runs it")
-    for suite in SUITES:
+    for suite in (*SUITES, *CLOUD_SUITES):
         if len(sys.argv) == 1 or suite.name in sys.argv[1:]:
             record(suite)
 
 
-def record(suite: Suite | MetricsSuite) -> None:
+def record(suite: Suite | MetricsSuite | CloudSuite) -> None:
     """Asks twice and writes what was steady."""
     first, second = answers(suite), answers(suite)
     steady = {name: answer for name, answer in first.items() if canonical(answer) == canonical(second[name])}
@@ -41,8 +42,11 @@ def record(suite: Suite | MetricsSuite) -> None:
     print(f"{suite.name}: {len(steady)} answers in {suite.golden.name}")
 
 
-def answers(suite: Suite | MetricsSuite) -> dict[str, Any]:
+def answers(suite: Suite | MetricsSuite | CloudSuite) -> dict[str, Any]:
     """One fresh server's answers."""
+    if isinstance(suite, CloudSuite):
+        with tempfile.TemporaryDirectory() as folder:
+            return suite.answers(Path(folder), reference=True)
     with (
         tempfile.TemporaryDirectory() as folder,
         running_reference(suite.models, Path(folder), suite.options) as server,

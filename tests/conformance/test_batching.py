@@ -20,7 +20,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
-from tests.conformance.servers import asked_again, reference_script, running_despina, running_reference
+from tests.conformance.servers import asked_again, reference_script, running_in_process, running_reference
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "batching.json"
@@ -36,8 +36,9 @@ OPTIONAL = A + ', { name: "B" data_type: TYPE_INT32 dims: [1] optional: true }'
 WIDE = '{ name: "A" data_type: TYPE_INT32 dims: [-1] %s }'
 BOUND = "default_queue_policy { max_queue_size: 100 }"
 GAP_S = 0.08
-BUSY_MS = 2600
-"""More than the timeouts and the half second that may pass until the reference server looks at them."""
+BUSY_MS = 3000
+"""More than the timeouts and the half second that may pass until the reference server looks at them, and as far from
+the arrival of the last request of a story as from the end of its timeout."""
 MODELS = {
     "levels": (4, A, f"dynamic_batching {{ priority_levels: 3 default_priority_level: 2 {BOUND} }}"),
     "one_level": (4, A, f"dynamic_batching {{ {BOUND} }}"),
@@ -205,7 +206,7 @@ def stories(server):
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
     folder = tmp_path_factory.mktemp("batching")
-    with running_despina(batching_models(folder), folder) as server:
+    with running_in_process(batching_models(folder), folder) as server:
         return stories(server)
 
 

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.conformance.servers import asked_again, reference_script, running_despina, running_reference
+from tests.conformance.servers import (
+    asked_again,
+    reference_script,
+    running_despina,
+    running_in_process,
+    running_reference,
+)
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "iterative_sequences.json"
@@ -113,10 +119,10 @@ def answers(server):
     return found
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@pytest.fixture(scope="module", params=[running_despina, running_in_process], ids=["process", "none"])
+def server(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("iterative")
-    with running_despina(iterative_models(folder), folder) as running:
+    with request.param(iterative_models(folder), folder) as running:
         yield running
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.servers import HERE, asked_again, reference_script, running_despina, running_reference
+from tests.conformance.servers import HERE, asked_again, reference_script, running_in_process, running_reference
 
 GOLDEN = HERE / "golden" / "repositories.json"
 TENSORS = """max_batch_size: 8
@@ -139,7 +139,7 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def ours():
-    return stories(running_despina)
+    return stories(running_in_process)
 
 
 @pytest.mark.parametrize("name", STORIES)

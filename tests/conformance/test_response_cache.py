@@ -21,7 +21,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from tests.conformance.comparison import settled
-from tests.conformance.servers import HERE, asked_again, reference_script, running_despina, running_reference
+from tests.conformance.servers import HERE, asked_again, reference_script, running_in_process, running_reference
 
 GOLDEN = HERE / "golden" / "response_cache.json"
 CONFIG = """backend: "python"
@@ -245,7 +245,7 @@ def traced(run, folder):
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    with running_despina(write(folder), folder, OPTIONS) as server:
+    with running_in_process(write(folder), folder, OPTIONS) as server:
         return said(server)
 
 
@@ -279,7 +279,7 @@ def test_what_is_seen_of_it(ours, recorded, what):
 def test_traces(tmp_path, recorded):
     """Goal: the same moments are noted of a hit."""
     write(tmp_path)
-    assert traced(running_despina, tmp_path) == recorded["traces"]
+    assert traced(running_in_process, tmp_path) == recorded["traces"]
 
 
 @pytest.mark.slow

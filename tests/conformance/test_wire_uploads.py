@@ -10,6 +10,7 @@ import time
 import pytest
 from despina.frontends.http.connection.chunked import ChunkedBody
 
+from tests import in_process
 from tests.conformance.servers import running_despina
 from tests.conformance.wire import (
     WAIT_S,
@@ -161,7 +162,7 @@ def test_a_large_tensor_takes_its_own_size_and_no_more(tmp_path, framing, size):
         pytest.skip("less than 2 GiB of memory are free")
     folder = tmp_path / "models" / "sum" / "1"
     folder.mkdir(parents=True)
-    (folder.parent / "config.pbtxt").write_text(_SUM_CONFIG)
+    (folder.parent / "config.pbtxt").write_text(_SUM_CONFIG + in_process.PARAMETER)
     (folder / "model.py").write_text(_SUM_MODEL)
     head = (
         b"POST /v2/models/sum/infer HTTP/1.1\r\nHost: h\r\nInference-Header-Content-Length: 0\r\nConnection: close\r\n"

@@ -10,6 +10,7 @@ import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
 
+from tests import in_process
 from tests.conformance.inputs import sums
 from tests.conformance.wire import WAIT_S, wire_models
 
@@ -58,7 +59,7 @@ def traced_models(folder):
     """simple, nap, count, and context, which tells in which trace it executes."""
     models = wire_models(folder)
     (models / "context" / "1").mkdir(parents=True)
-    (models / "context" / "config.pbtxt").write_text(CONTEXT_CONFIG)
+    (models / "context" / "config.pbtxt").write_text(CONTEXT_CONFIG + in_process.PARAMETER)
     (models / "context" / "1" / "model.py").write_text(CONTEXT_MODEL)
     return models
 

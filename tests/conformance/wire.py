@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests import in_process
 from tests.conformance.suites import HERE
 
 if TYPE_CHECKING:
@@ -56,14 +57,16 @@ instance_group [ { kind: KIND_CPU count: 1 } ]
 
 def wire_models(folder: Path) -> Path:
     """A repository with `simple`, `identity_any`, `nap`, which sleeps without a bound on its queue, and the decoupled
-    `count`, whose input is its pause in milliseconds."""
+    `count`, whose input is its pause in milliseconds; all in the server's process, for tests look at its memory."""
     models = folder / "models"
     for name in ("simple", "identity_any"):
         shutil.copytree(HERE / "models" / name, models / name, ignore=shutil.ignore_patterns("__pycache__"))
+        config = models / name / "config.pbtxt"
+        config.write_text(config.read_text() + in_process.PARAMETER)
     slow = (HERE / "models" / "slow" / "1" / "model.py").read_text()
     for name, config, code in (("count", _COUNT_CONFIG, _COUNT_MODEL), ("nap", _NAP_CONFIG, slow)):
         (models / name / "1").mkdir(parents=True)
-        (models / name / "config.pbtxt").write_text(config)
+        (models / name / "config.pbtxt").write_text(config + in_process.PARAMETER)
         (models / name / "1" / "model.py").write_text(code)
     return models
 

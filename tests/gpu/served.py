@@ -1,10 +1,9 @@
-"""The server that is checked, as a child process, and the models that it serves on the device."""
+"""The server that is checked, as a child process, and the Python models that it serves on the device."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -14,7 +13,10 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from tests.conformance.servers import free_ports
+from tests.gpu.machine import has
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,33 +67,13 @@ instance_group [{ kind: KIND_GPU count: 1 gpus: [0] }]
 """
 
 
-class Bench:
-    """A running server, and clients for it."""
+@attrs.frozen
+class Served:
+    """A running server as another process finds it, and clients for it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        models = folder / "models"
-        write_model(models / "echo", MODEL, CONFIG % ', { name: "ABOUT" data_type: TYPE_STRING dims: [1] }')
-        if has("torch"):
-            write_model(models / "matmul", TORCH_MODEL, CONFIG % "")
-        self.ports = free_ports(3)
-        command = [sys.executable, "-c", "from despina.frontends.cli import main; raise SystemExit(main())", "serve"]
-        command += ["--model-repository", str(models)]
-        for door, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
-            command += [f"--{door}-port", str(port)]
-        self.log = folder / "server.log"
-        with self.log.open("wb") as log:
-            self.child = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def is_ready(self) -> bool:
-        if self.child.poll() is not None:
-            raise AssertionError("the server ended")
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{self.ports[0]}/v2/health/ready", timeout=PATIENCE_SECONDS),
-        ):
-            return True
-        return False
+    ports: list[int]
+    pid: int
+    log: str
 
     def client(self, door: str) -> Any:
         """tritonclient's module for a door, and a client of it."""
@@ -102,6 +84,38 @@ class Bench:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[2]}/metrics", timeout=PATIENCE_SECONDS) as page:
             return page.read().decode()
 
+    def log_tail(self) -> str:
+        """The newest of what the server has said."""
+        return Path(self.log).read_text(errors="replace")[-2000:]
+
+
+class Server:
+    """The child process, of these Python models and what is in `models` already. A model that does not load stops no
+    other."""
+
+    def __init__(self, folder: Path) -> None:
+        models = folder / "models"
+        write_model(models / "echo", MODEL, CONFIG % ', { name: "ABOUT" data_type: TYPE_STRING dims: [1] }')
+        if has("torch"):
+            write_model(models / "matmul", TORCH_MODEL, CONFIG % "")
+        ports = free_ports(3)
+        command = [sys.executable, "-c", "from despina.frontends.cli import main; raise SystemExit(main())", "serve"]
+        command += ["--model-repository", str(models), "--exit-on-error", "false"]
+        for door, port in zip(("http", "grpc", "metrics"), ports, strict=True):
+            command += [f"--{door}-port", str(port)]
+        path = folder / "server.log"
+        with path.open("wb") as log:
+            self.child = subprocess.Popen(command, stdout=log, stderr=log)
+        self.served = Served(ports, self.child.pid, str(path))
+
+    def is_ready(self) -> bool:
+        if self.child.poll() is not None:
+            raise AssertionError("the server ended")
+        address = f"http://127.0.0.1:{self.served.ports[0]}/v2/models/echo/ready"
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=PATIENCE_SECONDS):
+            return True
+        return False
+
     def close(self) -> None:
         self.child.send_signal(signal.SIGTERM)
         try:
@@ -109,10 +123,6 @@ class Bench:
         except subprocess.TimeoutExpired:
             self.child.kill()
             self.child.wait()
-
-
-def has(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def write_model(folder: Path, model: str, config: str) -> None:

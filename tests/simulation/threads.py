@@ -76,6 +76,8 @@ class Stepped:
 class SteppedThreads:
     """The threads of one history: see engine/port/threads.py. `run` is the task that steps them."""
 
+    run_by_themselves = False
+
     def __init__(self, chance: random.Random, clock: trio.testing.MockClock) -> None:
         self.chance = chance
         self.clock = clock

@@ -39,6 +39,10 @@ class Server(Protocol):
         """Waits for the answer."""
         ...
 
+    def listen(self) -> None:
+        """What comes is heard from now on also while the main thread waits for something else."""
+        ...
+
 
 @attrs.frozen
 class Source:
@@ -46,6 +50,8 @@ class Source:
 
     server: Server
     is_iterative: bool
+    keeps_states: bool = False
+    """Whether models say what is kept for the next request of a sequence."""
 
 
 class ChildTrace:
@@ -64,21 +70,27 @@ class ChildTrace:
 class ChildJob:
     """See port/work.py: BackendJob."""
 
+    response: Any = None
+    fault: Fault | None = None
+    outputs: Sequence[Tensor] = ()
+    states: Sequence[Tensor] = ()
+    parameters: dict[str, Parameter] | None = None
+    again = False
+    is_deferred = False
+    executed_ns = 0
+
+    # What most jobs have at these values is stored with those only that differ.
+
     def __init__(self, number: int, request: InferenceRequest, size: int, received_ns: int, by: Source) -> None:
         self.number = number
         self.request = request
         self.batch_size = size
         self.received_ns = received_ns
-        self.version_text = str(request.model_version)
-        self.response: Any = None
-        self.fault: Fault | None = None
-        self.outputs: list[Tensor] = []
-        self.parameters: dict[str, Parameter] | None = None
-        self.again = False
-        self.is_deferred = False
-        self.executed_ns = 0
-        self._server = by.server
-        self._is_iterative = by.is_iterative
+        self._by = by
+
+    @property
+    def version_text(self) -> str:
+        return str(self.request.model_version)
 
     def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
         self.fault = encoding_fault(outputs)
@@ -92,16 +104,18 @@ class ChildJob:
 
     def defer(self) -> ChildLater:
         self.is_deferred = True
-        return ChildLater(self.number, self._server)
+        return ChildLater(self.number, self._by.server)
 
     def is_cancelled(self) -> bool:
-        return bool(self._server.ask("cancelled?", (self.number,)))
+        return bool(self._by.server.ask("cancelled?", (self.number,)))
 
     def set_state(self, name: str, tensor: Tensor) -> None:
-        raise InvalidArgument(f"state '{name}' is not a valid state name.")
+        if not self._by.keeps_states:
+            raise InvalidArgument(f"state '{name}' is not a valid state name.")
+        self.states = [*self.states, tensor]
 
     def reschedule(self) -> None:
-        if not self._is_iterative:
+        if not self._by.is_iterative:
             raise InvalidArgument(
                 "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
                 "to handle such a flag."
@@ -109,7 +123,7 @@ class ChildJob:
         self.again = True
 
     def answer(self) -> tuple[Any, ...]:
-        """As plain values, next to `outputs`."""
+        """As plain values, next to `states` and `outputs`."""
         fault = None if self.fault is None else fault_fields(self.fault)
         return (
             self.number,
@@ -119,6 +133,7 @@ class ChildJob:
             fault,
             self.parameters,
             len(self.outputs),
+            len(self.states),
         )
 
 
@@ -186,7 +201,9 @@ class ChildStream(ChildJob):
         """Never waits for room: also from within garbage collection."""
         if not self._closed:
             self._closed = True
-            self._server.say("send", (self.number, None if fault is None else fault_fields(fault), None, True, False))
+            self._by.server.say(
+                "send", (self.number, None if fault is None else fault_fields(fault), None, True, False)
+            )
 
     def consumed(self, count: int, gone: bool) -> None:
         """So many of its answers are with the caller, or it has left."""
@@ -211,5 +228,5 @@ class ChildStream(ChildJob):
             self._closed = final
             self._under_way += 1
         told = None if fault is None else fault_fields(fault)
-        self._server.say("send", (self.number, told, parameters, final, outputs is not None), outputs or ())
+        self._by.server.say("send", (self.number, told, parameters, final, outputs is not None), outputs or ())
         return not self._gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
     from .frames import Message
 
 
+class LibraryHost(Protocol):
+    """What a library in C++ has at the server besides other models."""
+
+    def ask(self, operation: str, arguments: bytes) -> bytes:
+        """What it asks of its server. Waits, off the trio thread; raises Fault."""
+        ...
+
+    def show(self, process: object, page: str) -> None:
+        """The metrics that it has, as text, in the place of those before."""
+        ...
+
+    def hide(self, process: object) -> None:
+        """It is gone."""
+        ...
+
+
 class Asked:
     """Of one process. `post` says something to it, later and in order."""
 
@@ -33,13 +49,15 @@ class Asked:
         engine: NestedCaller | None,
         jobs: Mapping[int, BackendJob],
         post: Callable[[str, tuple[Any, ...], Sequence[Tensor]], None],
+        host: LibraryHost | None = None,
     ) -> None:
-        """`jobs` are those that the process works on, by number."""
+        """`jobs` are those that the process works on, by number; `host` is of a library's process."""
         self._instance_name = instance_name
         self._model_name = model_name
         self._engine = engine
         self._jobs = jobs
         self._post = post
+        self._host = host
         self._calls: dict[int, NestedCall] = {}
         self._measured = None if engine is None else Measured(engine.metrics)
 
@@ -50,6 +68,8 @@ class Asked:
             self._ask(fields, nursery)
         elif kind == "call":
             self._call(fields, message.tensors)
+        elif kind == "page" and self._host is not None:
+            self._host.show(self, *fields)
         elif kind == "release" and self._measured is not None:
             self._measured.release(fields[0])
         else:
@@ -69,6 +89,8 @@ class Asked:
         """The process is gone: nobody wants its answers."""
         for call in [*self._calls.values()]:
             call.cancel()
+        if self._host is not None:
+            self._host.hide(self)
         if self._measured is not None:
             self._measured.close()
 
@@ -112,6 +134,8 @@ class Asked:
             self._tell(number, Internal("there is no engine to ask"), None)
         elif kind == "metric":
             self._measure(number, about)
+        elif kind == "library" and self._host is not None:
+            nursery.start_soon(self._wait, number, partial(self._host.ask, *about))
         elif kind == "ready?":
             nursery.start_soon(self._wait, number, partial(engine.is_model_ready, *about))
         elif kind == "load":

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ....schema.fault import Unsupported
 from ....schema.inference import LATEST, InferenceResponse
 from .frames import fault_of
 from .measuring import ChildMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ....engine.port.nested import NestedRequest, Origin
     from ....engine.port.served import Answer
@@ -99,6 +100,7 @@ class ChildEngine:
             request.sequence_end,
         )
         about = ([job.number for job in jobs], 0 if trace is None else trace.number, decoupled, waits)
+        self._server.listen()
         self._server.say("call", (number, values, *about), tuple(request.inputs.values()))
         return ChildCall(number, self._server, waits)
 
@@ -128,6 +130,18 @@ class ChildEngine:
 
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         self._server.ask("unload", (name, unload_dependents))
+
+    def ask_as_library(self, operation: str, arguments: bytes) -> bytes:
+        """What a library asks of its server, but for inference. Waits; raises Fault."""
+        answer: bytes = self._server.ask("library", (operation, arguments))
+        return answer
+
+    def show_page(self, page: str) -> None:
+        """The metrics that the library in this process has, as text."""
+        self._server.say("page", (page,))
+
+    def attend(self, attendant: Callable[..., Awaitable[None]]) -> None:
+        raise Unsupported("the engine is in another process")
 
 
 def call_values(values: tuple[Any, ...]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The program of a model's own process: `main` serves one instance, or completes one configuration, then ends.
 
-    reader thread   packets ──▶ batches for the main thread; credit, answers to what was asked
-    main thread     initialize, execute, finalize, as a model's author expects of a main thread
+    main thread     initialize, execute, finalize, as a model's author expects of a main thread; reads what comes
     any thread      answers of streams, questions to the server
+    reader thread   reads what comes from when on somebody waits for it while the main thread works (listening.py)
 
 Nothing here imports the server: a model's process is as small as it can be, and may run in another environment, of
 which only numpy and attrs are needed.
@@ -35,67 +35,25 @@ from ..instance import PythonInstance, UserModel
 from ..model_config import ModelConfig
 from .answering import ChildJob, ChildStream, ChildTrace, Source
 from .asking import ChildEngine
-from .frames import ANCILLARY_BYTES, PACKET_BYTES_MAX, Codec, ancillary_of, fault_fields, fault_of, files_of
+from .frames import fault_fields
+from .listening import Link, Listening
 from .own_imports import OwnImports
 from .setup import Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from ....engine.port.backend import BackendInstance
     from ....schema.tensor import Tensor
-    from .frames import Message
+    from .frames import Message, Placed
 
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_NAME: Final = 15
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+KEPT_BYTES: Final = 1 << 26
+"""Of the heap that is free at its end."""
 UTILS_PATH: Final = str(Path(__file__).with_name("path"))
-
-
-class Link:
-    """The way to the server. For any thread, but `receive`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._codec = Codec()
-        self._sending = threading.RLock()
-        """Entered again where garbage collection ends a stream."""
-        self._buffer = bytearray(PACKET_BYTES_MAX)
-        self._asked: dict[int, queue.SimpleQueue[Message]] = {}
-        self._last = 0
-
-    def say(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> None:
-        """See `Server`."""
-        with self._sending:
-            packet = self._codec.write(kind, fields, tensors)
-            try:
-                self._socket.sendmsg([packet.data], ancillary_of(packet))
-            finally:
-                packet.close()
-
-    def ask(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> Any:
-        """See `Server`."""
-        answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        with self._sending:
-            self._last += 1
-            number = self._last
-            self._asked[number] = answer
-        self.say("ask", (number, kind, *fields), tensors)
-        fault, value = answer.get().fields
-        if fault is not None:
-            raise fault_of(fault)
-        return value
-
-    def receive(self) -> Message | None:
-        """The next message; None when the server is gone. Answers go to who asked."""
-        while True:
-            count, ancillary, _, _ = self._socket.recvmsg_into([self._buffer], ANCILLARY_BYTES)
-            if not count:
-                return None
-            message = self._codec.read(memoryview(self._buffer)[:count], files_of(ancillary))
-            if message.kind != "told":
-                return message
-            number, *fields = message.fields
-            waiting = self._asked.pop(number, None)
-            if waiting is not None:
-                waiting.put(attrs.evolve(message, fields=tuple(fields)))
 
 
 class _ToServer(logging.Handler):
@@ -116,32 +74,40 @@ class _ToServer(logging.Handler):
 class Served:
     """The instance of this process, and its streams."""
 
-    def __init__(self, link: Link, instance: PythonInstance, streams: dict[int, ChildStream], setup: Setup) -> None:
+    def __init__(self, link: Link, instance: BackendInstance, streams: dict[int, ChildStream], setup: Setup) -> None:
         self._link = link
-        self._source = Source(link, setup.iterative)
+        self._source = Source(link, setup.iterative, keeps_states=setup.library is not None)
         self._instance = instance
         self._decoupled = setup.decoupled
         self._streams = streams
 
     def execute(self, message: Message) -> None:
         """Executes a batch and says what came of it."""
+        said, placed = self._executed(message)
+        # The inputs' segment goes back with the answers, so that the next batch is put where caches have it.
+        message.wires = []
+        self._link.say_placed("executed", said, placed)
+
+    def _executed(self, message: Message) -> tuple[tuple[Any, ...], Placed]:
+        """What is said of a batch, and its answers."""
         jobs = self._jobs(message)
-        ready_ns = time.monotonic_ns()
+        now_ns = time.monotonic_ns()
+        batch = _ChildBatch(jobs, now_ns, now_ns)
         fault: Fault | None = None
         try:
-            self._instance.execute(_ChildBatch(jobs))  # type: ignore[arg-type]  # as much of one as it looks at
+            self._instance.execute(batch)  # type: ignore[arg-type]  # as much of one as it looks at
         except Fault as error:
             fault = error
         except BaseException as error:  # a model may raise anything
             fault = Internal(failure_text(error, ()))
-        ended_ns = time.monotonic_ns()
+        batch.outputs_started_ns = batch.outputs_started_ns or time.monotonic_ns()
         told = None if fault is None else fault_fields(fault)
         for job in jobs:
             if job.again:
                 self._streams.pop(job.number, None)
         answers = [job.answer() for job in jobs]
-        outputs = [tensor for job in jobs for tensor in job.outputs]
-        self._link.say("executed", (told, ready_ns, ended_ns, answers), outputs)
+        placed = self._link.place([tensor for job in jobs for tensor in (*job.states, *job.outputs)])
+        return (told, batch.inputs_ready_ns, batch.outputs_started_ns, answers), placed
 
     def close(self) -> None:
         self._instance.close()
@@ -151,7 +117,7 @@ class Served:
         at = 0
         jobs: list[ChildJob] = []
         for number, size, received_ns, count, values in message.fields[0]:
-            request = request_of(number, values, message.tensors[at : at + count])
+            request = request_of(number, values, message.some_tensors(at, at + count))
             at += count
             job = kind(number, request, size, received_ns, self._source)
             jobs.append(job)
@@ -163,6 +129,9 @@ class Served:
 @attrs.define
 class _ChildBatch:
     jobs: list[ChildJob]
+    started_ns: int
+    inputs_ready_ns: int
+    outputs_started_ns: int = 0
 
 
 def request_of(number: int, values: tuple[Any, ...], inputs: Sequence[Tensor]) -> InferenceRequest:
@@ -190,13 +159,20 @@ def main(fd: int) -> None:
     """The process: never returns."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Also where a model holds the interpreter, so that the reader cannot see the link break.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    link = Link(socket.socket(fileno=fd))
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What batches come and go in stays: to take it from the system each time costs more than what is done with it.
+    for option, size in ((M_TRIM_THRESHOLD, KEPT_BYTES), (M_MMAP_THRESHOLD, KEPT_BYTES // 2)):
+        libc.mallopt(option, size)
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    link = Link(sock)
     link.say("hello", (os.getpid(),))
     first = link.receive()
     if first is None:
         os._exit(0)
     setup = Setup(**first.fields[0])
+    libc.prctl(PR_SET_NAME, (setup.instance_name or setup.name).encode()[:15])  # for ps, top and debuggers
     _prepare(setup, link)
     code = 1
     try:
@@ -222,23 +198,50 @@ def _prepare(setup: Setup, link: Link) -> None:
 
 
 def _complete(setup: Setup, link: Link) -> None:
-    """`auto_complete_config`, if the model has one."""
+    """`auto_complete_config`, if the model has one; of a library, what it makes of its model."""
+    if setup.library is not None:
+        from ...native.child import complete
+
+        link.say("completed", complete(setup))
+        return
     completed = _load(setup).complete(ModelConfig(setup.config))
     link.say("completed", (None if completed is None else json.dumps(completed.as_dict()),))
 
 
 def _load(setup: Setup) -> UserModel:
-    paths = [setup.version_path, setup.model_path]
-    return UserModel(setup.name, setup.version, Path(setup.file), OwnImports(setup.version, paths), tuple(paths))
+    imports = OwnImports(setup.version, setup.folders)
+    return UserModel(setup.name, setup.version, Path(setup.file), imports, tuple(setup.folders))
 
 
 def _serve(setup: Setup, link: Link) -> None:
     engine = ChildEngine(link)
-    batches: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     streams: dict[int, ChildStream] = {}
-    reader = Reader(link, engine, streams, batches)
-    threading.Thread(target=reader.run, name="despina/reader", daemon=True).start()
-    instance = PythonInstance(
+    listening = Listening(link, engine, streams)
+    link.listening = listening
+    if setup.decoupled:
+        listening.begin()
+    instance = _open(setup, engine) if setup.library is None else _open_library(setup, engine)
+    ready: Callable[[], bool] | None = getattr(instance, "ready", None)
+    served = Served(link, instance, streams, setup)
+    gc.collect()
+    gc.freeze()
+    if ready is not None:
+        listening.questions = questions = queue.SimpleQueue[None]()
+        answer_them = partial(_say_ready, link, ready, questions)
+        threading.Thread(target=answer_them, name="despina/ready", daemon=True).start()
+        listening.begin()
+    link.say("opened", (ready is not None,))
+    while True:
+        message = listening.batch()
+        if message is None:
+            break
+        served.execute(message)
+        message = None
+    served.close()
+
+
+def _open(setup: Setup, engine: ChildEngine) -> PythonInstance:
+    return PythonInstance(
         setup.instance_name,
         partial(_load, setup),
         arguments=setup.arguments,
@@ -248,51 +251,16 @@ def _serve(setup: Setup, link: Link) -> None:
         movable=False,
         nested=engine if setup.may_ask else None,
     )
-    served = Served(link, instance, streams, setup)
-    gc.collect()
-    gc.freeze()
-    link.say("opened")
+
+
+def _open_library(setup: Setup, engine: ChildEngine) -> BackendInstance:
+    from ...native.child import open_instance
+
+    return open_instance(setup, engine if setup.may_ask else None)
+
+
+def _say_ready(link: Link, ready: Callable[[], bool], questions: queue.SimpleQueue[None]) -> None:
+    """Whether the model is, whenever that is asked: also while it executes."""
     while True:
-        message = batches.get()
-        if message is None:
-            break
-        served.execute(message)
-        message = None
-    served.close()
-
-
-@attrs.frozen
-class Reader:
-    """The reader thread: passes on what comes."""
-
-    link: Link
-    engine: ChildEngine
-    streams: dict[int, ChildStream]
-    batches: queue.SimpleQueue[Message | None]
-
-    def run(self) -> None:
-        try:
-            while True:
-                message = self.link.receive()
-                if message is None:  # the server is gone: nobody is there to answer
-                    os.killpg(0, signal.SIGKILL)
-                else:
-                    self._heed(message)
-        except BaseException:
-            logging.getLogger("despina.backends.python").exception("the link to the server broke")
-            os._exit(1)
-
-    def _heed(self, message: Message) -> None:
-        if message.kind == "execute":
-            self.batches.put(message)
-        elif message.kind == "answer":
-            self.engine.answered(message)
-        elif message.kind == "consumed":
-            number, count, gone, over = message.fields
-            stream = self.streams.get(number)
-            if stream is not None:
-                stream.consumed(count, gone)
-            if over:
-                self.streams.pop(number, None)
-        elif message.kind == "close":
-            self.batches.put(None)
+        questions.get()
+        link.say("ready", (ready(),))

@@ -1,10 +1,11 @@
 """What the two processes say to each other: tuples of plain values, and the tensors that go with them.
 
-    (kind, new, released, gone, segment, tensors, *fields)      one packet of a SOCK_SEQPACKET socket, by marshal
+    (kind, new, released, gone, segment, forms, wires, *fields)      one packet of a SOCK_SEQPACKET socket, by marshal
 
-Tensors up to INLINE_BYTES_MAX in all travel in the packet, larger ones in one segment of shared memory, whose file goes
-along the first time (`new`). So does a message that is too large for a packet: then the packet says where it is.
-marshal is as fast as it gets, runs nothing that it reads, and reads what any Python since 3.4 has written.
+Tensors up to INLINE_BYTES_MAX in all travel in the packet (`wires`), larger ones in one segment of shared memory, one
+after the other, whose file goes along the first time (`new`). So does a message that is too large for a packet: then
+the packet says where it is. marshal is as fast as it gets, runs nothing that it reads, and reads what any Python since
+3.4 has written.
 """
 
 from __future__ import annotations
@@ -19,25 +20,35 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from ....schema.fault import Fault, Internal
-from ....schema.tensor import Tensor
+from ....schema.tensor import Buffer, Tensor
+from . import segments
 from .segments import Mappings, SegmentPool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ....schema.tensor import Buffer
+    from ....engine.port.work import BackendJob
+    from ....schema.inference import InferenceRequest
     from .segments import Segment
 
-MARSHAL_VERSION: Final = 4
+MARSHAL_VERSION: Final = 2
+"""Those after it look for what is there twice: twice the time, for a few bytes."""
 PACKET_BYTES_MAX: Final = 1 << 16
 INLINE_BYTES_MAX: Final = 1 << 14
 ALIGNMENT: Final = 64
+Form = tuple[str, str, tuple[int, ...], int]
+"""Of a tensor: name, datatype, shape, and how many bytes it has."""
+Contents = tuple[list[Form], list[Buffer], int]
+"""Of tensors: their forms, their bytes, and how many bytes that are."""
+Placed = tuple[int, tuple[int, ...], tuple[int, ...], tuple[Form, ...], list[Buffer]]
+"""Of tensors: their segment, its number and its file if it is new, their forms, and their bytes where in no segment."""
+_NO_CONTENTS: Final[Contents] = ([], [], 0)
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
 
 _ELSEWHERE: Final = "elsewhere"
 
 
-@attrs.frozen
+@attrs.define
 class Packet:
     """What goes through the socket at once: its files are the sender's to close once they are sent."""
 
@@ -49,13 +60,44 @@ class Packet:
             os.close(file)
 
 
-@attrs.frozen
 class Message:
     """One that came."""
 
-    kind: str
-    fields: tuple[Any, ...]
-    tensors: list[Tensor]
+    __slots__ = ("fields", "forms", "kind", "wires")
+
+    def __init__(self, kind: str, fields: tuple[Any, ...], forms: tuple[Form, ...], wires: list[Buffer]) -> None:
+        self.kind = kind
+        self.fields = fields
+        self.forms = forms
+        self.wires = wires
+        """The tensors' wire forms."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Made anew each time."""
+        return self.some_tensors(0, len(self.forms))
+
+    def some_tensors(self, start: int, stop: int) -> list[Tensor]:
+        """Some of them."""
+        return [
+            Tensor(name, datatype, shape, wire)
+            for (name, datatype, shape, _), wire in zip(self.forms[start:stop], self.wires[start:stop], strict=True)
+        ]
+
+
+def contents_of(tensors: Sequence[Tensor]) -> Contents:
+    """Raises what encoding strings raises."""
+    forms: list[Form] = []
+    buffers: list[Buffer] = []
+    size = 0
+    for tensor in tensors:
+        buffer = tensor.memory()
+        length = len(buffer)
+        size += length
+        shape = tensor.shape
+        forms.append((tensor.name, tensor.datatype, shape if type(shape) is tuple else tuple(shape), length))
+        buffers.append(buffer)
+    return forms, buffers, size
 
 
 class Codec:
@@ -67,21 +109,31 @@ class Codec:
         self._gone: deque[int] = deque()
         """Segments of ours that the other side is to forget."""
 
-    def write(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> Packet:
+    def write(self, kind: str, fields: tuple[Any, ...] = (), contents: Contents = _NO_CONTENTS) -> Packet:
         """`fields` are plain values. Copies the tensors. Raises OSError or MemoryError where there is no room, and
         ValueError for a field that is no plain value."""
-        buffers = [tensor.memory() for tensor in tensors]
-        segment, places = self._place(buffers)
-        placed = [
-            (tensor.name, tensor.datatype, tuple(tensor.shape), place)
-            for tensor, place in zip(tensors, places, strict=True)
-        ]
+        return self.write_placed(kind, fields, self.place(contents))
+
+    def place(self, contents: Contents) -> Placed:
+        """Copies the tensors where the other side finds them: of those they were made of nobody is needed any more."""
+        forms, wires, size = contents
+        if size <= INLINE_BYTES_MAX:
+            return 0, (), (), tuple(forms), wires
+        segment = self.pool.take(size + ALIGNMENT * len(wires))
+        start = 0
+        for wire in wires:
+            segment.fill(start, wire)
+            start = -(-(start + len(wire)) // ALIGNMENT) * ALIGNMENT
+        return segment.number, *_new(segment), tuple(forms), []
+
+    def write_placed(self, kind: str, fields: tuple[Any, ...], placed: Placed) -> Packet:
+        """`write` in two steps: what is let go of between them is told with the same message."""
+        number, new, files, forms, wires = placed
         gone = []
         while self._gone:
             gone.append(self._gone.popleft())
-        number = 0 if segment is None else segment.number
-        new, files = _new(segment)
-        data = marshal.dumps((kind, new, self.mappings.released(), gone, number, placed, *fields), MARSHAL_VERSION)
+        said = (kind, new, self.mappings.released(), gone, number, forms, wires, *fields)
+        data = marshal.dumps(said, MARSHAL_VERSION)
         if len(data) <= PACKET_BYTES_MAX:
             return Packet(data, files)
         elsewhere = self.pool.take(len(data))
@@ -101,33 +153,34 @@ class Codec:
                 _, new, number, length = said
                 self._map(new, files)
                 said = marshal.loads(self.mappings.lease(number)[:length])
-            else:
+            elif said[1]:
                 self._map(said[1], files)
-            kind, _, released, gone, number, placed, *fields = said
+            kind, _, released, gone, number, forms, wires, *fields = said
             for other in gone:
                 self.mappings.forget(other)
-            self._gone.extend(self.pool.give_back(released))
-            whole = self.mappings.lease(number) if number else None
-            return Message(kind, tuple(fields), [_tensor(one, whole) for one in placed])
+            if released:
+                self._gone.extend(self.pool.give_back(released))
+            if number:
+                wires = _parts(self.mappings.lease(number), forms)
+            elif [*map(len, wires)] != [form[3] for form in forms]:
+                raise ValueError("tensors of other sizes")
+            return Message(kind, tuple(fields), forms, wires)
         except (ValueError, TypeError, EOFError, KeyError, IndexError, OSError) as problem:
             raise Internal(f"what came is no message: {type(problem).__name__}: {problem}") from problem
+
+    @property
+    def holds_much(self) -> bool:
+        """Whether `tidy` is worth it when it is quiet."""
+        return self.pool.byte_size > segments.IDLE_BYTES_MAX or self.mappings.byte_size > segments.IDLE_BYTES_MAX
+
+    def tidy(self) -> bool:
+        """It was quiet for a while: whether the other side should be told of segments that are gone, or free."""
+        self._gone.extend(self.pool.tidy())
+        return bool(self._gone) or self.mappings.has_released
 
     def close(self) -> None:
         self.pool.close()
         self.mappings.close()
-
-    def _place(self, buffers: Sequence[Buffer]) -> tuple[Segment | None, Sequence[Any]]:
-        if sum(map(len, buffers)) <= INLINE_BYTES_MAX:
-            return None, buffers
-        places = []
-        at = 0
-        for buffer in buffers:
-            places.append((at, len(buffer)))
-            at += -(-len(buffer) // ALIGNMENT) * ALIGNMENT
-        segment = self.pool.take(at)
-        for (start, length), buffer in zip(places, buffers, strict=True):
-            segment.memory[start : start + length] = buffer
-        return segment, places
 
     def _map(self, numbers: Sequence[int], files: Sequence[int]) -> None:
         for number, file in zip(numbers, files, strict=True):
@@ -140,16 +193,18 @@ def _new(segment: Segment | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return ((), ()) if segment is None or file < 0 else ((segment.number,), (file,))
 
 
-def _tensor(placed: tuple[str, str, tuple[int, ...], Any], whole: memoryview | None) -> Tensor:
-    name, datatype, shape, place = placed
-    if type(place) is bytes:
-        return Tensor(name, datatype, shape, place)
-    if whole is None:
-        raise ValueError("a tensor in no segment")
-    start, length = place
-    if not 0 <= start <= start + length <= len(whole):
-        raise ValueError("a tensor beyond its segment")
-    return Tensor(name, datatype, shape, whole[start : start + length])
+def _parts(whole: memoryview, forms: Sequence[Form]) -> list[Buffer]:
+    """Where a segment has the tensors. Raises ValueError where it has not."""
+    parts: list[Buffer] = []
+    start = 0
+    for form in forms:
+        size = form[3]
+        stop = start + size
+        if size < 0 or stop > len(whole):
+            raise ValueError("a tensor beyond its segment")
+        parts.append(whole[start:stop])
+        start = -(-stop // ALIGNMENT) * ALIGNMENT
+    return parts
 
 
 # --- Faults, as plain values
@@ -173,6 +228,28 @@ def _all(base: type[Fault]) -> dict[str, type[Fault]]:
 
 
 _FAULTS: Final = _all(Fault)
+
+
+# --- Requests, likewise
+
+
+def request_fields(request: InferenceRequest, job: BackendJob) -> tuple[Any, ...]:
+    """All but the inputs, as plain values; the version is the one that answers. See child.request_of."""
+    trace = request.trace
+    return (
+        request.model_name,
+        int(job.version_text),
+        request.id,
+        tuple(request.outputs),
+        request.parameters,
+        request.priority,
+        request.timeout_us,
+        request.correlation_id,
+        request.sequence_start,
+        request.sequence_end,
+        trace is not None,
+        None if trace is None else trace.context(),
+    )
 
 
 # --- The socket

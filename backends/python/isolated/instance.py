@@ -9,6 +9,7 @@ the process ends, or breaks the rules: ExecutorDied, for the batch in flight and
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -17,25 +18,43 @@ import attrs
 import trio
 
 from ....engine.port.binding import bound
+from ....engine.port.dispatch import dispatch
 from ....schema.fault import ExecutorDied, Fault, ShuttingDown
+from .answer_forms import AnswerForms
 from .asked import Asked
-from .frames import fault_of
+from .frames import fault_fields, fault_of, request_fields
+from .late import LateAnswers
 from .link import ProcessLink, emit
-from .process import ModelProcess
+from .process import ModelProcess, Program
 from .pump import Pump
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ....engine.port.host_policy import HostPolicy
     from ....engine.port.nested import NestedCaller
-    from ....engine.port.work import BackendJob, BackendStream, Batch, LateAnswer
-    from ....schema.inference import InferenceRequest
+    from ....engine.port.work import BackendJob, BackendStream, Batch
     from ....schema.tensor import Tensor
+    from .asked import LibraryHost
     from .frames import Message
+    from .limits import Limits
     from .setup import Setup
 
 log = logging.getLogger("despina.backends.python")
+
+
+def _set_states(job: BackendJob, states: Sequence[Tensor]) -> tuple[str, str] | None:
+    """What is wrong with them, as plain values."""
+    try:
+        for tensor in states:
+            job.set_state(tensor.name, tensor)
+    except Fault as fault:
+        return fault_fields(fault)
+    return None
+
+
+class _Gone(Exception):
+    """The process has closed its end of the link."""
 
 
 class IsolatedInstance:
@@ -44,19 +63,20 @@ class IsolatedInstance:
     def __init__(
         self,
         setup: Setup,
-        start_s_max: float,
-        execution_s_max: float,
+        limits: Limits,
         nested: NestedCaller | None = None,
         *,
         policy: HostPolicy,
+        program: Program | None = None,
+        host: LibraryHost | None = None,
     ) -> None:
-        """`execution_s_max` is how long one batch may take, 0 for ever; `nested` is what the model may ask."""
+        """`nested` is what the model may ask, `host` what a library has; without a `program` its process is forked."""
         self.name = setup.instance_name
         self._setup = setup
         self._policy = policy
+        self._program = program
         self._decoupled = setup.decoupled
-        self._start_s_max = start_s_max
-        self._execution_s_max = execution_s_max
+        self._limits = limits
         self._process_: ModelProcess | None = None
         self._link_: ProcessLink | None = None
         self._nursery: trio.Nursery | None = None
@@ -64,18 +84,25 @@ class IsolatedInstance:
         """What is with the process, by number."""
         self._last = 0
         self._executed: Message | None = None
-        self._answered = trio.Event()
+        self._waiting: trio.lowlevel.Task | None = None
+        """Who executes, while the process does."""
         self._is_executing = False
+        self._begun: tuple[Batch, list[int], Callable[[Fault | None], None]] | None = None
+        """What is executed without anybody waiting for it, and who is told when it is over."""
         self._is_closing = False
         self._died: ExecutorDied | None = None
         self._pumps: dict[int, Pump] = {}
-        self._later: dict[int, LateAnswer] = {}
-        """What is answered after its batch, by number."""
-        self._early: dict[int, Message] = {}
-        """Such answers that came before the news that they would."""
+        self._later = LateAnswers(self._jobs)
+        self._forms = AnswerForms()
         self._outbox: deque[tuple[str, tuple[Any, ...], Sequence[Tensor]]] = deque()
         self._has_post = trio.Event()
-        self._asked = Asked(self.name, setup.name, nested, self._jobs, self.post)
+        self._asked = Asked(self.name, setup.name, nested, self._jobs, self.post, host)
+        self.ready: Callable[[], Awaitable[bool]] | None = None
+        """Of a model that has a say in whether it is."""
+        self._said_ready = trio.Event()
+        self._is_ready = False
+        self._tidies = False
+        """Somebody waits until it is quiet."""
 
     async def open(self, nursery: trio.Nursery) -> None:
         """Starts the process and waits until its model is initialized.
@@ -83,23 +110,94 @@ class IsolatedInstance:
         Raises what initializing raised, ExecutorDied where the process ended meanwhile.
         """
         self._nursery = nursery
-        with bound(self._policy):
-            self._process_ = process = ModelProcess()
-        self._link_ = ProcessLink(self.name, process)
-        with trio.move_on_after(self._start_s_max) as patience:
+        program = self._program or (Program() if self._policy.binds else None)
+        if program is not None:
+            with bound(
+                self._policy
+            ):  # which it inherits only from this thread, and it ends with the thread that starts it
+                process = ModelProcess(program)
+        else:
+            process = await trio.to_thread.run_sync(ModelProcess)
+        self._process_ = process
+        self._link_ = ProcessLink(self.name, process, self._setup.title, self._setup.name)
+        nursery.start_soon(self._write)
+        limits = self._limits
+        with trio.move_on_after(limits.open_s or float("inf")) as patience:
+            await self._open()
+        if patience.cancelled_caught:
+            raise ExecutorDied(f"the model of '{self.name}' was not initialized within {limits.open_s:g} s")
+        nursery.start_soon(self._read)
+        nursery.start_soon(self._watch)
+
+    async def _open(self) -> None:
+        limits = self._limits
+        with trio.move_on_after(limits.start_s or float("inf")) as patience:
             await self._link.expect("hello")
         if patience.cancelled_caught:
-            raise ExecutorDied(f"the process of '{self.name}' did not start within {self._start_s_max:g} s")
+            raise ExecutorDied(f"the process of '{self.name}' did not start within {limits.start_s:g} s")
         await self._link.say("open", (attrs.asdict(self._setup),))
-        await self._link.expect("opened")
-        nursery.start_soon(self._read)
-        nursery.start_soon(self._write)
-        nursery.start_soon(self._watch)
+        opened = await self._link.expect("opened", self._heed)  # it may ask for metrics, and for other models' loads
+        if opened.fields[0]:
+            self.ready = self._ask_ready
+
+    def begin(self, batch: Batch, over: Callable[[Fault | None], None]) -> bool:
+        """See `AsyncInstance`."""
+        if self._died is not None or self._limits.execution_s:
+            return False
+        described, tensors, numbers = self._described(batch.jobs)
+        said = self._link.say_now("execute", (described,), tensors)
+        if said is False:
+            self._let_go(numbers)
+            return False
+        self._is_executing = True
+        self._begun = batch, numbers, over
+        if said is None:
+            self._has_post.set()
+        return True
+
+    def _end_begun(self) -> None:
+        """The process has executed what was begun, or is gone."""
+        assert self._begun is not None, "it was begun"
+        batch, numbers, over = self._begun
+        fault: Fault | None = None
+        try:
+            if self._died is not None:
+                raise self._died.copy()
+            self._take_answers(batch)
+        except Fault as raised:
+            fault = raised
+        self._begun = None
+        self._is_executing = False
+        self._executed = None
+        self._let_go(numbers)
+        over(fault)
 
     async def execute_async(self, batch: Batch) -> None:
         """See `AsyncInstance`. Cancelled, the process is not to be used any more."""
-        jobs = batch.jobs
         self._check_alive()
+        described, tensors, numbers = self._described(batch.jobs)
+        self._is_executing = True
+        try:
+            await self._send(described, tensors)
+            del tensors
+            if not self._limits.execution_s:
+                await self._until_answered()
+            elif not await self._answered_within(self._limits.execution_s):
+                self._process.kill()
+                raise ExecutorDied(
+                    f"{self._setup.title} is not healthy: it was ended, for one execution took longer than "
+                    f"{self._limits.execution_s:g} s"
+                )
+            if self._died is not None:
+                raise self._died.copy()
+            self._take_answers(batch)
+        finally:
+            self._is_executing = False
+            self._executed = None
+            self._let_go(numbers)
+
+    def _described(self, jobs: Sequence[BackendJob]) -> tuple[list[tuple[Any, ...]], list[Tensor], list[int]]:
+        """What the process is told of them, their inputs, and the numbers that they have there."""
         described = []
         tensors: list[Tensor] = []
         numbers = []
@@ -111,29 +209,14 @@ class IsolatedInstance:
             inputs = request.inputs.values()
             described.append((number, job.batch_size, job.received_ns, len(inputs), request_fields(request, job)))
             tensors += inputs
-        self._answered = trio.Event()
-        self._is_executing = True
-        try:
-            await self._send(described, tensors)
-            del tensors
-            with trio.move_on_after(self._execution_s_max or float("inf")) as patience:
-                await self._answered.wait()
-            if patience.cancelled_caught:
-                self._process.kill()
-                raise ExecutorDied(
-                    f"Stub process '{self.name}' is not healthy: it was ended, for one execution took longer than "
-                    f"{self._execution_s_max:g} s"
-                )
-            if self._died is not None:
-                raise self._died.copy()
-            self._take_answers(batch)
-        finally:
-            self._is_executing = False
-            self._executed = None
-            if not self._decoupled:
-                for number in numbers:
-                    if number not in self._later:
-                        self._jobs.pop(number, None)
+        return described, tensors, numbers
+
+    def _let_go(self, numbers: list[int]) -> None:
+        """Their batch is over."""
+        if not self._decoupled:
+            for number in numbers:
+                if number not in self._later:
+                    self._jobs.pop(number, None)
 
     async def _send(self, described: list[tuple[Any, ...]], tensors: list[Tensor]) -> None:
         try:
@@ -141,7 +224,28 @@ class IsolatedInstance:
         except OSError as error:  # it is gone, and who watches it has not seen it yet; or the model has closed the link
             self._process.kill()
             how = await self._process.ended()
-            raise ExecutorDied(f"Stub process '{self.name}' is not healthy: it {how}") from error
+            raise ExecutorDied(f"{self._setup.title} is not healthy: it {how}") from error
+
+    async def _until_answered(self) -> None:
+        """Returns when the process has executed, or is gone."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiting = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if self._executed is None and self._died is None:
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _answered_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds) as patience:
+            await self._until_answered()
+        return not patience.cancelled_caught
+
+    def _answered(self) -> None:
+        task, self._waiting = self._waiting, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
 
     async def aclose(self) -> None:
         """Lets the model finalize, if it still can; then the process is ended, at once when cancelled."""
@@ -158,24 +262,43 @@ class IsolatedInstance:
         finally:
             for pump in [*self._pumps.values()]:
                 pump.cancel()
-            self._fail_late(ShuttingDown("the model was unloaded before it had answered"))
+            self._later.fail(ShuttingDown("the model was unloaded before it had answered"))
             self._asked.close()
+            self._said_ready.set()
             await process.aclose()
             self._link.close()
 
     # --- What the process says
 
     async def _read(self) -> None:
-        while True:
-            try:
-                message = await self._link.receive()
-                if message is None:
-                    return  # its end is noticed by who watches it
-                self._heed(message)
-            except (Fault, OSError, ValueError, TypeError, KeyError, IndexError) as problem:
-                log.exception("the process of '%s' broke the rules", self.name)
-                await self._die(f"it was ended, for it broke the rules: {problem}")
-                return
+        own = os.dup(self._process.sock.fileno())  # which is open as long as anybody looks at it
+        try:
+            await dispatch(own, self._hear)
+        except _Gone:
+            return  # its end is noticed by who watches it
+        except (Fault, OSError, ValueError, TypeError, KeyError, IndexError) as problem:
+            log.exception("the process of '%s' broke the rules", self.name)
+            await self._die(f"it was ended, for it broke the rules: {problem}")
+        finally:
+            os.close(own)
+
+    def _hear(self) -> None:
+        """It has said something, or is gone."""
+        link = self._link
+        try:
+            message = link.receive_nowait()
+        except BlockingIOError:
+            return
+        if message is None:
+            raise _Gone
+        self._heed(message)
+        if link.holds_much and not self._tidies:
+            self._tidies = True
+            self._nursery_().start_soon(self._tidy)
+
+    async def _tidy(self) -> None:
+        await self._link.tidy()
+        self._tidies = False
 
     async def _watch(self) -> None:
         await self._die(f"it {await self._process.ended()}")
@@ -185,16 +308,19 @@ class IsolatedInstance:
         if self._died is not None or self._is_closing:
             return
         self._process.kill()
-        self._died = ExecutorDied(f"Stub process '{self.name}' is not healthy: {how}")
+        self._died = ExecutorDied(f"{self._setup.title} is not healthy: {how}")
         for job in self._jobs.values():
             if self._decoupled:
                 job.close(self._died)  # type: ignore[attr-defined]  # decoupled models get streams
         for pump in self._pumps.values():
             pump.cancel()
-        self._fail_late(self._died)
+        self._later.fail(self._died)
         self._asked.close()
-        if self._is_executing:
-            self._answered.set()
+        self._said_ready.set()
+        if self._begun is not None:
+            self._end_begun()
+        elif self._is_executing:
+            self._answered()
         else:
             raise self._died
 
@@ -202,13 +328,21 @@ class IsolatedInstance:
         kind, fields = message.kind, message.fields
         if kind == "executed":
             self._executed = message
-            self._answered.set()
+            if self._begun is not None:
+                self._end_begun()
+            else:
+                self._answered()
         elif kind == "send":
             self._pump(fields[0]).put(fields, message.tensors)
         elif kind == "late":
-            self._answer_late(message)
+            self._later.answer(message)
         elif kind == "log":
-            emit(fields)
+            emit(fields, self._setup.name, self._jobs.values())
+        elif kind == "ready":
+            self._is_ready = bool(fields[0])
+            self._said_ready.set()
+        elif kind == "tidied":
+            pass  # what it lets go of has been heeded with the message
         else:
             self._asked.heed(message, self._nursery_())
 
@@ -219,47 +353,30 @@ class IsolatedInstance:
         batch.inputs_ready_ns = max(batch.started_ns, ready_ns)
         batch.outputs_started_ns = max(batch.inputs_ready_ns, min(ended_ns, time.monotonic_ns()))
         at = 0
-        for number, again, is_deferred, has_answer, failed, parameters, count in answers:
+        for number, again, is_deferred, has_answer, failed, parameters, count, states in answers:
             job = self._jobs.get(number)
             if job is None:
                 continue  # a stream that is over
+            if states:
+                failed = _set_states(job, message.some_tensors(at, at + states)) or failed
+                at += states
             if again:
                 job.reschedule()
                 self._rest(number)
             if is_deferred:
-                self._defer(number, job)
+                self._later.defer(number, job)
             elif failed is not None:
                 job.fail(fault_of(failed))
             elif has_answer:
-                job.respond(message.tensors[at : at + count], parameters)
+                self._forms.answer(job, message, at, at + count, parameters)
             at += count
-        if fault is not None:
-            raise fault_of(fault)
-
-    # --- Answers after `execute` has returned
-
-    def _defer(self, number: int, job: BackendJob) -> None:
-        self._later[number] = job.defer()
-        early = self._early.pop(number, None)
-        if early is not None:
-            self._answer_late(early)
-
-    def _answer_late(self, message: Message) -> None:
-        number, failed, parameters = message.fields
-        later = self._later.pop(number, None)
-        if later is None:  # sent by another thread before `execute` had returned
-            self._early[number] = message
+        if fault is None:
             return
-        self._jobs.pop(number, None)
-        if failed is None:
-            later.respond(message.tensors, parameters)
-        else:
-            later.fail(fault_of(failed))
-
-    def _fail_late(self, fault: Fault) -> None:
-        """They do not come any more."""
-        while self._later:
-            self._later.popitem()[1].fail(fault)
+        if not self._decoupled:
+            raise fault_of(fault)
+        for number, *_ in answers:
+            if number in self._jobs:  # after what it was answered before, which may still be on its way to its caller
+                self._pump(number).put((number, fault, None, True, False), [])
 
     # --- Streams
 
@@ -286,6 +403,14 @@ class IsolatedInstance:
 
     # --- Inside
 
+    async def _ask_ready(self) -> bool:
+        """What the model says; False when its process ends meanwhile. Asked one at a time."""
+        self._is_ready = False
+        self._said_ready = trio.Event()
+        self.post("ready?", ())
+        await self._said_ready.wait()
+        return self._is_ready
+
     def post(self, kind: str, fields: tuple[Any, ...], tensors: Sequence[Tensor] = ()) -> None:
         """Says it later, in order. How much can wait here is bounded by what the process may ask at a time."""
         self._outbox.append((kind, fields, tensors))
@@ -298,6 +423,7 @@ class IsolatedInstance:
                 while not self._outbox:
                     self._has_post = trio.Event()
                     await self._has_post.wait()
+                    await self._link.flush()
                 await self._link.say(*self._outbox.popleft())
         except OSError:
             log.debug("the process of '%s' is gone", self.name)
@@ -319,22 +445,3 @@ class IsolatedInstance:
     def _nursery_(self) -> trio.Nursery:
         assert self._nursery is not None, "it is open"
         return self._nursery
-
-
-def request_fields(request: InferenceRequest, job: BackendJob) -> tuple[Any, ...]:
-    """All but the inputs, as plain values; the version is the one that answers. See child.request_of."""
-    trace = request.trace
-    return (
-        request.model_name,
-        int(job.version_text),
-        request.id,
-        tuple(request.outputs),
-        request.parameters,
-        request.priority,
-        request.timeout_us,
-        request.correlation_id,
-        request.sequence_start,
-        request.sequence_end,
-        trace is not None,
-        None if trace is None else trace.context(),
-    )

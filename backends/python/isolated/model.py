@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ....schema.config_json import config_to_json
-from ....schema.fault import ExecutorDied, Internal, InvalidArgument
+from ....schema.fault import ExecutorDied, Internal
 from ..completion import apply, arguments, is_decoupled, is_iterative
 from ..model_config import ModelConfig as ConfigHelper
 from .frames import ANCILLARY_BYTES, PACKET_BYTES_MAX, Codec, ancillary_of, fault_of, files_of
 from .instance import IsolatedInstance
+from .limits import Limits, is_debugged
 from .link import emit
-from .process import ModelProcess
+from .process import ModelProcess, Program
 from .setup import Setup
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ....engine.port.backend import InstanceContext, ModelContext
     from ....schema.wire.generated.inference import ModelConfig
+    from ..environments import Environment
+    from ..source import Source
     from .frames import Message
-
-START_SETTING: Final = "stub-timeout-seconds"
-START_S_MAX: Final = 30.0
 
 
 class IsolatedModel:
@@ -33,13 +31,16 @@ class IsolatedModel:
 
     asynchronous = True
 
-    def __init__(self, context: ModelContext, file: Path) -> None:
+    def __init__(self, context: ModelContext, source: Source, environment: Environment | None) -> None:
+        """`environment` is the model's own, to be closed with it."""
         self._context = context
-        self._file = file
+        self._source = source
+        self._environment = environment
+        self._program = _program(context, environment)
         self._limits = Limits.of(context)
         self.config: ModelConfig = context.config
         if context.auto_complete:
-            completed = _completed(context.name, self._setup("", {}), self._limits)
+            (completed,) = completed_by(self._setup("", {}), self._limits, self._program)
             if completed is not None:
                 self.config = apply(ConfigHelper(completed), context.config)
 
@@ -47,20 +48,25 @@ class IsolatedModel:
         setup = self._setup(instance.name, arguments(self._context, self.config, instance))
         limits = self._limits
         return IsolatedInstance(
-            setup, limits.start_s, limits.execution_s, self._context.nested, policy=instance.host_policy
+            setup,
+            limits,
+            self._context.nested,
+            policy=instance.host_policy,
+            program=self._program,
         )
 
     def close(self) -> None:
-        """Instances own everything."""
+        """Instances own everything else."""
+        if self._environment is not None:
+            self._environment.close()
 
     def _setup(self, instance_name: str, given: dict[str, str]) -> Setup:
         context = self._context
         return Setup(
             name=context.name,
             version=context.version,
-            model_path=str(context.model_path),
-            version_path=str(context.version_path),
-            file=str(self._file),
+            folders=self._source.folders,
+            file=str(self._source.file),
             instance_name=instance_name,
             arguments=given,
             config=config_to_json(self.config).decode(),
@@ -73,60 +79,36 @@ class IsolatedModel:
         )
 
 
-@attrs.frozen(kw_only=True)
-class Limits:
-    """What a model's process may take, by the model's parameters; 0 for as much as it likes."""
-
-    memory_bytes: int
-    execution_s: float
-    start_s: float
-
-    @classmethod
-    def of(cls, context: ModelContext) -> Limits:
-        """Raises InvalidArgument for what is no number."""
-        start_s = _number(context.name, START_SETTING, context.backend_config.get(START_SETTING, ""), START_S_MAX)
-        return cls(
-            memory_bytes=int(_parameter(context, "DESPINA_MEMORY_BYTES_MAX")),
-            execution_s=_parameter(context, "DESPINA_EXECUTION_SECONDS_MAX"),
-            start_s=start_s,
-        )
+def _program(context: ModelContext, environment: Environment | None) -> Program | None:
+    at_terminal = is_debugged(context)
+    if environment is not None:
+        return Program(python=environment.python, variables=environment.variables, at_terminal=at_terminal)
+    return Program(at_terminal=True) if at_terminal else None
 
 
-def _parameter(context: ModelContext, name: str) -> float:
-    given = context.config.parameters.get(name)
-    return _number(context.name, f"parameter {name}", "" if given is None else given.string_value, 0.0)
-
-
-def _number(model: str, what: str, text: str, default: float) -> float:
-    if not text:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < float("inf"):
-        raise InvalidArgument(f"unable to load model '{model}': {what} must be a positive number, got '{text}'")
-    return number
-
-
-def _completed(name: str, setup: Setup, limits: Limits) -> str | None:
-    """What the model's `auto_complete_config` makes of the configuration, as JSON, in a process that then ends."""
-    process = ModelProcess()
+def completed_by(setup: Setup, limits: Limits, program: Program | None) -> tuple[Any, ...]:
+    """What a process says that completes the configuration, and then ends: of a model.py what its
+    `auto_complete_config` makes of it, as JSON, or None; of a library what `complete` in native/child.py gives."""
+    name = setup.name
+    process = ModelProcess(program)
     try:
         codec = Codec()
         try:
-            process.sock.settimeout(limits.start_s)
+            process.sock.settimeout(limits.start_s or None)
             try:
-                _expect(process, codec, name, "hello")
+                _expect(process, codec, setup, "hello")
             except TimeoutError:
                 raise ExecutorDied(f"a process for '{name}' did not start within {limits.start_s:g} s") from None
-            process.sock.settimeout(None)
+            process.sock.settimeout(limits.open_s or None)
             packet = codec.write("complete", (attrs.asdict(setup),))
             try:
                 process.sock.sendmsg([packet.data], ancillary_of(packet))
             finally:
                 packet.close()
-            completed: str | None = _expect(process, codec, name, "completed").fields[0]
+            try:
+                completed = _expect(process, codec, setup, "completed").fields
+            except TimeoutError:
+                raise ExecutorDied(f"auto_complete_config of '{name}' did not end within {limits.open_s:g} s") from None
             return completed
         finally:
             codec.close()
@@ -134,7 +116,7 @@ def _completed(name: str, setup: Setup, limits: Limits) -> str | None:
         process.reap()
 
 
-def _expect(process: ModelProcess, codec: Codec, name: str, kind: str) -> Message:
+def _expect(process: ModelProcess, codec: Codec, setup: Setup, kind: str) -> Message:
     """Blocks until it comes. Raises what the process says went wrong."""
     buffer = bytearray(PACKET_BYTES_MAX)
     while True:
@@ -144,12 +126,12 @@ def _expect(process: ModelProcess, codec: Codec, name: str, kind: str) -> Messag
             count = 0
         if not count:
             process.reap()
-            raise Internal(f"Stub process '{name}' is not healthy: it {process.how()}")
+            raise Internal(f"{setup.title} is not healthy: it {process.how()}")
         message = codec.read(memoryview(buffer)[:count], files_of(ancillary))
         if message.kind == kind:
             return message
         if message.kind == "failed":
             raise fault_of(message.fields)
         if message.kind != "log":
-            raise Internal(f"a process for '{name}' says '{message.kind}', expected '{kind}'")
-        emit(message.fields)
+            raise Internal(f"a process for '{setup.name}' says '{message.kind}', expected '{kind}'")
+        emit(message.fields, setup.name)

@@ -18,7 +18,7 @@ class OwnImports:
     rely for relative imports and for pickling."""
 
     def __init__(self, version: int, paths: list[str]) -> None:
-        """`paths` are the version's directory and the model's."""
+        """`paths` are where its modules are, the version's directory first."""
         self.version_path = paths[0]
         self.asker: object = None
         imports.only_space = self

@@ -10,19 +10,28 @@ on. It is leased once at a time: whoever reads it has it until nothing refers to
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import mmap
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ....schema.tensor import Buffer
 
 SEGMENT_BYTES_MIN: Final = 1 << 16
+FINE_BYTES_MIN: Final = 1 << 20
+RELEASE_BYTES_MIN: Final = 1 << 18
 IDLE_BYTES_MAX: Final = 1 << 26
-"""Of segments that wait to be filled again; beyond that they are given back to the system."""
+"""Of segments that wait to be filled again, or what two of the largest need; beyond that they are given back to the
+system, and after a while of quiet they are beyond this alone."""
+QUIET_S: Final = 10.0
 
 
 class Segment:
@@ -51,6 +60,14 @@ class Segment:
         with suppress(BufferError):  # somebody fills it just now: the system takes it when that is over
             self.memory.close()
 
+    def fill(self, start: int, data: Buffer) -> None:
+        """Copies it there. Much of it without the interpreter: others go on meanwhile."""
+        if len(data) < RELEASE_BYTES_MIN:
+            self.memory[start : start + len(data)] = data
+        else:
+            there = np.frombuffer(self.memory, np.uint8, len(data), start)
+            np.copyto(there, np.frombuffer(data, np.uint8))
+
     def take_fd(self) -> int:
         """The file, for whoever sends it and closes it then; -1 if it has been taken."""
         fd, self.fd = self.fd, -1
@@ -61,32 +78,39 @@ class SegmentPool:
     """The segments that this process fills. For any thread."""
 
     def __init__(self) -> None:
+        self.byte_size = 0
+        """Of all there are."""
         self._lock = threading.Lock()
-        self._idle: dict[int, list[Segment]] = {}
-        """By size."""
+        self._idle: list[Segment] = []
+        """The one that was used last is the last."""
         self._idle_bytes = 0
         self._busy: dict[int, Segment] = {}
         self._last = 0
-
-    @property
-    def byte_size(self) -> int:
-        """Of all there are."""
-        with self._lock:
-            return self._idle_bytes + sum(segment.size for segment in self._busy.values())
+        self._largest = self._largest_before = 0
+        """That was taken in the last QUIET_S, and in those before."""
+        self._counted_since = 0.0
 
     def take(self, size: int) -> Segment:
         """One of at least that size. Raises OSError or MemoryError where there is no room."""
-        rounded = SEGMENT_BYTES_MIN
-        while rounded < size:
-            rounded *= 2
         with self._lock:
-            idle = self._idle.get(rounded)
-            if idle:
+            most = 4 * max(size, SEGMENT_BYTES_MIN)
+            idle = self._idle
+            if idle and size <= idle[-1].size <= most:
                 segment = idle.pop()
-                self._idle_bytes -= rounded
+                self._idle_bytes -= segment.size
+            elif (found := min((one for one in idle if size <= one.size <= most), key=_size, default=None)) is not None:
+                segment = found
+                idle.remove(segment)
+                self._idle_bytes -= segment.size
             else:
                 self._last += 1
-                segment = Segment(self._last, rounded)
+                segment = Segment(self._last, rounded(size))
+                self.byte_size += segment.size
+            now = time.monotonic()
+            if now - self._counted_since > QUIET_S:
+                self._counted_since = now
+                self._largest, self._largest_before = 0, self._largest
+            self._largest = max(self._largest, segment.size)
             self._busy[segment.number] = segment
             return segment
 
@@ -95,35 +119,63 @@ class SegmentPool:
 
         Raises KeyError for one that it did not have.
         """
-        gone = []
         with self._lock:
             for number in numbers:
                 segment = self._busy.pop(number)
-                if self._idle_bytes + segment.size > IDLE_BYTES_MAX:
-                    segment.close()
-                    gone.append(number)
-                else:
-                    self._idle.setdefault(segment.size, []).append(segment)
-                    self._idle_bytes += segment.size
+                self._idle.append(segment)
+                self._idle_bytes += segment.size
+            if self._idle_bytes <= IDLE_BYTES_MAX:
+                return []
+            # What large batches go back and forth in is made once: new memory costs more than what is put there.
+            return self._drop(max(IDLE_BYTES_MAX, 2 * max(self._largest, self._largest_before)))
+
+    def tidy(self) -> list[int]:
+        """Nothing was taken for QUIET_S: returns those that are gone."""
+        with self._lock:
+            return self._drop(IDLE_BYTES_MAX)
+
+    def _drop(self, bytes_max: int) -> list[int]:
+        gone = []
+        while self._idle_bytes > bytes_max:
+            segment = self._idle.pop(0)
+            self._idle_bytes -= segment.size
+            self.byte_size -= segment.size
+            gone.append(segment.number)
+            segment.close()
         return gone
 
     def close(self) -> None:
         """The other side is gone, or will be."""
         with self._lock:
-            segments = [*self._busy.values(), *(segment for idle in self._idle.values() for segment in idle)]
+            segments = [*self._busy.values(), *self._idle]
             self._busy.clear()
             self._idle.clear()
-            self._idle_bytes = 0
+            self._idle_bytes = self.byte_size = 0
         for segment in segments:
             segment.close()
+
+
+def rounded(size: int) -> int:
+    """The size of a segment for so much: powers of two, and quarters of them where much would be wasted."""
+    whole = SEGMENT_BYTES_MIN
+    while whole < size:
+        whole *= 2
+    step = whole // 8
+    return whole if whole <= FINE_BYTES_MIN else -(-size // step) * step
+
+
+def _size(segment: Segment) -> int:
+    return segment.size
 
 
 class Mappings:
     """The segments that the other process fills, as this one sees them. Leases may end on any thread."""
 
     def __init__(self) -> None:
+        self.byte_size = 0
+        """Of all that are known."""
         self._maps: dict[int, mmap.mmap] = {}
-        self._leases: dict[int, weakref.ref[Any]] = {}
+        self._leases: dict[int, _Lease] = {}
         self._released: deque[int] = deque()
 
     def add(self, number: int, fd: int) -> None:
@@ -132,24 +184,31 @@ class Mappings:
         try:
             if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
                 raise ValueError("a segment that is not sealed")
-            self._maps[number] = mmap.mmap(fd, 0)
+            self._maps[number] = memory = mmap.mmap(fd, 0)
+            self.byte_size += len(memory)
         finally:
             os.close(fd)
 
     def forget(self, number: int) -> None:
         """Its owner does not use it any more. What still refers to it keeps it alive."""
-        self._maps.pop(number, None)
+        memory = self._maps.pop(number, None)
+        if memory is not None:
+            self.byte_size -= len(memory)
 
     def lease(self, number: int) -> memoryview:
         """All of it, writable. `released` has its number once neither this nor any view of it is referred to."""
-        memory = self._maps[number]
-        whole = (ctypes.c_char * len(memory)).from_buffer(memory)
-        self._leases[number] = weakref.ref(whole, lambda _: self._release(number))
-        return memoryview(whole).cast("B")
+        whole = np.frombuffer(self._maps[number], np.uint8)
+        self._leases[number] = lease = _Lease(whole, self._release)
+        lease.number = number
+        return whole.data
+
+    @property
+    def has_released(self) -> bool:
+        return bool(self._released)
 
     def released(self) -> list[int]:
         """Those whose leases have ended since the last call."""
-        numbers = []
+        numbers: list[int] = []
         while self._released:
             numbers.append(self._released.popleft())
         return numbers
@@ -158,6 +217,13 @@ class Mappings:
         """Leases stay good until their ends."""
         self._maps.clear()
 
-    def _release(self, number: int) -> None:
-        self._leases.pop(number, None)
-        self._released.append(number)
+    def _release(self, lease: _Lease) -> None:
+        self._leases.pop(lease.number, None)
+        self._released.append(lease.number)
+
+
+class _Lease(weakref.ref[np.ndarray]):
+    """Of the array that all views of a segment refer to."""
+
+    __slots__ = ("number",)
+    number: int

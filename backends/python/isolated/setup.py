@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 
@@ -11,11 +13,14 @@ class Setup:
 
     name: str
     version: int
-    model_path: str
-    version_path: str
-    file: str
+    folders: list[str] = attrs.field(factory=list)
+    """Where its modules are: the version's, the model's, and its backend's, if that is written in Python."""
+    file: str = ""
+    library: dict[str, Any] | None = None
+    """Of a model whose backend is a library in C++, instead of the three: see backends/native/isolated.py."""
     instance_name: str
-    arguments: dict[str, str]
+    """Empty to complete a configuration."""
+    arguments: dict[str, str] = attrs.field(factory=dict)
     """For `initialize`; empty to complete a configuration."""
     config: str
     """As JSON."""
@@ -27,3 +32,11 @@ class Setup:
     memory_bytes_max: int
     """Of address space; 0 for no limit."""
     log_level: int
+
+    @property
+    def title(self) -> str:
+        """What texts call the process: by the protocol's word where a model.py is in it."""
+        if self.library is None:
+            return f"Stub process '{self.instance_name or self.name}'"
+        instance = f", instance '{self.instance_name}'," if self.instance_name else ""
+        return f"The process of model '{self.name}'{instance}"

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("despina.engine.model.cache")
 
 GROUP: Final = "despina.caches"
+ANY: Final = "*"
+"""The entry point that is asked for a cache of any name that no other has: it is called with the name and the directory
+of libraries, and gives what opens the cache."""
 
 
-def open_cache(config: Mapping[str, Mapping[str, str]], given: Mapping[str, OpenCache]) -> Keeper:
+def open_cache(config: Mapping[str, Mapping[str, str]], given: Mapping[str, OpenCache], directory: str = "") -> Keeper:
     """The cache that `--cache-config` asks for, which is not empty. Those `given` by the embedding program come first.
 
     It may wait for a server: for a worker thread. Raises InvalidArgument, and what the cache does not open for.
@@ -27,12 +30,16 @@ def open_cache(config: Mapping[str, Mapping[str, str]], given: Mapping[str, Open
     ((name, settings),) = config.items()
     opener = given.get(name)
     entries = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if opener is None and name not in entries:
+    any_other = entries.pop(ANY, None)
+    if opener is None and name not in entries and any_other is None:
         known = ", ".join(sorted({*given, *entries})) or "none"
         raise InvalidArgument(f"unable to find cache '{name}'. Installed caches: {known}")
     try:
-        if opener is None:
+        if opener is None and name in entries:
             opener = entries[name].load()
+        elif opener is None:
+            assert any_other is not None, "it was looked for above"
+            opener = any_other.load()(name, directory)
         cache = opener(settings)
     except Fault:
         raise

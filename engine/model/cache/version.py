@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ...request.together import submit_each
 from ..ensemble.version import EnsembleVersion
 from ..version import ModelVersion
 from .calls import Calls
@@ -52,9 +53,21 @@ class CachedVersion(ModelVersion):
             raise self._refusal(request)
         return self._calls.submit(request, on_done, deadline)
 
+    def submit_all(
+        self,
+        requests: Sequence[InferenceRequest],
+        on_done: Callable[[Job], None],
+        refused: Callable[[InferenceRequest, Exception], None],
+    ) -> list[Job]:
+        """See port/served.py. Each is looked up by itself."""
+        return submit_each(self.submit, requests, on_done, refused)
+
     def blockers(self, inference: Inference) -> Sequence[Sequence[Job]]:
         executed = self._calls.executed_for(inference)
         return () if executed is None else super().blockers(executed)
+
+    def _can_submit_anywhere(self) -> bool:
+        return False
 
 
 class CachedEnsemble(EnsembleVersion):

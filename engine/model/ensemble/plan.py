@@ -10,7 +10,7 @@ its answers opens the next stage anew. All that a step reads is of one stage, an
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import attrs
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPENING: Final = -1
+"""As a source: what opens a stage. Steps are sources by their index."""
+
 
 @attrs.frozen
 class Stage:
@@ -31,9 +34,11 @@ class Stage:
 
     steps: Sequence[Step]
     missing: Sequence[int]
-    """For each step, how many tensors it waits for."""
-    readers: Mapping[str, Sequence[int]]
-    """Tensor that is needed -> the steps that read it, by their place in `steps`; the answer reads, too."""
+    """For each step, how many sources it waits for."""
+    followers: Mapping[int, Sequence[int]]
+    """Source -> the steps that read of it, by their place in `steps`; none for one that only the answer reads."""
+    needed: frozenset[str]
+    """The tensors that a step or the answer reads."""
     uses: Mapping[str, int]
     """Tensor that is needed more than once -> how often: as inputs of steps, and by the answer."""
     ending: Step | None
@@ -93,42 +98,45 @@ def _led_to(steps: Iterable[Step], available: set[str], decoupled: Container[int
 
 
 def _stage(steps: Sequence[Step], ending: Step | None, outputs: Iterable[str]) -> Stage:
-    readers: dict[str, list[int]] = {tensor: [] for tensor in outputs}
+    by_tensor = writers([step for step in steps if step is not ending])
+    followers: dict[int, list[int]] = {}
+    missing: list[int] = []
     uses = Counter(outputs)
     for place, step in enumerate(steps):
-        for tensor in step.reads:
-            readers.setdefault(tensor, []).append(place)
+        sources = {by_tensor[tensor].index if tensor in by_tensor else OPENING for tensor in step.reads}
+        for source in sources:
+            followers.setdefault(source, []).append(place)
+        missing.append(len(sources))
         uses.update(tensor for _, tensor in step.inputs)
     often = {tensor: count for tensor, count in uses.items() if count > 1}
-    return Stage(steps, [len(step.reads) for step in steps], readers, often, ending)
+    return Stage(steps, missing, followers, frozenset(uses), often, ending)
 
 
 class Progress(Generic[T]):
     """Of one stage that was opened: what is there and still needed, and what can begin."""
 
-    __slots__ = ("_missing", "_stage", "_uses", "left", "there")
+    __slots__ = ("_missing", "_uses", "left", "stage", "there")
 
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+        self.stage = stage
         self._missing = list(stage.missing)
         self._uses = dict(stage.uses) if stage.uses else {}
         self.left = len(stage.steps)
         """Steps that are not over; for whoever ends them to count down."""
         self.there: dict[str, T] = {}
 
-    def give(self, tensors: Mapping[str, T]) -> list[Step]:
-        """These are there now, each told of once. Returns the steps that can begin."""
-        stage, missing = self._stage, self._missing
+    def give(self, source: int, tensors: Iterable[tuple[str, T]]) -> list[Step]:
+        """All that this source makes is there now; each is told of once. Returns the steps that can begin."""
+        stage, missing, there = self.stage, self._missing, self.there
+        needed = stage.needed
+        for name, tensor in tensors:
+            if name in needed:
+                there[name] = tensor
         ready = []
-        for name, tensor in tensors.items():
-            places = stage.readers.get(name)
-            if places is None:
-                continue
-            self.there[name] = tensor
-            for place in places:
-                missing[place] -= 1
-                if not missing[place]:
-                    ready.append(stage.steps[place])
+        for place in stage.followers.get(source, ()):
+            missing[place] -= 1
+            if not missing[place]:
+                ready.append(stage.steps[place])
         return ready
 
     def take(self, name: str) -> T:

@@ -14,6 +14,7 @@ A run ends once, in `_end`; what comes from a step after that is dropped. What b
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -21,15 +22,16 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from ....schema.fault import Cancelled, DeadlineExceeded, Fault, Internal, InvalidArgument
 from ....schema.inference import InferenceRequest, InferenceResponse
 from ....schema.tensor import Tensor
+from ...port.concerns import concerning
 from ...port.foreign import as_fault
 from ...request.batch import Batch
 from ...request.ledger import End
 from .parts import adapted
-from .plan import Progress
-from .sequences import SequenceFacts, facts_in
+from .plan import OPENING, Progress
+from .sequences import facts_in, parameters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ...port.served import Answer, Inference, InferenceStream
     from ...request.job import Job
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from .graph import Step
     from .parts import Parts
     from .places import Places
-    from .plan import Plan
+    from .plan import Plan, Stage
+    from .sequences import SequenceFacts
 
 log = logging.getLogger("despina.engine.model.ensemble")
 
@@ -45,9 +48,10 @@ log = logging.getLogger("despina.engine.model.ensemble")
 class StepRequest(InferenceRequest):
     """To a model that the ensemble has pinned."""
 
-    __slots__ = ("depth",)
+    __slots__ = ("depth", "goes_on")
 
     depth: int  # type: ignore[misc]  # of the request that it is a step of
+    goes_on: bool  # type: ignore[misc]  # steps follow that may be asked in the trio thread's place
 
     pinned: ClassVar[bool] = True
 
@@ -141,6 +145,8 @@ class Run:
         self._ready: deque[tuple[Scope, Step]] = deque()
         """What can begin."""
         self._entering = False
+        self._goes_on = not (job.deadline or home.places is not None or job.request.trace is not None)
+        """Nothing of it needs the trio thread itself between its steps."""
         self._started_ns = 0
         self._input_ns = self._infer_ns = self._output_ns = 0
         """What the steps took, summed."""
@@ -154,7 +160,7 @@ class Run:
         try:
             inputs = self.job.request.inputs
             scope = Scope(self._plan)
-            self._give(scope, {name: inputs.get(name) for name in self._parts.graph.inputs}, None)
+            self._give(scope, OPENING, [(name, inputs.get(name)) for name in self._parts.graph.inputs], None)
             if not scope.left:
                 self._complete(scope)
             self._advance()
@@ -209,12 +215,19 @@ class Run:
         """A step has failed, or what is done about it; None for the whole. Never raises."""
         if call is not None and call.is_dropped:
             return
+        ledger = self._home.ledger
+        if threading.get_ident() != ledger.home_thread:
+            self._ready.clear()
+            ledger.post(self.failed, error, call)
+            return
         if not isinstance(error, Fault):
-            log.error("ensemble '%s': a request broke", self._home.name, exc_info=error)
+            extra = concerning((self.job,))
+            log.error("ensemble '%s': a request broke", self._home.name, exc_info=error, extra=extra)
         try:
             self._fail(as_fault(error), call)
         except Exception as broken:
-            log.exception("ensemble '%s': failing a request broke", self._home.name)
+            extra = concerning((self.job,))
+            log.exception("ensemble '%s': failing a request broke", self._home.name, extra=extra)
             self._end(as_fault(broken))
 
     def start(self, call: Call) -> None:
@@ -239,23 +252,26 @@ class Run:
 
     # --- Steps
 
-    def _give(self, scope: Scope, tensors: Mapping[str, Tensor | None], facts: SequenceFacts | None) -> None:
+    def _give(
+        self, scope: Scope, source: int, tensors: list[tuple[str, Tensor | None]], facts: SequenceFacts | None
+    ) -> None:
         """Notes tensors that are there now, and the steps that can begin with them."""
         if facts is not None:
-            scope.facts = {**(scope.facts or {}), **dict.fromkeys(tensors, facts)}
-        for step in scope.give(tensors):
+            scope.facts = {**(scope.facts or {}), **{name: facts for name, _ in tensors}}
+        for step in scope.give(source, tensors):
             self._can_begin(scope, step)
 
     def _give_answer(self, scope: Scope, call: Call, inference: Inference, response: InferenceResponse) -> None:
         """Notes the tensors of a step's answer."""
-        names = self._parts.routes[call.step.index].tensors
-        tensors: dict[str, Tensor | None] = {
-            names[tensor.name]: tensor for tensor in response.outputs if tensor.name in names
-        }
+        index = call.step.index
+        names = self._parts.routes[index].tensors
+        tensors: list[tuple[str, Tensor | None]] = [
+            (names[tensor.name], tensor) for tensor in response.outputs if tensor.name in names
+        ]
         if len(tensors) < len(names):
-            tensors = {**dict.fromkeys(names.values()), **tensors}
+            tensors = [*dict.fromkeys(names.values()).items(), *tensors]
         named = facts_in(response.parameters, inference.request) if response.parameters else None
-        self._give(scope, tensors, named or call.facts)
+        self._give(scope, index if scope is call.scope else OPENING, tensors, named or call.facts)
 
     def _can_begin(self, scope: Scope, step: Step) -> None:
         self._ready.append((scope, step))
@@ -308,9 +324,20 @@ class Run:
                 request.correlation_id = facts.id
                 request.sequence_start, request.sequence_end = facts.start, facts.end
         request.depth = whole.depth
+        request.goes_on = self._goes_on and self._leads_on(scope.stage, step)
         if whole.trace is not None:
             request.trace = whole.trace.child(step.model_name)
         return request
+
+    def _leads_on(self, stage: Stage, step: Step) -> bool:
+        """Whether it answers to us alone, and steps follow, all of which may be asked in the trio thread's place."""
+        followers = stage.followers.get(step.index)
+        if followers is None:
+            return False
+        routes, steps = self._parts.routes, stage.steps
+        if not routes[step.index].served.submits_anywhere:
+            return False
+        return all(routes[steps[place].index].served.submits_anywhere for place in followers)
 
     def _drop(self, calls: Iterable[Call]) -> None:
         """Nobody wants these steps' answers any more."""
@@ -352,7 +379,7 @@ class Run:
     def _response(self, scope: Scope) -> InferenceResponse:
         request = self.job.request
         outputs = []
-        parameters = SequenceFacts(request.correlation_id, request.sequence_start, request.sequence_end).parameters()
+        parameters = parameters_of(request)
         for name, adaptation in self._parts.answers:
             tensor = scope.there.get(name)
             if tensor is None:

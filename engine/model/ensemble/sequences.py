@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ....schema.fault import InvalidArgument
+from ....schema.inference import FixedParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ....schema.inference import InferenceRequest, Parameter
 
 _NAMES = frozenset({"sequence_id", "sequence_start", "sequence_end"})
+_OF_NONE = FixedParameters({"sequence_id": 0, "sequence_start": False, "sequence_end": False})
 
 
 @attrs.frozen
@@ -31,6 +33,12 @@ class SequenceFacts:
     def parameters(self) -> dict[str, Parameter]:
         """As a response carries them."""
         return {"sequence_id": self.id, "sequence_start": self.start, "sequence_end": self.end}
+
+
+def parameters_of(request: InferenceRequest) -> dict[str, Parameter]:
+    """What an answer says of the request's own sequence. Not to be changed."""
+    id, start, end = request.correlation_id, request.sequence_start, request.sequence_end
+    return SequenceFacts(id, start, end).parameters() if start or end or id != 0 else _OF_NONE
 
 
 def facts_in(parameters: Mapping[str, Parameter] | None, request: InferenceRequest) -> SequenceFacts | None:

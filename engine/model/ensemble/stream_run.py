@@ -80,6 +80,7 @@ class StreamRun(Run):
 
     def __init__(self, home: TimedHome, job: EnsembleStream, parts: Parts) -> None:
         super().__init__(home, job, parts)
+        self._goes_on = False
         self._stream = job
         self._clock = home
         self._lines: list[deque[Opened]] = [deque() for _ in self._plan.stages]

@@ -27,12 +27,13 @@ from ....schema.wire.generated.inference import ModelTransactionPolicy
 from ...execute.company import Company
 from ...observe.latencies import stats_for
 from ...observe.statistics import ModelStats
-from ...observe.status import ActorStatus
+from ...observe.status import ActorStatus, Workload
 from ...request.admission import Admission
 from ...request.batch import Batch
 from ...request.fetching import fetch, fetched_bytes
 from ...request.job import JobState, move
 from ...request.ledger import Ledger
+from ...request.together import submit_each
 from ...schedule.timers import Timers
 from .job import EnsembleJob, EnsembleStream
 from .parts import Parts
@@ -79,6 +80,7 @@ class EnsembleVersion:
         self.decoupled = False
         self.depth = 1
         self.remembers = False
+        self.submits_anywhere = False
         self.labels = labels
         self.statistics = stats_for(settings.latencies, config)
         self.carried = ModelStats()
@@ -141,6 +143,13 @@ class EnsembleVersion:
         """Whether all of its models answer what comes."""
         return self._running and all(served.is_serving for served in self.parts.served)
 
+    async def says_ready(self) -> bool:
+        """Whether all of its models say so."""
+        for served in self.parts.served:
+            if not await served.says_ready():
+                return False
+        return True
+
     def problems(self) -> list[str]:
         """None of its own: its models say theirs."""
         return []
@@ -159,6 +168,10 @@ class EnsembleVersion:
             facts={**waiting, "reading": self._reading, "broken": self.ledger.broken},
         )
         return [steps.of(f"{self.name}:{self.version}")]
+
+    def workload(self) -> Workload:
+        """See hosted.py. Its requests wait where they are executed."""
+        return Workload(inflight=self.ledger.inflight, queue_max=self._bound)
 
     # --- Life
 
@@ -244,6 +257,15 @@ class EnsembleVersion:
         self._begin(run, request)
         return job
 
+    def submit_all(
+        self,
+        requests: Sequence[InferenceRequest],
+        on_done: Callable[[Job], None],
+        refused: Callable[[InferenceRequest, Exception], None],
+    ) -> list[EnsembleJob]:
+        """See port/served.py."""
+        return submit_each(self.submit, requests, on_done, refused)
+
     def submit_stream(
         self, request: InferenceRequest, on_answer: Callable[[StreamJob, Answer], None], deadline: float = 0.0
     ) -> EnsembleStream:
@@ -264,6 +286,7 @@ class EnsembleVersion:
                 "requests"
             )
         if self.ledger.inflight >= self._bound:
+            self.statistics.unserved["queue_full"] += 1
             raise QueueFull(f"{request.log_prefix()}Exceeds maximum queue size")
 
     def _admit(self, job: Job, deadline: float) -> None:
@@ -335,6 +358,7 @@ class EnsembleVersion:
         if job not in self._jobs:
             return
         if job.deadline and job.deadline <= now:
+            self.statistics.unserved["deadline_executing"] += 1
             _course(job).late()
         elif isinstance(job, EnsembleStream) and job.course is not None:
             job.course.look(now)

@@ -15,16 +15,18 @@ import contextlib
 import logging
 import socket
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from ....engine.port.concerns import about, peer_name
 from ...tls import TlsSocket
-from ...usual import MADE_MAX
 from ..request.breakdown import note
 from ..request.call import Call
 from ..request.head import HeadReader
+from ..request.incoming import PREFIX_BYTES
 from ..wire.constants import (
     END_STREAM,
     GOAWAY,
+    PING,
     SETTING_INITIAL_WINDOW_SIZE,
     SETTING_MAX_CONCURRENT_STREAMS,
     SETTING_MAX_FRAME_SIZE,
@@ -39,7 +41,7 @@ from ..wire.constants import (
     rst_stream,
     window_update,
 )
-from .control import Control
+from .control import LEAVING, Control
 from .limits import TokenBucket
 from .outlet import Outlet
 from .reader import FrameReader
@@ -48,15 +50,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..request.head import Head
-    from ..request.usual import UsualCalls
     from .port import Listener
 
 _logger = logging.getLogger("despina.grpc")
 
-_READ_BYTES = 65_536
+_READ_BYTES = 65_536 + 8_192
 _CONNECTION_CREDIT_BYTES = 4_194_304
 _DISCARD_BYTES_MAX = 1_048_576
 """What a lingering connection may still send."""
+
+ANY_STREAM: Final = b"\x7f\xff\xff\xff"
+"""As the last stream that a GOAWAY lets pass."""
 
 State = Enum("State", "OPEN LINGERING CLOSED")
 
@@ -69,7 +73,8 @@ class Connection:
         self.tls = sock if isinstance(sock, TlsSocket) else None
         self.fd = sock.fileno()
         self.state = State.OPEN
-        self.outlet = Outlet(sock)
+        self.bulk = server.bulk
+        self.outlet = Outlet(sock, server.bulk)
         self.calls: dict[int, Call] = {}
         self.now = now = server.now
         """Seconds on trio's clock, as of this pass of the listener."""
@@ -91,14 +96,13 @@ class Connection:
         """and what had been sent by then."""
         self.control = Control(self)
         self.reader = FrameReader(self)
-        self._heads = HeadReader(server.methods, settings.header_list_bytes_max, server.restricted, self._forget_usual)
+        self._heads = HeadReader(server.meanings, settings.header_list_bytes_max)
         self._resets = TokenBucket(settings.resets_burst, settings.resets_per_s, now)
         self.idle_frames = TokenBucket(settings.idle_frames_burst, settings.idle_frames_per_s, now)
         self._uncredited = 0
         self._discarded = 0
-        self.usual: UsualCalls | None = None
-        """Takes calls like one before by itself."""
-        self.usual_left = MADE_MAX
+        self.whole_bytes_max = min(settings.stream_window_bytes, settings.frame_bytes_max, settings.receive_bytes_max)
+        """DATA bytes of calls that are taken at once."""
         greeting = {
             SETTING_MAX_CONCURRENT_STREAMS: settings.concurrent_streams_max,
             SETTING_INITIAL_WINDOW_SIZE: settings.stream_window_bytes,
@@ -109,6 +113,11 @@ class Connection:
         self.outlet.put(frame(SETTINGS, 0, 0, payload) + window_update(0, WINDOW_MAX - WINDOW_DEFAULT))
 
     # Called by the listener.
+
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        return peer_name(self.sock)
 
     def on_readable(self) -> None:
         """Reads once, acts on every complete frame, and sends what that made. Never raises."""
@@ -128,6 +137,9 @@ class Connection:
         except Exception as problem:
             self._give_up(problem)
         self.corked = False
+        if self.state is State.CLOSED:
+            self._let_go()
+            return
         try:
             if self._is_blocked or self.draining or not self.outlet.is_idle:
                 self.flush()
@@ -158,10 +170,11 @@ class Connection:
             self.close()
 
     def flush_soon(self) -> None:
-        """Something was queued. Replies made together by one batch leave together."""
+        """Something was queued. Replies made together by one batch leave together: later, if there is a call whose
+        reply may still come."""
         if self.corked or self.dirty:
             return
-        if self.calls:
+        if len(self.calls) > self.outlet.waiting_count:
             self.dirty = True
             try:
                 self.server.flush_later(self)
@@ -183,24 +196,46 @@ class Connection:
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED
-        self.usual = None
         self.server.remove(self)
         self.sock.close()
         for call in list(self.calls.values()):
             call.abandon()
+        if not self.corked:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Closed, and not in a pass: nothing here refers to itself, so that its memory is free at once and does not
+        wait for the interpreter to look for cycles, which it does rarely."""
+        self.reader.let_go()
+        self.control.let_go()
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR, text: str = "") -> None:
         """Asks the peer to open no more calls here; the connection ends with its last call."""
         if self.draining or self.state is not State.OPEN:
             return
         self.draining = True
-        self.usual = None
         self.outlet.put(frame(GOAWAY, 0, 0, self.last_id.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode()))
         if not self.corked:
             self.flush()
 
+    def announce_stop(self) -> None:
+        """The server stops: asks the peer to open no more calls, and to say when it has read that. Calls that cross
+        this on their way are still taken: their client may not be free to repeat them. Never raises."""
+        if self.draining or self.state is not State.OPEN:
+            self.stop()
+            return
+        try:
+            self.outlet.put(frame(GOAWAY, 0, 0, ANY_STREAM + bytes(4)) + frame(PING, 0, 0, LEAVING))
+            for call in list(self.calls.values()):
+                call.stop()
+            if not self.corked:
+                self.flush()
+        except Exception as problem:
+            self._give_up(problem)
+
     def stop(self) -> None:
-        """The server stops: as `go_away`, and calls that wait for their client end now. Never raises."""
+        """The server stops, and the peer knows: as `go_away`, and calls that wait for their client end now. Never
+        raises."""
         try:
             self.go_away()
             for call in list(self.calls.values()):
@@ -279,29 +314,31 @@ class Connection:
 
     # For the reader.
 
-    def known_head(self, block: bytes) -> Head | None:
-        """What the block means, if it was read before and nothing has changed its meaning."""
-        return self._heads.known(block)
-
-    def _forget_usual(self) -> None:
-        """Header blocks do not mean any more what they meant."""
-        self.usual = None
-
-    def open_usual(self, stream_id: int, head: Head, count: int) -> Call | None:
-        """Opens a call that is all there, with `count` DATA bytes; None where that needs the long way."""
+    def take_call(self, block: bytes, stream_id: int, message: bytes, is_only: bool) -> bool:
+        """A call with one plain message that is all there; nothing else is if `is_only`. False, and only its header
+        block is taken, where that needs the way of all others."""
+        head = self._heads.read(block)
+        count = len(message) + PREFIX_BYTES
         if (
-            not self.last_id < stream_id < 1 << 31
-            or not stream_id & 1
+            not head.is_plain
+            or stream_id <= self.last_id
+            or self.draining
             or len(self.calls) >= self.settings.concurrent_streams_max
+            or count > self.whole_bytes_max
+            or self.server.is_verbose
         ):
-            return None
+            self._on_head(head, 0, stream_id)
+            return False
         self.last_id = stream_id
         self.count_data(count, None)
         call = self.calls[stream_id] = Call(self, stream_id, head)
-        call.started = call.ended = True
+        call.ended = True
         if head.timeout_s is not None:
             call.deadline = self.now + head.timeout_s
-        return call
+        if is_only and self.server.is_lone:
+            self.server.inline.begin_pass(is_alone=True)
+        call.start_with(message)
+        return True
 
     def call_for_data(self, stream_id: int) -> Call | None:
         """The call that the bytes belong to, or None when it has ended lately."""
@@ -329,7 +366,9 @@ class Connection:
         if len(block) > self.settings.header_list_bytes_max:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
         # Even the block of a stream that is not wanted is decoded: it may change the table.
-        head = self._heads.read(block)
+        self._on_head(self._heads.read(block), flags, stream_id)
+
+    def _on_head(self, head: Head, flags: int, stream_id: int) -> None:
         if stream_id <= self.last_id:
             self._on_trailers(stream_id, flags)
             return
@@ -350,8 +389,8 @@ class Connection:
             if not end:
                 self.outlet.put(rst_stream(stream_id, ErrorCode.NO_ERROR))
             return
-        if _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("gRPC request: %s", head.field(":path"))
+        if self.server.is_verbose:
+            _logger.debug("gRPC request: %s", head.field(":path"), extra=about(told=self))
         call = self.calls[stream_id] = Call(self, stream_id, head)
         if head.timeout_s is not None:
             call.deadline = self.now + head.timeout_s

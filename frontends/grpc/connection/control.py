@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..wire.constants import (
     ACK,
@@ -26,6 +26,8 @@ from ..wire.constants import (
 if TYPE_CHECKING:
     from .port import Framed
 
+LEAVING: Final = b"leaving!"
+"""Our PING when the server stops: its answer shows that the peer has read what was before it."""
 _SETTINGS_MAX = 64
 """Settings in one frame. The protocol knows six."""
 _PING_INTERVAL_WITHOUT_CALLS_MS = 7_200_000
@@ -44,6 +46,10 @@ class Control:
         self._strikes = 0
         self.ping_sent_at = 0.0
         """When our keepalive PING left that nothing has answered yet; 0 for none."""
+
+    def let_go(self) -> None:
+        """The connection is closed, and nothing will be received."""
+        del self._connection
 
     def receive(self, kind: int, flags: int, stream_id: int, payload: bytes) -> bool:
         """Acts on one frame. True for one that a peer should not send often. Raises Http2Error."""
@@ -79,6 +85,8 @@ class Control:
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING of wrong size")
         if flags & ACK:
             self.ping_sent_at = 0.0
+            if payload == LEAVING:
+                self._connection.stop()
             return
         self._acknowledge(frame(PING, ACK, 0, payload))
         self._judge_ping()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ....schema.tensor import Buffer
+    from ...bulk import Bulk
     from ..request.call import Call
 
 _TURN_BYTES = 262_144
@@ -40,6 +41,8 @@ class Outlet:
     """The sending side of one connection. `flush` raises OSError when the peer is gone."""
 
     __slots__ = (
+        "_bulk",
+        "_fd",
         "_queue",
         "_sock",
         "_waiting",
@@ -51,8 +54,10 @@ class Outlet:
         "window",
     )
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, bulk: Bulk) -> None:
         self._sock = sock
+        self._fd = sock.fileno()
+        self._bulk = bulk
         self._queue: deque[Buffer] = deque()
         self._waiting: deque[Call] = deque()
         """Calls with unsent bytes, in the order of their next turn."""
@@ -72,6 +77,11 @@ class Outlet:
         """Nothing waits, neither for the kernel nor for a window."""
         return not self._queue and not self._waiting
 
+    @property
+    def waiting_count(self) -> int:
+        """Calls whose bytes wait for their turns."""
+        return len(self._waiting)
+
     def put(self, data: Buffer) -> None:
         """Queues bytes that flow control does not count."""
         self._queue.append(data)
@@ -79,8 +89,8 @@ class Outlet:
 
     def takes(self, call: Call, size: int) -> bool:
         """Takes `size` DATA bytes, ready to be put, off the windows; False, and takes nothing, where they do not allow
-        it. The call's last: its own window is not counted on."""
-        if size > self.window or size > call.window or size > self.peer_frame_bytes:
+        it, or copying them would cost more than turns. The call's only ones: its own window is not counted on."""
+        if size > JOIN_BYTES_MAX or size > self.window or size > call.window or size > self.peer_frame_bytes:
             return False
         self.window -= size
         return True
@@ -121,8 +131,22 @@ class Outlet:
             self._waiting.append(call)
 
     def flush(self) -> bool:
-        """Sends what the kernel takes now. False when it would take no more and something is left in the queue."""
+        """Sends what the kernel takes now, and of large messages what it is the connection's turn for. False when
+        something is left in the queue."""
         queue = self._queue
+        if len(queue) == 1 and not self._waiting:  # as mostly: one answer, or those of a pass
+            data = queue[0]
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                return False
+            self.sent_bytes += sent
+            self.queued_bytes -= sent
+            if sent == len(data):
+                queue.clear()
+                self.acks = 0
+                return True
+            queue[0] = memoryview(data)[sent:]
         while True:
             if self._waiting and self.queued_bytes < _QUEUE_BYTES:
                 self._take_turns()
@@ -138,7 +162,10 @@ class Outlet:
                     queue.append(joined)
                     sent = self._sock.send(joined)
                 else:
+                    if not self._bulk.may_move(self._fd):
+                        return False
                     sent = self._sock.sendmsg(list(islice(queue, _PARTS_MAX)))
+                    self._bulk.moved(self._fd, sent)
             except BlockingIOError:
                 return False
             self.sent_bytes += sent

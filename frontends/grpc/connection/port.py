@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
+    from ....engine.port.caller import Passes
+    from ...bulk import Bulk
     from ...tls import TlsSocket
     from ..request.call import Call
-    from ..request.port import Method
+    from ..request.head import Meanings
     from ..settings import GrpcSettings
     from .limits import TokenBucket
     from .outlet import Outlet
@@ -21,6 +23,8 @@ class Framed(Protocol):
     settings: GrpcSettings
     now: float
     sock: Any
+    fd: int
+    bulk: Bulk
     tls: TlsSocket | None
     calls: dict[int, Call]
     outlet: Outlet
@@ -28,13 +32,16 @@ class Framed(Protocol):
     last_id: int
     """The highest stream id the peer has used."""
     idle_frames: TokenBucket
-    usual: Any
 
     @property
     def is_open(self) -> bool: ...
 
     @property
     def control(self) -> Steering: ...
+
+    def stop(self) -> None:
+        """The server stops, and the peer knows."""
+        ...
 
     def call_for_data(self, stream_id: int) -> Call | None:
         """The call that the bytes belong to, or None when it has ended lately."""
@@ -46,6 +53,11 @@ class Framed(Protocol):
 
     def on_block(self, block: bytes, flags: int, stream_id: int) -> None:
         """A header block is complete."""
+        ...
+
+    def take_call(self, block: bytes, stream_id: int, message: bytes, is_only: bool) -> bool:
+        """A call with one plain message that is all there; nothing else is if `is_only`. False, and only its header
+        block is taken, where that needs the way of all others."""
         ...
 
     def on_reset(self, length: int, stream_id: int) -> None:
@@ -65,13 +77,19 @@ class Listener(Protocol):
     """The listener, for its connections."""
 
     settings: GrpcSettings
-    methods: Mapping[str, Method]
+    meanings: Meanings
+    bulk: Bulk
+    is_verbose: bool
+    """Every call is logged."""
+    is_lone: bool
+    """This pass is for one connection."""
+    inline: Passes
+    """The engine's."""
     now: float
     linger_s: float
     """How long a closed connection's last bytes may take to be read by the peer."""
-
-    @property
-    def restricted(self) -> Mapping[str, tuple[str, str]]: ...
+    write_stall: tuple[float, int]
+    """How long a peer may take less than so many bytes of what waits for it."""
 
     def watch(self, connection: Any, *, readable: bool, writable: bool) -> None:
         """From now on the connection is told of these."""

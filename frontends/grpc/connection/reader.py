@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..request.breakdown import note
+from ..request.incoming import PREFIX_BYTES, WHOLE_BYTES_MAX
 from ..wire.constants import (
     ACK,
     CONTINUATION,
@@ -18,21 +18,25 @@ from ..wire.constants import (
     HEADERS,
     PADDED,
     PREFACE,
+    PREFIXED_HEAD_BYTES,
     RST_STREAM,
     SETTINGS,
     WITH_PRIORITY,
     ErrorCode,
     Http2Error,
     unpack_frame_head,
+    unpack_prefixed_head,
 )
 
 if TYPE_CHECKING:
     from ..request.call import Call
     from .port import Framed
 
-_READ_BYTES = 65_536
+_READ_BYTES = 65_536 + 8_192
 _DIRECT_BYTES_MIN = 32_768
 """From here on, the rest of a frame is read from the socket straight into the message."""
+_RESERVED_AND_ODD = 1 << 31 | 1
+"""Bits of a stream id: those of clients are odd."""
 _PIECES_MAX = 64
 """CONTINUATION frames of one header block."""
 
@@ -48,7 +52,9 @@ class FrameReader:
         "_data_ends",
         "_data_id",
         "_data_left",
+        "_has_more",
         "_pad_left",
+        "_plain_word_max",
         "_rest",
         "greeted",
         "part_since",
@@ -56,6 +62,9 @@ class FrameReader:
 
     def __init__(self, connection: Framed) -> None:
         self._connection = connection
+        settings = connection.settings
+        self._plain_word_max = min(settings.header_list_bytes_max, settings.frame_bytes_max) << 8 | 0xFF
+        """Of a frame that no limit forbids: its length and kind."""
         self.greeted = False
         """The peer's preface and SETTINGS have come."""
         self.part_since = 0.0
@@ -69,10 +78,16 @@ class FrameReader:
         self._data_id = 0
         self._data_ends = False
         """its stream, and whether it is that stream's last."""
+        self._has_more = False
+        """The last read left more behind, as far as one can tell: that is moved when it is the connection's turn."""
         self._block: list[bytes] | None = None
         """A header block that CONTINUATION frames complete, in pieces."""
         self._block_id = 0
         self._block_flags = 0
+
+    def let_go(self) -> None:
+        """The connection is closed, and nothing will be read."""
+        del self._connection
 
     @property
     def is_mid_data(self) -> bool:
@@ -83,13 +98,19 @@ class FrameReader:
         """Reads once and acts on every complete frame. Raises BlockingIOError, OSError for a peer that is gone, and
         Http2Error for one that broke a rule."""
         connection = self._connection
+        bulk = connection.bulk
+        if self._has_more and not bulk.may_move(connection.fd):
+            return
         if self._data_left >= _DIRECT_BYTES_MIN:
             call = connection.calls.get(self._data_id)
             space = call.free_space if call is not None else None
             if call is not None and space is not None and len(space) >= _DIRECT_BYTES_MIN:
-                count = connection.sock.recv_into(space[: self._data_left])
+                wanted = min(self._data_left, max(bulk.left, _DIRECT_BYTES_MIN))
+                count = connection.sock.recv_into(space[:wanted])
                 if not count:
                     raise ConnectionResetError
+                self._has_more = True
+                bulk.moved(connection.fd, count)
                 connection.count_data(count, call)
                 self._data_left -= count
                 self._note_end(call)
@@ -103,6 +124,9 @@ class FrameReader:
         data = connection.sock.recv(_READ_BYTES)
         if not data:
             raise ConnectionResetError
+        self._has_more = len(data) == _READ_BYTES
+        if self._has_more:
+            bulk.moved(connection.fd, _READ_BYTES)
         self._take(data)
 
     def _take(self, data: bytes) -> None:
@@ -125,14 +149,20 @@ class FrameReader:
                 return
         if self._data_left or self._pad_left:
             at = self._continue_data(data, at)
-        headers_at = -1
         while size - at >= FRAME_HEAD_BYTES:
-            usual = connection.usual
-            if usual is not None and size - at >= usual.size and self._block is None and usual.take(data, at):
-                at += usual.size
-                headers_at = -1
-                continue
             word, flags, stream_id = unpack_frame_head(data, at)
+            if (
+                flags == END_HEADERS
+                and word & 0xFF == HEADERS
+                and word <= self._plain_word_max
+                and stream_id & _RESERVED_AND_ODD == 1
+                and self._block is None
+                and (stop := at + FRAME_HEAD_BYTES + (word >> 8)) <= size
+            ):
+                at = self._on_plain_headers(data, at + FRAME_HEAD_BYTES, stop, stream_id)
+                if not connection.is_open:
+                    return
+                continue
             kind = word & 0xFF
             length = word >> 8
             stream_id &= 0x7FFFFFFF
@@ -149,15 +179,8 @@ class FrameReader:
                     raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "frame too large for its kind")
                 break
             if kind == DATA:
-                call = self._on_data(data, payload, stop, flags, stream_id)
-                if headers_at >= 0 and call is not None and call.on_whole is not None:
-                    try:
-                        call.on_whole(call, data[headers_at:stop])
-                    except Exception as problem:  # the call has been taken, whatever comes of this
-                        note("a call cannot be remembered", problem)
-                headers_at = -1
+                self._on_data(data, payload, stop, flags, stream_id)
             elif kind == HEADERS:
-                headers_at = at
                 self._on_headers(data, payload, stop, flags, stream_id)
             elif kind == CONTINUATION:
                 self._on_continuation(data[payload:stop], flags)
@@ -169,7 +192,8 @@ class FrameReader:
             at = stop
             if not connection.is_open:
                 return
-        self._rest = data[at:]
+        if at < size:
+            self._rest = data[at:]
 
     def _greet(self, data: bytes) -> int:
         """The index behind the preface, or 0 when it is not complete."""
@@ -185,8 +209,7 @@ class FrameReader:
 
     # DATA.
 
-    def _on_data(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> Call | None:
-        """The call that they belong to, None for none."""
+    def _on_data(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> None:
         call = self._connection.call_for_data(stream_id)
         end = bool(flags & END_STREAM)
         self._connection.count_data(stop - at, call)
@@ -199,7 +222,6 @@ class FrameReader:
             self._connection.idle_frames.take(self._connection.now, "too many empty DATA frames")
         if call is not None:
             call.feed_frame(data, at, stop, end)
-        return call
 
     def _begin_data(self, data: bytes, at: int, length: int, flags: int, stream_id: int) -> bool:
         """Takes what is there of an incomplete DATA frame. False when even its padding's length is not there."""
@@ -251,6 +273,28 @@ class FrameReader:
             call.feed(b"", True)
 
     # HEADERS.
+
+    def _on_plain_headers(self, data: bytes, at: int, stop: int, stream_id: int) -> int:
+        """A whole header block; the call's one message is taken with it if it is behind it in one frame, plain and the
+        last, as those of small calls mostly are. The index behind what was taken."""
+        block = data[at:stop]
+        message = stop + PREFIXED_HEAD_BYTES
+        if message <= len(data):
+            word, flags, data_id, compressed, size = unpack_prefixed_head(data, stop)
+            end = message + size
+            if (
+                word == size + PREFIX_BYTES << 8  # DATA is 0
+                and flags == END_STREAM
+                and data_id == stream_id
+                and not compressed
+                and end <= len(data)
+                and size < WHOLE_BYTES_MAX
+            ):
+                is_only = at == FRAME_HEAD_BYTES and end == len(data)
+                taken = self._connection.take_call(block, stream_id, data[message:end], is_only)
+                return end if taken else stop
+        self._connection.on_block(block, END_HEADERS, stream_id)
+        return stop
 
     def _on_headers(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> None:
         if flags & (PADDED | WITH_PRIORITY):

@@ -10,17 +10,34 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 _DEADLINE_EXCEEDED, _CANCELLED = 4, 1
-_REST_S = 1.0
-"""Without bytes from the peer, before what its last call left is let go."""
 
 
 def sweep_connection(connection: Connection, now: float) -> None:
     connection.now = now
     settings = connection.settings
-    if connection.state is State.LINGERING:
-        if now >= connection.linger_until:
+    if connection.state is not State.OPEN:
+        if connection.state is State.LINGERING and now >= connection.linger_until:
             connection.close()
         return
+    reader = connection.reader
+    if connection.calls or connection.dirty or not reader.greeted or reader.part_since or not connection.outlet.is_idle:
+        _sweep_work(connection, now)
+        if not connection.is_open:
+            return
+    else:
+        connection.stall_since = 0.0
+    _keep_alive(connection, now)
+    age_s = settings.connection_age_ms_max / 1000
+    if age_s and now - connection.opened_at > age_s:
+        connection.go_away()
+        grace_s = settings.connection_age_grace_ms / 1000
+        if grace_s and now - connection.opened_at > age_s + grace_s:
+            connection.close()
+
+
+def _sweep_work(connection: Connection, now: float) -> None:
+    """Of a connection that does something, or should."""
+    settings = connection.settings
     if not connection.reader.greeted and now - connection.opened_at > settings.handshake_timeout_s:
         connection.close()
         return
@@ -35,16 +52,7 @@ def sweep_connection(connection: Connection, now: float) -> None:
         return
     if connection.dirty:  # somebody stumbled who should have sent this long ago
         connection.flush()
-    if connection.usual is not None and now - connection.received_at > _REST_S:
-        connection.usual.rest()
     _sweep_calls(connection, now)
-    _keep_alive(connection, now)
-    age_s = settings.connection_age_ms_max / 1000
-    if age_s and now - connection.opened_at > age_s:
-        connection.go_away()
-        grace_s = settings.connection_age_grace_ms / 1000
-        if grace_s and now - connection.opened_at > age_s + grace_s:
-            connection.close()
 
 
 def _last_data(connection: Connection) -> float:
@@ -59,13 +67,13 @@ def _is_write_stalled(connection: Connection, now: float) -> bool:
     if outlet.is_idle and not any(call.unsent for call in connection.calls.values()):
         connection.stall_since = 0.0
         return False
-    settings = connection.settings
+    stall_s, bytes_min = connection.server.write_stall
     if not connection.stall_since:
         connection.stall_since, connection.stall_sent_bytes = now, outlet.sent_bytes
         return False
-    if now - connection.stall_since < settings.write_stall_s:
+    if now - connection.stall_since < stall_s:
         return False
-    if outlet.sent_bytes - connection.stall_sent_bytes < settings.write_stall_bytes_min:
+    if outlet.sent_bytes - connection.stall_sent_bytes < bytes_min:
         return True
     connection.stall_since, connection.stall_sent_bytes = now, outlet.sent_bytes
     return False

@@ -1,20 +1,20 @@
 """Every RPC but the two inference ones: what the engine knows, in the protocol's messages.
 
-The classes implement the generated services, so any server of grpclib handlers could run them.
+What the engine has at hand is told at once, without a task: clients and load balancers ask for it all the time. The
+rest implements the generated service.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
-
-from ....schema.fault import Fault, InvalidArgument, NotLoaded, Unsupported
+from ....schema.fault import InvalidArgument, NotLoaded, Unsupported
 from ....schema.version import parse_version
 from ....schema.wire.generated import inference as pb
 from ....schema.wire.generated.grpc.health import v1 as health
 from ...log_settings import NAMES, SWITCHES
+from ..request.logged import LoggedMethod
+from ..request.prompt import PromptMethod
 from ..request.tasks import methods_of
 from .reflection import reflection_methods
 from .shared_memory import SharedMemoryService
@@ -25,6 +25,7 @@ from .unary_infer import UnaryInfer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ...access_log import AccessLog
     from ...log_settings import LogSettings
     from ..request.port import Method
     from ..settings import GrpcSettings
@@ -32,14 +33,19 @@ if TYPE_CHECKING:
 _PREFIX = "/inference.GRPCInferenceService/"
 
 
-def open_methods(engine: Any, settings: GrpcSettings, logs: LogSettings) -> dict[str, Method]:
-    """Path -> method of everything that the port serves."""
+def open_methods(
+    engine: Any, settings: GrpcSettings, logs: LogSettings, access_log: AccessLog | None = None
+) -> dict[str, Method]:
+    """Path -> method of everything that the port serves. With an `access_log`, their calls are noted there."""
     methods: dict[str, Method] = {}
     methods.update(methods_of(InferenceService(engine, logs)))
-    methods.update(methods_of(HealthService(engine)))
-    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine, settings)
+    methods.update(methods_of(health.HealthBase()))
+    methods.update(prompt_methods(engine))
+    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine, settings, is_logged=access_log is not None)
     methods[_PREFIX + "ModelStreamInfer"] = StreamInfer(engine, settings)
     methods.update(reflection_methods(methods))
+    if access_log is not None:
+        return {path: LoggedMethod(method, access_log) for path, method in methods.items()}
     return methods
 
 
@@ -63,19 +69,10 @@ class InferenceService(SharedMemoryService, TraceService):
             except NotLoaded as fault:
                 await self._engine.bring(fault.model_name)
 
-    async def server_live(self, message: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
-        return pb.ServerLiveResponse(live=self._engine.is_live())
-
-    async def server_ready(self, message: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._engine.is_ready())
-
     async def model_ready(self, message: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Maybe not at once: a model may have a say in it."""
         version = parse_version(message.version)
-        return pb.ModelReadyResponse(ready=self._engine.is_model_ready(message.name, version))
-
-    async def server_metadata(self, message: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        metadata: pb.ServerMetadataResponse = self._engine.metadata()
-        return metadata
+        return pb.ModelReadyResponse(ready=await self._engine.says_ready(message.name, version))
 
     async def model_metadata(self, message: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         version = parse_version(message.version)
@@ -159,16 +156,27 @@ def _log_setting(value: bool | int | str) -> pb.LogSettingsResponseSettingValue:
     return pb.LogSettingsResponseSettingValue(string_param=value)
 
 
-class HealthService(health.HealthBase):
-    """`grpc.health.v1.Health`: the server's readiness, whatever service is asked for."""
+def prompt_methods(engine: Any) -> dict[str, Method]:
+    """Path -> method of the RPCs that ask for nothing but a look."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def live(message: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=engine.is_live())
 
-    async def check(self, message: health.HealthCheckRequest) -> health.HealthCheckResponse:
+    def ready(message: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=engine.is_ready())
+
+    def metadata(message: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        found: pb.ServerMetadataResponse = engine.metadata()
+        return found
+
+    def check(message: health.HealthCheckRequest) -> health.HealthCheckResponse:
+        """`grpc.health.v1.Health`: the server's readiness, whatever service is asked for."""
         status = health.HealthCheckResponseServingStatus
-        try:
-            ready = self._engine.is_ready()
-        except Fault as fault:
-            raise GRPCError(Status(fault.grpc_status), fault.message) from fault
-        return health.HealthCheckResponse(status=status.SERVING if ready else status.NOT_SERVING)
+        return health.HealthCheckResponse(status=status.SERVING if engine.is_ready() else status.NOT_SERVING)
+
+    return {
+        _PREFIX + "ServerLive": PromptMethod(pb.ServerLiveRequest, live),
+        _PREFIX + "ServerReady": PromptMethod(pb.ServerReadyRequest, ready),
+        _PREFIX + "ServerMetadata": PromptMethod(pb.ServerMetadataRequest, metadata),
+        "/grpc.health.v1.Health/Check": PromptMethod(health.HealthCheckRequest, check),
+    }

@@ -53,11 +53,11 @@ class SharedMemoryService(pb.GrpcInferenceServiceBase):
         self, message: pb.CudaSharedMemoryRegisterRequest
     ) -> pb.CudaSharedMemoryRegisterResponse:
         handle = bytes(message.raw_handle)
-        self._engine.shared_memory.register_cuda(message.name, handle, message.device_id, message.byte_size)
+        await self._engine.shared_memory.register_cuda(message.name, handle, message.device_id, message.byte_size)
         return pb.CudaSharedMemoryRegisterResponse()
 
     async def cuda_shared_memory_unregister(
         self, message: pb.CudaSharedMemoryUnregisterRequest
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        self._engine.shared_memory.unregister_cuda(message.name)
+        await self._engine.shared_memory.unregister_cuda(message.name)
         return pb.CudaSharedMemoryUnregisterResponse()

@@ -19,13 +19,9 @@ import trio
 
 from ....schema.classification import classify_response
 from ....schema.fault import DeadlineExceeded, Fault, NotLoaded, ShuttingDown
-from ....schema.kserve_grpc import (
-    read_class_counts,
-    read_plain_request,
-    read_request,
-    write_parameters,
-    write_response,
-)
+from ....schema.kserve_grpc import read_class_counts, read_request, write_response
+from ....schema.kserve_grpc_parameters import write_parameters
+from ....schema.kserve_grpc_plain import read_plain_request, takes_long
 from ....schema.version import parse_version
 from ....schema.wire import codec
 from ....schema.wire.generated.inference import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ....engine.port.served import Answer, Inference, InferenceStream
-    from ....schema.inference import InferenceResponse
+    from ....schema.inference import InferenceRequest, InferenceResponse
     from ....schema.tensor import Buffer
     from ...forwarding import HeaderForwarder
     from ..request.call import Call
@@ -61,7 +57,7 @@ class StreamInfer:
         self._requests_max = settings.stream_requests_max
         self._forwarder = open_forwarder(settings.forward_pattern)
 
-    def start(self, call: Call) -> None:
+    def start(self, call: Call, message: Buffer) -> None:
         compress_replies(call)
         call.start_task(self._serve, call)
 
@@ -110,7 +106,7 @@ class _Session:
         self._unread: list[InferenceStream] = []
         """For each answer that waits for the client: the stream that may go on when it has left."""
         self._waiter: trio.Event | None = None
-        self._postponed: tuple[Buffer, NotLoaded] | None = None
+        self._postponed: tuple[Buffer, InferenceRequest | None, NotLoaded] | None = None
         """A request whose model is to be loaded first; those behind it wait."""
         self._ends_on_error = call.head.field("triton_grpc_error") == "true"
 
@@ -122,7 +118,12 @@ class _Session:
         requests_max = self._requests_max
         while not call.done:
             while call.messages and self._in_flight < requests_max and call.waiting_bytes <= _UNSENT_BYTES_MAX:
-                if self._begin(call.take()):
+                data = call.take()
+                if type(data) is not bytes and takes_long(data):
+                    request = await call.connection.in_worker(read_plain_request, data)
+                else:
+                    request = read_plain_request(data)
+                if call.done or self._begin(data, request):
                     return
                 while self._postponed is not None:
                     if await self._begin_when_loaded(*self._postponed):
@@ -142,6 +143,16 @@ class _Session:
     @property
     def _in_flight(self) -> int:
         return len(self._slots) + len(self._streams)
+
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        return self._call.peer
+
+    @property
+    def traceparent(self) -> str:
+        """See Call."""
+        return self._call.traceparent
 
     def _on_output(self) -> None:
         unread, self._unread = self._unread, []
@@ -164,20 +175,21 @@ class _Session:
             stream.cancel()
         self._streams.clear()
 
-    def _begin(self, data: Buffer) -> bool:
-        """Submits one request. True when the call is over."""
+    def _begin(self, data: Buffer, request: InferenceRequest | None) -> bool:
+        """Submits `request`, the one in `data`, None where that has to be decoded as a message. True when the call is
+        over."""
         if self._call.stopping:
             return self._refuse(data)
         slot = _Slot()
         self._slots.append(slot)
         try:
-            job = self._submit(slot, data)
+            job = self._submit(slot, data, request)
         except codec.Malformed:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
         except NotLoaded as fault:
             self._slots.remove(slot)
-            self._postponed = data, fault
+            self._postponed = data, request, fault
         except Fault as fault:
             self._tell_refusal(slot, fault)
         else:
@@ -185,7 +197,7 @@ class _Session:
                 slot.job = job
         return self._call.done
 
-    async def _begin_when_loaded(self, data: Buffer, fault: NotLoaded) -> bool:
+    async def _begin_when_loaded(self, data: Buffer, request: InferenceRequest | None, fault: NotLoaded) -> bool:
         """Submits a request whose model loads first. True when the call is over."""
         self._postponed = None
         try:
@@ -196,10 +208,10 @@ class _Session:
             self._slots.append(slot)
             self._tell_refusal(slot, refusal)
             return self._call.done
-        return self._call.done or self._begin(data)
+        return self._call.done or self._begin(data, request)
 
     def _tell_refusal(self, slot: _Slot, fault: Fault) -> None:
-        log_refusal(logger, slot.request_id, fault)
+        log_refusal(logger, slot.request_id, fault, slot.model_name, self._call)
         refusal = codec.encode(_refusal(slot.request_id, fault.message))
         if self._slots and self._slots[-1] is slot:
             slot.answer = refusal
@@ -216,16 +228,15 @@ class _Session:
             self._call.finish(_INTERNAL, "Unable to parse request")
             return True
         fault = ShuttingDown(STOPPING)
-        log_refusal(logger, message.id, fault)
+        log_refusal(logger, message.id, fault, message.model_name, self._call)
         slot = _Slot()
         slot.answer = codec.encode(_refusal(message.id, fault.message))
         self._slots.append(slot)
         self._send_ready()
         return self._call.done
 
-    def _submit(self, slot: _Slot, data: Buffer) -> Inference | None:
+    def _submit(self, slot: _Slot, data: Buffer, request: InferenceRequest | None) -> Inference | None:
         """The job that will answer in `slot`; None for a decoupled model's, which needs no place in the order."""
-        request = read_plain_request(data) if type(data) is bytes else None
         if request is not None:
             slot.request_id, slot.model_name = request.id, request.model_name
             slot.version_text = "" if request.model_version < 0 else str(request.model_version)

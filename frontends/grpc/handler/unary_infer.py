@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ....schema.classification import classify_response
 from ....schema.fault import Fault, NotLoaded, Unsupported
-from ....schema.kserve_grpc import read_class_counts, read_plain_request, read_request, write_response
-from ....schema.kserve_grpc_familiar import familiar_for
+from ....schema.kserve_grpc import read_class_counts, read_request, write_response
+from ....schema.kserve_grpc_plain import read_plain_request, takes_long
 from ....schema.version import parse_version
 from ....schema.wire import codec
 from ....schema.wire.generated.inference import ModelInferRequest
@@ -17,11 +17,10 @@ from ...forwarding import open_forwarder
 from ...refusals import log_refusal
 from ..request.breakdown import logger, note
 from ..request.deflate import compress_replies
-from ..request.usual import UsualCalls
 from .traced import submit_traced
 
 if TYPE_CHECKING:
-    from ....engine.port.served import Inference, Served
+    from ....engine.port.served import Inference
     from ....schema.inference import InferenceRequest, InferenceResponse
     from ....schema.tensor import Buffer
     from ..request.call import Call
@@ -36,19 +35,33 @@ class UnaryInfer:
 
     is_streaming = False
 
-    def __init__(self, engine: Any, settings: GrpcSettings) -> None:
+    def __init__(self, engine: Any, settings: GrpcSettings, *, is_logged: bool = False) -> None:
+        """`is_logged`: calls are noted in an access log, and told of their jobs before they are answered."""
+        self._answer = _answer_noted if is_logged else _answer
+        self._answer_ranked = _answer_ranked_noted if is_logged else _answer_ranked
         self._engine = engine
         self._tracer = engine.tracer
         self._forwarder = open_forwarder(settings.forward_pattern)
+        self._compresses = settings.response_compression_level != "none"
 
-    def start(self, call: Call) -> None:
-        compress_replies(call)
-        self._infer(call, call.take())
+    def start(self, call: Call, message: Buffer) -> None:
+        if self._compresses:
+            compress_replies(call)
+        if type(message) is not bytes and takes_long(message):
+            call.start_task(self._infer_elsewhere, call, message)
+        else:
+            self._infer(call, message, read_plain_request(message))
 
-    def _infer(self, call: Call, data: Buffer) -> None:
-        answer = partial(_answer, call)
+    async def _infer_elsewhere(self, call: Call, message: Buffer) -> None:
+        """Reads a request in a worker thread: others are served meanwhile."""
+        request = await call.connection.in_worker(read_plain_request, message)
+        if not call.done:
+            self._infer(call, message, request)
+
+    def _infer(self, call: Call, data: Buffer, request: InferenceRequest | None) -> None:
+        """`request` is the one in `data`, None if that has to be decoded as a message."""
+        answer = partial(self._answer, call)
         try:
-            request = read_plain_request(data) if type(data) is bytes else None
             if request is not None:
                 model = self._engine.model(request.model_name, request.model_version)
                 if model.decoupled:
@@ -62,38 +75,31 @@ class UnaryInfer:
                 request = read_request(message, version, self._engine.shared_memory)
                 class_counts = read_class_counts(message)
                 if class_counts:
-                    answer = partial(_answer_ranked, call, model, class_counts)
+                    answer = partial(self._answer_ranked, call, model, class_counts)
             if self._forwarder is not None:
                 self._forwarder.forward(call.head.forwardable(), request)
             if self._tracer.active:
                 job = submit_traced(self._tracer, call, model, request, answer)
             else:
-                if (
-                    request.template is not None
-                    and call.connection.usual_left
-                    and type(data) is bytes
-                    and call.deflater is None
-                    and self._forwarder is None
-                ):
-                    call.on_whole = partial(self._expect_alike, model, request, data)
                 job = model.submit(request, answer, call.deadline)
         except codec.Malformed:
             call.finish(_INTERNAL, "Unable to parse request")
         except NotLoaded as fault:
-            self._infer_when_loaded(call, data, fault)
+            self._infer_when_loaded(call, data, request, fault)
         except Fault as fault:
             call.finish(fault.grpc_status, fault.message)
             if logger.isEnabledFor(logging.DEBUG):
-                log_refusal(logger, _id_in(data), fault)
+                request_id, model_name = _named_in(data)
+                log_refusal(logger, request_id, fault, model_name, call)
         else:
             if not call.done:
                 call.on_abandoned = job.cancel
 
-    def _infer_when_loaded(self, call: Call, data: Buffer, fault: NotLoaded) -> None:
+    def _infer_when_loaded(self, call: Call, data: Buffer, request: InferenceRequest | None, fault: NotLoaded) -> None:
         def again(problem: Fault | None) -> None:
             call.on_abandoned = None
             if problem is None:
-                self._infer(call, data)
+                self._infer(call, data, request)
             else:
                 call.finish(problem.grpc_status, problem.message)
 
@@ -104,18 +110,10 @@ class UnaryInfer:
         else:
             call.on_abandoned = waiting.cancel
 
-    def _expect_alike(
-        self, model: Served, request: InferenceRequest, message: bytes, call: Call, frames: bytes
-    ) -> None:
-        """Lets the connection take more calls like this one by itself."""
-        connection, head = call.connection, call.head
-        familiar = familiar_for(message)
-        if familiar is not None and UsualCalls.fits(connection, head, frames, message):
-            UsualCalls(connection, self._engine, model, request, familiar, head, frames, _answer).settle()
 
-
-def _id_in(data: Buffer) -> str:
-    return codec.decode(ModelInferRequest, data).id
+def _named_in(data: Buffer) -> tuple[str, str]:
+    message = codec.decode(ModelInferRequest, data)
+    return message.id, message.model_name
 
 
 def _answer(call: Call, job: Inference) -> None:
@@ -148,11 +146,21 @@ def _answer_ranked(call: Call, model: Any, class_counts: dict[str, int], job: In
         call.break_off("a response cannot be sent", problem)
 
 
+def _answer_noted(call: Any, job: Inference) -> None:
+    call.notice(job)
+    _answer(call, job)
+
+
+def _answer_ranked_noted(call: Any, model: Any, class_counts: dict[str, int], job: Inference) -> None:
+    call.notice(job)
+    _answer_ranked(call, model, class_counts, job)
+
+
 def _reply(call: Call, response: InferenceResponse) -> None:
     try:
         buffers, size = write_response(response)
     except Fault as fault:
         note("a response cannot be written", fault)
         call.finish(_INTERNAL, fault.message)
-        return
-    call.reply(buffers, size)
+    else:
+        call.reply(buffers, size)

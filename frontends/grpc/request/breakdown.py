@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import logging
 
+from ....engine.port.concerns import about
+
 logger = logging.getLogger("despina.grpc")
 
 _RESOURCE_EXHAUSTED, _INTERNAL = 8, 13
 
 
-def note(what: str, problem: Exception) -> None:
-    """Puts `problem` and its traceback into the log. Never raises: there may be no memory for that either."""
+def note(what: str, problem: Exception, told: object = None) -> None:
+    """Puts `problem` and its traceback into the log; `told` is the call that met it, if one did.
+    Never raises: there may be no memory for that either."""
     try:
-        logger.error("gRPC: %s", what, exc_info=problem)
+        logger.error("gRPC: %s", what, exc_info=problem, extra=about(told=told))
     except Exception:
         return
 

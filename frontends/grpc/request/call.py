@@ -14,6 +14,7 @@ calls never raises: whatever breaks ends with the call.
 from __future__ import annotations
 
 from collections import deque
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from ..wire import reply as block
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 
 _INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
 STOPPING = "GRPC server is shutting down and has stopped accepting new requests."
-_INITIAL_PREFIX = headers_frame(0, block.INITIAL, end=False)[:5]
-_ENDING_PREFIX = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
+_INITIAL = headers_frame(0, block.INITIAL, end=False)[:5]
+_ENDING = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
+_pack_beginning = Struct(f">5sI{len(block.INITIAL)}sIBIBI").pack
+"""What comes before a message that is its call's only one: the first frame, DATA's head (kind 0), the prefix."""
+_pack_ending = Struct(f">5sI{len(block.TRAILERS_OK)}s").pack
 _FLAGS = (b"\0", b"\1")
 """Of a message's prefix: plain, compressed."""
 
@@ -48,8 +52,6 @@ class Call(Incoming):
     on_output: Callable[[], None] | None = None
     """Called when all that was replied has left the call."""
     on_abandoned: Callable[[], None] | None = None
-    on_whole: Callable[[Call, bytes], None] | None = None
-    """Set by a handler that wants to see the call's frames if they came together."""
     deflater: Compressor | None = None
     """Compresses the replies; None sends them as they are."""
     unsent: deque[memoryview] = NONE
@@ -68,11 +70,15 @@ class Call(Incoming):
         self.receive_window = connection.settings.stream_window_bytes
 
     def start(self) -> None:
+        self.start_with(self.take() if self.messages else b"")
+
+    def start_with(self, message: Buffer) -> None:
+        """Hands the call to who serves it, with its first message; empty for one that starts with its head."""
         self.started = True
         method = self.head.method
         assert method is not None, "a head without a method is refused before"
         try:
-            method.start(self)
+            method.start(self, message)
         except Exception as problem:
             self.break_off("a request failed on its way in", problem)
 
@@ -91,6 +97,16 @@ class Call(Incoming):
     @property
     def metadata(self) -> Any:
         return self.head.metadata
+
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        return self.connection.peer
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C context that came along; empty for none."""
+        return self.head.field("traceparent")
 
     def send(self, buffers: Sequence[Buffer], size: int) -> None:
         """Replies one of several messages. Never blocks: what cannot leave waits in `unsent`."""
@@ -114,7 +130,7 @@ class Call(Incoming):
 
     def reply(self, buffers: Sequence[Buffer], size: int) -> None:
         """Replies the only message and ends the call well."""
-        if self.done or self._is_unsendable(size):
+        if self.done or (size > self.connection.settings.send_bytes_max and self._is_unsendable(size)):
             return
         if self.deflater is not None:
             self.deflater.put(buffers, size, is_only=True)
@@ -123,22 +139,32 @@ class Call(Incoming):
 
     def reply_encoded(self, buffers: Sequence[Buffer], size: int, *, compressed: bool = False) -> None:
         """The same for a message that is ready to go out."""
-        head = self._initial(compressed)
-        trailers = self._ending(_ENDING_PREFIX + self.id.to_bytes(4, "big") + block.TRAILERS_OK)
-        self.trailers = trailers
-        self.head_sent = True
+        outlet = self.connection.outlet
         try:
-            self.connection.outlet.put_message(self, head, buffers, size, trailers, _FLAGS[compressed])
+            if not compressed and self.ended and outlet.takes(self, size + 5):
+                id = self.id
+                head = _pack_beginning(_INITIAL, id, block.INITIAL, size + 5 << 8, 0, id, 0, size)
+                outlet.put(b"".join((head, *buffers, _pack_ending(_ENDING, id, block.TRAILERS_OK))))
+                self.sent_whole()
+            else:
+                self._reply_in_turns(buffers, size, compressed)
         except Exception as problem:
             self._cut_off("a reply cannot be sent", problem)
             return
         self.connection.flush_soon()
 
+    def _reply_in_turns(self, buffers: Sequence[Buffer], size: int, compressed: bool) -> None:
+        """As the windows and other calls allow."""
+        head = self._initial(compressed)
+        self.trailers = trailers = self._ending(_pack_ending(_ENDING, self.id, block.TRAILERS_OK))
+        self.head_sent = True
+        self.connection.outlet.put_message(self, head, buffers, size, trailers, _FLAGS[compressed])
+
     def _initial(self, compressed: bool) -> bytes:
         """The frame that begins a reply with messages."""
         if compressed and self.deflater is not None:
             return headers_frame(self.id, block.INITIAL_ENCODED[self.deflater.encoding], end=False)
-        return _INITIAL_PREFIX + self.id.to_bytes(4, "big") + block.INITIAL
+        return _INITIAL + self.id.to_bytes(4, "big") + block.INITIAL
 
     @property
     def waiting_bytes(self) -> int:
@@ -195,7 +221,7 @@ class Call(Incoming):
     def break_off(self, what: str, problem: Exception) -> None:
         """Ends the call because something of ours broke: the client is told, the log has `what` and the traceback, the
         handler is told to stop. Never raises. Not for what breaks while a message is sent: see `_cut_off`."""
-        note(what, problem)
+        note(what, problem, self)
         try:
             self.refuse(*answer_to(problem))
             if self.done:
@@ -207,7 +233,7 @@ class Call(Incoming):
     def _cut_off(self, what: str, problem: Exception) -> None:
         """The same where a reply may have begun to leave: the stream is reset, and if not even that can be said, the
         connection is closed."""
-        note(what, problem)
+        note(what, problem, self)
         try:
             if not self.done:
                 self.connection.outlet.put(rst_stream(self.id, ErrorCode.INTERNAL_ERROR))

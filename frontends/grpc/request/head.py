@@ -1,95 +1,118 @@
-"""Request heads: from an HPACK block to the method, the timeout and the encoding of a call.
+"""Request heads: from a header block to the method, the timeout and the encoding of a call.
 
-A warm client's block is a few bytes of table references and always the same, so decoded heads are remembered by block.
-That is right only while the decoder's dynamic table stays as it is: a block that changes the table empties the memo,
-and blocks that could change it are never remembered.
+    block ──HeaderBlocks──▶ fields ──┬─ those that say how the call is served ──▶ Meaning, remembered by what they say
+                                     ├─ its timeout
+                                     └─ all others, which are the caller's: only kept
+
+So a new trace context or another timeout with each call costs its own reading and no more. A block that equals one
+before is not read at all, as long as no block has changed the table.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from grpclib.metadata import decode_metadata, decode_timeout
-from hpack import Decoder, HPACKError, OversizedHeaderListError
 
-from ..wire.constants import ErrorCode, Http2Error
+from ..wire.header_block import Field, HeaderBlocks, static_fields
 from ..wire.reply import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from .port import Method
 
-_MEMO_ENTRIES_MAX = 64
-_MEMO_BYTES_MAX = 64 * 1024
-"""Of all blocks that are remembered, and of what they say, which may be much more."""
-_FIELD_BYTES = 32
-"""What a field counts besides its name and value, as in HPACK."""
+_BLOCKS_MAX: Final = 64
+_BLOCK_BYTES_MAX: Final = 64 * 1024
+"""Of all blocks that a connection remembers, and of what they say, which may be much more."""
+_MEANINGS_MAX: Final = 256
+_MEANING_BYTES_MAX: Final = 1024
+"""Of what one that is remembered was read from."""
 _UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
-_CONNECTION_HEADERS = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+_CONNECTION_HEADERS: Final = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+_OWN, _PSEUDO, _SERVING, _TIMEOUT = range(4)
+"""Kinds of fields: the caller's own, HTTP/2's, those that say how a call is served, and its timeout."""
+_LATE: Final = Field(":late", "", _PSEUDO, 0)
+"""Stands before a pseudo-header that comes too late: there is none of its name."""
 
 
-class Head:
-    """What a header block says. Shared by all calls that sent the same block: read only."""
+class Meaning:
+    """What the fields say that decide how a call is served. Shared by all calls with such fields: read only."""
 
-    __slots__ = ("_headers", "_metadata", "encoding", "malformed", "method", "refusal", "timeout_s")
+    __slots__ = ("encoding", "is_plain", "malformed", "method", "refusal")
 
     def __init__(
-        self,
-        headers: list[tuple[str, str]],
-        methods: Mapping[str, Method],
-        restricted: Mapping[str, tuple[str, str]],
+        self, fields: Sequence[Field], methods: Mapping[str, Method], restricted: Mapping[str, tuple[str, str]]
     ) -> None:
-        fields = dict(headers)
-        self._headers = headers
-        self._metadata: Any = None
-        self.method = methods.get(fields.get(":path", ""))
-        self.encoding = fields.get("grpc-encoding", "identity")
-        self.timeout_s: float | None = None
+        said = {field.name: field.value for field in fields}
+        self.method = methods.get(said.get(":path", ""))
+        self.encoding = said.get("grpc-encoding", "identity")
         self.refusal: bytes | None = None
         """The reply to a head that no handler will see."""
-        self.malformed = _is_malformed(headers, fields)
+        self.malformed = _is_malformed(fields, said)
         """HTTP/2 forbids such a head: the stream is reset."""
-        timeout = fields.get("grpc-timeout")
-        if timeout is not None:
-            try:
-                self.timeout_s = decode_timeout(timeout)
-            except ValueError:
-                self.refusal = refusal(_UNKNOWN, "Invalid grpc-timeout header", http_status=400)
-        if fields.get(":method") != "POST":
+        if said.get(":method") != "POST":
             self.refusal = refusal(_UNKNOWN, "Bad :method header, expected POST", http_status=405)
-        elif not _is_grpc(fields.get("content-type", "")):
+        elif not _is_grpc(said.get("content-type", "")):
             self.refusal = refusal(_UNKNOWN, "Missing or invalid content-type header", http_status=415)
         elif self.method is None:
             self.refusal = refusal(_UNIMPLEMENTED)
         elif self.encoding not in ("identity", "deflate", "gzip"):
             text = f"Compression algorithm '{self.encoding}' is unknown or disabled."
             self.refusal = refusal(_UNIMPLEMENTED, text, accept_encoding=True)
-        elif restricted and (key := restricted.get(fields[":path"])) is not None and not _carries(headers, *key):
+        elif restricted and (key := restricted.get(said[":path"])) is not None and not _carries(fields, *key):
             self.refusal = refusal(_UNAVAILABLE, f"This protocol is restricted, expecting header '{key[0]}'")
+        self.is_plain = self.refusal is None and not self.malformed
+        self.is_plain = self.is_plain and self.method is not None and not self.method.is_streaming
+
+
+class Head:
+    """What a header block says. Shared by all calls that sent the same block: read only."""
+
+    __slots__ = ("_fields", "_metadata", "encoding", "is_plain", "malformed", "method", "refusal", "timeout_s")
+
+    def __init__(self, fields: Sequence[Field], meaning: Meaning, timeout: str | None) -> None:
+        self._fields = fields
+        self._metadata: Any = None
+        self.method = meaning.method
+        self.encoding = meaning.encoding
+        self.refusal = meaning.refusal
+        """The reply to a head that no handler will see."""
+        self.malformed = meaning.malformed
+        """HTTP/2 forbids such a head: the stream is reset."""
+        self.is_plain = meaning.is_plain
+        """It opens a call that somebody serves when its one message is there."""
+        self.timeout_s: float | None = None
+        if timeout is not None:
+            try:
+                self.timeout_s = decode_timeout(timeout)
+            except ValueError:
+                self.is_plain = False
+                if self.refusal is None:
+                    self.refusal = refusal(_UNKNOWN, "Invalid grpc-timeout header", http_status=400)
 
     def field(self, name: str) -> str:
         """The value of a header, "" if there is none."""
-        return next((value for key, value in self._headers if key == name), "")
+        return next((field.value for field in self._fields if field.name == name), "")
 
     def forwardable(self) -> list[tuple[str, str]]:
         """The caller's metadata, without what belongs to the transport."""
         return [
-            (name, value)
-            for name, value in self._headers
-            if name[:1] != ":" and not name.startswith("grpc-") and name not in ("te", "content-type")
+            (field.name, field.value)
+            for field in self._fields
+            if field.name[:1] != ":" and not field.name.startswith("grpc-") and field.name not in ("te", "content-type")
         ]
 
     @property
     def metadata(self) -> Any:
         """The caller's metadata, as grpclib gives it (a MultiDict)."""
         if self._metadata is None:
-            self._metadata = decode_metadata(self._headers)
+            self._metadata = decode_metadata([(field.name, field.value) for field in self._fields])
         return self._metadata
 
 
-def _carries(headers: list[tuple[str, str]], key: str, value: str) -> bool:
-    return (key.lower(), value) in headers
+def _carries(fields: Sequence[Field], key: str, value: str) -> bool:
+    return any(field.name == key.lower() and field.value == value for field in fields)
 
 
 def _is_grpc(content_type: str) -> bool:
@@ -98,68 +121,101 @@ def _is_grpc(content_type: str) -> bool:
     )
 
 
-def _is_malformed(headers: list[tuple[str, str]], fields: dict[str, str]) -> bool:
+def _is_malformed(fields: Sequence[Field], said: Mapping[str, str]) -> bool:
     regular = False
     pseudo: set[str] = set()
-    for name, value in headers:
+    for field in fields:
+        name = field.name
         if name[:1] == ":":
             if regular or name in pseudo or name not in (":method", ":scheme", ":path", ":authority"):
                 return True
             pseudo.add(name)
         else:
             regular = True
-            if name != name.lower() or name in _CONNECTION_HEADERS or (name == "te" and value != "trailers"):
+            if name != name.lower() or name in _CONNECTION_HEADERS or (name == "te" and field.value != "trailers"):
                 return True
-    return not fields.get(":path") or ":method" not in fields or ":scheme" not in fields
+    return not said.get(":path") or ":method" not in said or ":scheme" not in said
+
+
+class Meanings:
+    """What heads of one server mean, whatever connection they come on."""
+
+    def __init__(self, methods: Mapping[str, Method], restricted: Mapping[str, tuple[str, str]]) -> None:
+        """`restricted`: path -> the header and the value that calls of it must carry."""
+        self._methods = methods
+        self._restricted = restricted
+        self._serving = {"te", "content-type", "grpc-encoding", *_CONNECTION_HEADERS}
+        self._serving |= {key.lower() for key, _ in restricted.values()}
+        self._known: dict[tuple[Field, ...], Meaning] = {}
+        self.static = static_fields(self.kind_of)
+
+    def kind_of(self, name: str) -> int:
+        """What fields of that name are to `of`."""
+        if name[:1] == ":":
+            return _PSEUDO
+        if name == "grpc-timeout":
+            return _TIMEOUT
+        return _SERVING if name in self._serving or name != name.lower() else _OWN
+
+    def head(self, fields: Sequence[Field]) -> Head:
+        """What the fields of a block say."""
+        deciding: list[Field] = []
+        timeout: str | None = None
+        regular = False
+        for field in fields:
+            kind = field.kind
+            if kind == _OWN:
+                regular = True
+            elif kind == _TIMEOUT:
+                regular = True
+                timeout = field.value
+            else:
+                if regular and kind == _PSEUDO:
+                    deciding.append(_LATE)
+                deciding.append(field)
+        key = tuple(deciding)
+        meaning = self._known.get(key)
+        if meaning is None:
+            meaning = Meaning(deciding, self._methods, self._restricted)
+            if sum(field.size for field in deciding) <= _MEANING_BYTES_MAX:
+                if len(self._known) >= _MEANINGS_MAX:
+                    self._known.clear()
+                self._known[key] = meaning
+        return Head(fields, meaning, timeout)
 
 
 class HeadReader:
-    """One connection's HPACK decoder and the heads it has decoded."""
+    """One connection's heads."""
 
-    __slots__ = ("_decoder", "_memo", "_memo_bytes", "_methods", "_on_forgotten", "_restricted")
+    __slots__ = ("_blocks", "_bytes", "_changes", "_known", "_meanings")
 
-    def __init__(
-        self,
-        methods: Mapping[str, Method],
-        list_bytes_max: int,
-        restricted: Mapping[str, tuple[str, str]],
-        on_forgotten: Callable[[], None],
-    ) -> None:
-        """`restricted`: path -> the header and the value that calls of it must carry. `on_forgotten` is called when
-        blocks may mean something else than before."""
-        self._on_forgotten = on_forgotten
-        self._restricted = restricted
-        self._decoder = Decoder(max_header_list_size=list_bytes_max)
-        self._methods = methods
-        self._memo: dict[bytes, Head] = {}
-        self._memo_bytes = 0
-
-    def known(self, block: bytes) -> Head | None:
-        """What `read` would give without reading."""
-        return self._memo.get(block)
+    def __init__(self, meanings: Meanings, list_bytes_max: int) -> None:
+        self._meanings = meanings
+        self._blocks = HeaderBlocks(list_bytes_max, meanings.kind_of, meanings.static)
+        self._known: dict[bytes, Head] = {}
+        self._bytes = 0
+        self._changes = 0
 
     def read(self, block: bytes) -> Head:
-        """The head in `block`. Raises Http2Error, after which the decoder's table cannot be trusted any more."""
-        head = self._memo.get(block)
+        """The head in `block`. Raises Http2Error, after which no further block can be read."""
+        head = self._known.get(block)
         if head is not None:
             return head
-        entries = self._decoder.header_table.dynamic_entries
-        count, newest = len(entries), entries[0] if entries else None
-        try:
-            headers = self._decoder.decode(block)
-        except OversizedHeaderListError as error:
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large") from error
-        except (HPACKError, UnicodeDecodeError, IndexError, ValueError) as error:
-            raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from error
-        head = Head([(str(name), str(value)) for name, value in headers], self._methods, self._restricted)
-        changed = len(entries) != count or (entries[0] if entries else None) is not newest
-        if changed or (block and block[0] & 0xE0 == 0x20):
-            self._memo.clear()
-            self._memo_bytes = 0
-            self._on_forgotten()
-        elif len(self._memo) < _MEMO_ENTRIES_MAX:
-            size = len(block) + sum(_FIELD_BYTES + len(name) + len(value) for name, value in headers)
-            if self._memo_bytes + size <= _MEMO_BYTES_MAX:
-                self._memo_bytes += size
-                self._memo[block] = head
+        fields = self._blocks.decode(block)
+        head = self._meanings.head(fields)
+        changes = self._blocks.changes
+        if changes != self._changes:
+            self._changes = changes
+            self._forget()
+        else:
+            size = len(block) + self._blocks.size
+            if size <= _BLOCK_BYTES_MAX:
+                if len(self._known) >= _BLOCKS_MAX or self._bytes + size > _BLOCK_BYTES_MAX:
+                    self._forget()
+                self._bytes += size
+                self._known[block] = head
         return head
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._bytes = 0

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .port import Transport
 
 _RESOURCE_EXHAUSTED, _INTERNAL = 8, 13
-_WHOLE_BYTES_MAX = 65_536
+PREFIX_BYTES = 5
+"""Before each message: a flag and its length."""
+WHOLE_BYTES_MAX = 65_536
+"""Of messages that are taken out of their frame at once."""
 _PROGRESS_BYTES = 16_384
 """What counts as progress of a message that is not complete."""
 NONE: deque[Any] = deque(maxlen=0)
@@ -100,7 +103,7 @@ class Incoming:
                 and self._assembly is None
                 and not self._prefix
                 and self._inflating is None
-                and int.from_bytes(data[at + 1 : at + 5], "big") == stop - at - 5 <= _WHOLE_BYTES_MAX
+                and int.from_bytes(data[at + 1 : at + 5], "big") == stop - at - 5 <= WHOLE_BYTES_MAX
             ):
                 self.ended = end
                 self._push(data[at + 5 : stop], 0)

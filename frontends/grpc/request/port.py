@@ -24,7 +24,8 @@ class Sender(Protocol):
         ...
 
     def takes(self, call: Any, size: int) -> bool:
-        """Takes `size` DATA bytes, the call's last, off the windows; False, and takes nothing, where they are shut."""
+        """Takes `size` DATA bytes, the call's only ones, off the windows; False, and takes nothing, where they have to
+        wait or are too many to be copied."""
         ...
 
     def put_message(
@@ -42,12 +43,16 @@ class Transport(Protocol):
     """Seconds on trio's clock, as of this pass of the listener."""
     draining: bool
     """No new calls are taken."""
-    usual: Any
-    """Takes calls like one before by itself."""
-    usual_left: int
+    calls: dict[int, Any]
+    """By stream id, those that are not over."""
 
     @property
     def outlet(self) -> Sender: ...
+
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        ...
 
     def forget(self, call: Any) -> None:
         """The call is over."""
@@ -69,14 +74,6 @@ class Transport(Protocol):
         """What `function` gives in a thread."""
         ...
 
-    def known_head(self, block: bytes) -> Any:
-        """What a header block means, if it was read before and nothing has changed its meaning."""
-        ...
-
-    def open_usual(self, stream_id: int, head: Any, count: int) -> Any:
-        """Opens a call that is all there, with `count` DATA bytes; None where that needs the long way."""
-        ...
-
 
 class Method(Protocol):
     """What serves the calls of one path."""
@@ -84,8 +81,9 @@ class Method(Protocol):
     is_streaming: bool
     """Whether the client may send many messages: the call then starts with its head, else with its first message."""
 
-    def start(self, call: Any) -> None:
-        """Takes the call over. Must not block; what it raises ends the call."""
+    def start(self, call: Any, message: Buffer) -> None:
+        """Takes the call over, with its first message, empty where it starts with its head. Must not block; what it
+        raises ends the call."""
         ...
 
 

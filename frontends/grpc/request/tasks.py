@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from grpclib.const import Handler
 
+    from ....schema.tensor import Buffer
     from .call import Call
 
 _UNSENT_BYTES_MAX = 4_194_304
@@ -31,17 +32,17 @@ class TaskMethod:
         self._handler = handler
         self.is_streaming = handler.cardinality.client_streaming
 
-    def start(self, call: Call) -> None:
-        call.start_task(self._serve, call)
+    def start(self, call: Call, message: Buffer) -> None:
+        call.start_task(self._serve, call, None if self.is_streaming else message)
 
-    async def _serve(self, call: Call) -> None:
+    async def _serve(self, call: Call, message: Buffer | None) -> None:
         if call.done:
             return
         deadline = call.deadline or float("inf")
         with trio.CancelScope(deadline=deadline) as scope:
             call.on_abandoned = scope.cancel
             try:
-                await self._handler.func(Stream(call, self._handler.request_type))
+                await self._handler.func(Stream(call, self._handler.request_type, message))
                 call.finish()
             except codec.Malformed:
                 call.finish(Status.INTERNAL.value, "Unable to parse request")
@@ -59,10 +60,11 @@ class TaskMethod:
 class Stream:
     """What a handler sees of its call: the part of grpclib's `Stream` that generated services use."""
 
-    def __init__(self, call: Call, request_type: Any) -> None:
+    def __init__(self, call: Call, request_type: Any, first: Buffer | None) -> None:
+        """`first` is the message that the call has started with, if it has."""
         self._call = call
         self._request_type = request_type
-        self._waiter: trio.Event | None = None
+        self._first = first
 
     @property
     def metadata(self) -> Any:
@@ -77,6 +79,9 @@ class Stream:
         """The next message, or None when the client sends no more. Raises Malformed, and ShuttingDown when the server
         stops while the client is to send more."""
         call = self._call
+        first, self._first = self._first, None
+        if first is not None:
+            return codec.decode(self._request_type, first)
         while not call.messages:
             if call.ended or call.done:
                 return None

@@ -30,6 +30,10 @@ _FRAME_HEAD = struct.Struct(">IBI")
 unpack_frame_head = _FRAME_HEAD.unpack_from
 """(length << 8 | type, flags, stream id with its reserved bit)."""
 
+PREFIXED_HEAD_BYTES = 14
+unpack_prefixed_head = struct.Struct(">IBIBI").unpack_from
+"""The same of DATA that begins with a message, and that one's prefix: whether it is compressed, and its length."""
+
 
 class ErrorCode(IntEnum):
     NO_ERROR = 0

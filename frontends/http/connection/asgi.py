@@ -37,14 +37,16 @@ class AsgiApplication:
         self._active = 0
         self._rested = trio.Event()
         self._is_stopping = False
+        self.parting = False
+        """Over HTTP/1.1 each answer is the last of its connection."""
         self._bodies: set[trio.CancelScope] = set()
         """Around the waits for more of a body."""
         self._bodies_until = math.inf
 
     def stop_soon(self) -> None:
-        """The server stops. Over HTTP/1.1 each answer is the last of its connection; HTTP/2 has no word for that here,
+        """The server stops. It is `parting` at the latest now; HTTP/2 has no word for that here,
         so new requests are refused. A body of which a part has come has `stop_grace` for the rest."""
-        self._is_stopping = True
+        self._is_stopping = self.parting = True
         self._bodies_until = trio.current_time() + self._settings.stop_grace
         for scope in self._bodies:
             scope.deadline = min(scope.deadline, self._bodies_until)
@@ -92,7 +94,7 @@ class AsgiApplication:
             body, problem = b"", answer_to(full)
         if body is None:
             return  # the client left before its request was whole
-        request = _AsgiRequest(scope["method"].encode("latin-1"), path, headers, body)
+        request = _AsgiRequest(scope["method"].encode("latin-1"), path, headers, body, scope.get("client"))
         if problem is not None:
             request.reply(problem[0], JSON, [encode_error(problem[1])])
         elif is_late:
@@ -103,9 +105,9 @@ class AsgiApplication:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch, receive, request)
                 await request.is_answered.wait()
-                await request.stream_through(send, closes=is_http1 and (self._is_stopping or has_two_framings))
+                await request.stream_through(send, closes=is_http1 and (self.parting or has_two_framings))
                 nursery.cancel_scope.cancel()
-            await request.send_through(send, closes=is_http1 and (self._is_stopping or has_two_framings))
+            await request.send_through(send, closes=is_http1 and (self.parting or has_two_framings))
         finally:
             request.abandon()  # if this was cancelled: the connection has ended
 
@@ -153,10 +155,18 @@ class AsgiApplication:
 class _AsgiRequest(HttpRequest):
     """A request whose reply waits until the application's task sends it."""
 
-    __slots__ = ("_answer", "_is_over", "_news", "_parts", "_streamed", "is_answered")
+    __slots__ = ("_answer", "_client", "_is_over", "_news", "_parts", "_streamed", "is_answered")
 
-    def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        path: bytes,
+        headers: Mapping[bytes, bytes],
+        body: Buffer,
+        client: tuple[str, int | None] | None = None,
+    ) -> None:
         super().__init__(method, path, headers, body)
+        self._client = client
         self.is_answered = trio.Event()
         """Set by the reply, and by the client's leaving."""
         self._is_over = False
@@ -165,6 +175,10 @@ class _AsgiRequest(HttpRequest):
         self._parts: list[bytes] = []
         """Of a reply that is sent bit by bit: what has not left."""
         self._news = trio.Event()
+
+    @property
+    def peer(self) -> str:
+        return "unix" if self._client is None else f"{self._client[0]}:{self._client[1]}"
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()

@@ -16,6 +16,8 @@ _SPARE_AFTER_S: Final = 1.0
 """An idle connection, or the beginning of a request, so old is not needed by a full door."""
 _BETWEEN_REQUESTS_S: Final = 0.2
 """A client that had its answer so lately may be about to ask again: its write must not fail for the server's stop."""
+_FIRST_REQUEST_S: Final = 1.0
+"""A client that has just come is about to ask, and may be slow: its machine, or the way, is busy."""
 _LAST_WORDS_S: Final = 0.1
 """How long a stopping server lingers after a refusal."""
 
@@ -63,7 +65,8 @@ class Connection(Receiver):
                 self.close()
         elif self.is_idle():
             self._receive()
-            if waited > _BETWEEN_REQUESTS_S and self.is_idle():
+            grace = _FIRST_REQUEST_S if self._head is None else _BETWEEN_REQUESTS_S
+            if waited > grace and self.is_idle():
                 self.close()
         elif (
             self.state in (HEAD, BODY, CHUNKS)
@@ -75,7 +78,7 @@ class Connection(Receiver):
     def fail(self, problem: Exception) -> None:
         """Something of ours broke while this connection was served: what its client asked is answered with that, or
         where an answer has begun cut off, and it ends here. Never raises."""
-        note("serving a connection failed", problem)
+        note("serving a connection failed", problem, self)
         if self.state == LINGER or self._outlet.pending or self._streamed is not None:
             self.abort()
         elif self.state != CLOSED:

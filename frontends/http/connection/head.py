@@ -1,29 +1,54 @@
-"""The head of a request: request line and headers, read by llhttp and then held to stricter rules than llhttp's.
+"""The head of a request: request line and headers, and which of them are accepted.
 
-Refused with 400: anything that two parsers could read in two ways (bare LF, folded headers, spaces before the colon,
-NUL, repeated or odd Content-Length), HTTP versions other than 1.0 and 1.1. Transfer codings other than `chunked` are
-400 too, not 501: what cannot be framed must not look like our failure. Content-Length beside `chunked`, which clients
-send that know both, is read as chunks; nothing that follows on the connection is, so that nobody can hide a request
-there.
+Refused with 400: anything that two parsers could read in two ways (bare LF or CR, folded headers, blanks before the
+colon, NUL and other control characters, a repeated or odd Content-Length, Transfer-Encoding more than once), methods
+that HTTP does not have, versions other than 1.0 and 1.1. Transfer codings other than `chunked` are 400 too, not 501:
+what cannot be framed must not look like our failure. Content-Length beside `chunked`, which clients send that know
+both, is read as chunks; nothing that follows on the connection is, so that nobody can hide a request there.
+
+A head is held to the grammar as a whole, by one expression, and another finds the lines that tell this door anything.
+Heads share what they say if their telling lines are the same but for the lengths. One that comes twice is remembered
+whole.
 """
 
 from __future__ import annotations
 
 import re
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
-import httptools
-
+from ....schema.memo import Memo
 from ..request.request import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..request.request import Field
+    from ..settings import HttpSettings
+
 CHUNKED: Final = -1
 """The `length` of a body whose size only its chunks tell."""
+_ONCE_MAX: Final = 1024
+"""Heads that came once and are known by a mark only: most of those that say something new never come again."""
 
+_TELLING: Final = b"accept-encoding connection content-encoding expect transfer-encoding".split()
+"""What decides how requests are framed and handled, beside lengths; with the keys of restricted APIs. Other headers are
+read when somebody asks for them, for traces and parameters."""
+_METHODS: Final = frozenset(
+    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH ACL BIND CHECKOUT COPY LINK LOCK M-SEARCH MERGE MKACTIVITY "
+    b"MKCALENDAR MKCOL MOVE NOTIFY PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK "
+    b"UNLOCK UNSUBSCRIBE".split()
+)
+_REQUEST_LINE = re.compile(rb"([A-Z-]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
+_TARGET = re.compile(rb"/|\*|[A-Za-z]+://")
+_FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+_TELLING_LINES: Final = rb"\n(?:(content-length)|(inference-header-content-length)|(%b)):" + (
+    rb"[ \t]*+([^ \t\r]*+(?:[ \t]++[^ \t\r]++)*+)"
+)
+"""In a head that is right: which of the two lengths, or which other name, and the value without blanks around it."""
 _DIGITS = re.compile(rb"[0-9]{1,18}\Z")
 _INT32_MAX: Final = 2**31 - 1
+_REPEATED: Final = "malformed request: Content-Length or Transfer-Encoding more than once"
 
 
 class Refusal(Exception):
@@ -35,76 +60,160 @@ class Refusal(Exception):
         self.message = message
 
 
+class HeadForm:
+    """What heads have in common whose telling lines are the same but for lengths. Immutable but for its notes: requests
+    share it, on any connection of a server."""
+
+    __slots__ = ("expects_continue", "is_chunked", "is_http10", "keep_alive", "method", "notes", "path", "telling")
+
+    def __init__(self, line: _RequestLine, headers: Mapping[bytes, bytes]) -> None:
+        """Raises Refusal for codings of the body that are not taken."""
+        self.method, self.path, self.is_http10 = line
+        self.telling = headers
+        """By name in lower case, without the lengths; of repeated ones the first."""
+        self.notes = Notes()
+        coding = headers.get(b"transfer-encoding")
+        self.is_chunked = coding is not None
+        if coding is not None:
+            if self.is_http10:
+                raise Refusal(400, "malformed request: Transfer-Encoding must not stand in HTTP/1.0")
+            if coding.lower() != b"chunked":
+                raise Refusal(400, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
+        options = headers.get(b"connection", b"").lower()
+        self.keep_alive = b"keep-alive" in options if self.is_http10 else b"close" not in options
+        if self.method == b"CONNECT":
+            self.keep_alive = False
+        self.expects_continue = not self.is_http10 and headers.get(b"expect", b"").lower() == b"100-continue"
+
+    def for_the_last(self) -> HeadForm:
+        """The same, of a request after which its connection ends."""
+        form = copy(self)
+        form.keep_alive = False
+        return form
+
+
 class Head:
-    """A parsed head. Immutable but for its notes: a connection uses it again for each head with the same bytes."""
+    """What a head says. Immutable."""
 
-    __slots__ = (
-        "expects_continue",
-        "fields",
-        "headers",
-        "is_http10",
-        "keep_alive",
-        "length",
-        "method",
-        "notes",
-        "path",
-        "raw",
-    )
+    __slots__ = ("form", "header_length", "length")
 
-    def __init__(
-        self,
-        raw: bytes,
-        method: bytes,
-        target: bytes,
-        fields: Sequence[tuple[bytes, bytes]],
-        headers: Mapping[bytes, bytes],
-        length: int,
-        is_http10: bool,
-    ) -> None:
-        self.raw = raw
-        self.method = method
-        self.path = path_of(target)
-        self.fields = fields
-        """Header lines as received."""
-        self.headers = headers
-        """By name in lower case; of repeated ones the first."""
+    def __init__(self, form: HeadForm, length: int, header_length: bytes | None) -> None:
+        self.form = form
         self.length = length
         """Bytes of the body, or CHUNKED."""
-        self.is_http10 = is_http10
-        self.notes = Notes()
-        options = headers.get(b"connection", b"").lower()
-        self.keep_alive = b"keep-alive" in options if is_http10 else b"close" not in options
-        if method == b"CONNECT" or (length == CHUNKED and b"content-length" in headers):
-            self.keep_alive = False
-        self.expects_continue = not is_http10 and headers.get(b"expect", b"").lower() == b"100-continue"
+        self.header_length = header_length
+        """Of the JSON in it, as it is told; None where it is not."""
 
 
-def parse_head(raw: bytes, *, header_count_max: int, body_bytes_max: int) -> Head:
-    """Reads `raw`, which ends with the empty line. Raises Refusal."""
-    if not 65 <= raw[0] <= 90:  # llhttp would skip stray line ends
-        raise Refusal(400, "malformed request: a method in capitals is expected")
-    collector = _Collector()
-    parser = httptools.HttpRequestParser(collector)
-    parser.set_dangerous_leniencies(lenient_chunked_length=True)  # what that means is decided below
-    try:
-        parser.feed_data(raw)
-    except httptools.HttpParserUpgrade:
-        pass  # an upgrade that is asked for may be ignored; the head has been read
-    except httptools.HttpParserError as problem:
-        raise Refusal(400, f"malformed request: {problem}") from problem
-    if not collector.target:
-        raise Refusal(400, "malformed request: no request line")
-    version = parser.get_http_version()
-    if version not in ("1.0", "1.1"):
-        raise Refusal(400, f"HTTP version {version} is not supported, expected 1.0 or 1.1")
-    if len(collector.fields) > header_count_max:
-        raise Refusal(431, f"request has {len(collector.fields)} headers, at most {header_count_max} are accepted")
-    headers: dict[bytes, bytes] = {}
-    for name, value in collector.fields:
-        headers.setdefault(name.lower(), value)
-    is_http10 = version == "1.0"
-    length = _body_length(headers, is_http10, body_bytes_max)
-    return Head(raw, parser.get_method(), collector.target, collector.fields, headers, length, is_http10)
+class HeadReader:
+    """One for all connections of a server."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self.bytes_max = settings.head_bytes_max
+        """Of a whole head."""
+        self._count_max = settings.header_count_max
+        self._body_bytes_max = settings.body_bytes_max
+        self._heads: Memo[bytes, Head] = Memo(count_max=256, bytes_max=128 * 1024, text_bytes_max=2048)
+        """By their texts."""
+        self._forms: Memo[tuple[bytes | Field, ...], HeadForm] = Memo(
+            count_max=256, bytes_max=128 * 1024, text_bytes_max=2048
+        )
+        """By their request lines and telling lines."""
+        self.known = self._heads.get
+        """What a text says that was read before; None for others, and for some of those."""
+        self._request_lines = _RequestLines()
+        names = [*_TELLING, *[re.escape(key[0]) for key in settings.restricted.values()]]
+        self._telling = re.compile(_TELLING_LINES % b"|".join(names), re.IGNORECASE)
+        self._once = [0] * _ONCE_MAX
+        """Hashes of heads that were read once, by the last bits."""
+
+    def read(self, text: bytes) -> Head:
+        """What `text` says, which ends with the empty line. Raises Refusal."""
+        count = text.count(b"\n") - 2
+        if count > self._count_max:
+            raise Refusal(431, f"request has {count} headers, at most {self._count_max} are accepted")
+        end = text.find(b"\r\n")
+        if _FIELDS.fullmatch(text, end + 2) is None:
+            raise Refusal(400, "malformed request: a header is expected as NAME: VALUE on one line")
+        told: bytes | None = None
+        header_length: bytes | None = None
+        others: list[Field] = []
+        for is_length, is_header_length, name, value in self._telling.findall(text, end):
+            if is_length:
+                if told is not None:
+                    raise Refusal(400, _REPEATED)
+                told = value
+            elif not is_header_length:
+                others.append((name.lower(), value))
+            elif header_length is None:
+                header_length = value
+        key: tuple[bytes | Field, ...] = (text[:end], *sorted(others))
+        form = self._forms.get(key) or self._formed(key, others)
+        length = 0 if told is None else _length_in(told, self._body_bytes_max)
+        if form.is_chunked:
+            length = CHUNKED
+            if told is not None:
+                form = form.for_the_last()
+        head = Head(form, length, header_length)
+        mark = hash(text)
+        if self._once[mark % _ONCE_MAX] == mark:
+            self._heads.keep(text, head, len(text))
+        else:
+            self._once[mark % _ONCE_MAX] = mark
+        return head
+
+    def _formed(self, key: tuple[bytes | Field, ...], telling: Sequence[Field]) -> HeadForm:
+        first = key[0]
+        assert type(first) is bytes, "the request line"
+        headers = dict(telling[::-1])
+        has_repeated = len(headers) < len(telling)
+        if has_repeated and [name for name, _ in telling].count(b"transfer-encoding") > 1:
+            raise Refusal(400, _REPEATED)
+        form = HeadForm(self._request_lines[first], headers)
+        if not has_repeated:  # else their order may matter
+            self._forms.keep(key, form, len(first) + sum([len(name) + len(value) for name, value in telling]))
+        return form
+
+
+def fields_of(text: bytes) -> list[Field]:
+    """The header lines of a head that was accepted, as received."""
+    return [_field(line) for line in text[:-4].split(b"\r\n")[1:]]
+
+
+def headers_of(fields: Sequence[Field]) -> dict[bytes, bytes]:
+    """By name in lower case; of repeated ones the first."""
+    return {name.lower(): value for name, value in reversed(fields)}
+
+
+_RequestLine = tuple[bytes, bytes, bool]
+"""Method, path, and whether it is HTTP/1.0."""
+
+
+class _RequestLines(Memo[bytes, _RequestLine]):
+    """By their texts. Raises Refusal for what is none."""
+
+    def __init__(self) -> None:
+        super().__init__(count_max=1024, bytes_max=64 * 1024, text_bytes_max=256)
+
+    def __missing__(self, text: bytes) -> _RequestLine:
+        found = _REQUEST_LINE.fullmatch(text)
+        if found is None:
+            raise Refusal(400, "malformed request: METHOD TARGET HTTP/VERSION is expected on the first line")
+        method, target, version = found.groups()
+        if method not in _METHODS:
+            raise Refusal(400, f"malformed request: method {method.decode()} is not known")
+        if method != b"CONNECT" and _TARGET.match(target) is None:
+            raise Refusal(400, "malformed request: a target that begins with / is expected")
+        if version not in (b"1.0", b"1.1"):
+            raise Refusal(400, f"HTTP version {version.decode()} is not supported, expected 1.0 or 1.1")
+        line = (method, path_of(target), version == b"1.0")
+        self.keep(text, line, len(text))
+        return line
+
+
+def _field(line: bytes) -> Field:
+    name, _, value = line.partition(b":")
+    return name, value.strip(b" \t")
 
 
 def path_of(target: bytes) -> bytes:
@@ -116,43 +225,20 @@ def path_of(target: bytes) -> bytes:
     return target.partition(b"?")[0]
 
 
-def _body_length(headers: Mapping[bytes, bytes], is_http10: bool, body_bytes_max: int) -> int:
-    coding = headers.get(b"transfer-encoding")
-    text = headers.get(b"content-length")
-    if coding is not None:
-        if is_http10:
-            raise Refusal(400, "malformed request: Transfer-Encoding must not stand in HTTP/1.0")
-        if coding.strip().lower() != b"chunked":
-            raise Refusal(400, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
-        if text is None:
-            return CHUNKED
-    if text is None:
-        return 0
-    if not _DIGITS.match(text):
-        raise Refusal(400, f"Unable to parse Content-Length, got: {text.decode('latin-1')}")
-    length = int(text)
-    if length > _INT32_MAX:
-        raise Refusal(
-            400,
-            "Unable to parse Content-Length, value is out of range "
-            f"[ {-_INT32_MAX - 1}, {_INT32_MAX} ], got: {text.decode('latin-1')}",
-        )
+def _length_in(text: bytes, body_bytes_max: int) -> int:
+    """The number in a Content-Length. Raises Refusal."""
+    if text.isdigit() and len(text) < 10:
+        length = int(text)
+    else:
+        if not _DIGITS.match(text):
+            raise Refusal(400, f"Unable to parse Content-Length, got: {text.decode('latin-1')}")
+        length = int(text)
+        if length > _INT32_MAX:
+            raise Refusal(
+                400,
+                "Unable to parse Content-Length, value is out of range "
+                f"[ {-_INT32_MAX - 1}, {_INT32_MAX} ], got: {text.decode('latin-1')}",
+            )
     if length > body_bytes_max:
         raise Refusal(400, f"request body of {length} bytes exceeds the maximum of {body_bytes_max} bytes")
-    return length if coding is None else CHUNKED
-
-
-class _Collector:
-    """llhttp's callbacks."""
-
-    __slots__ = ("fields", "target")
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.fields: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+    return length

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..request.request import TEXT, Buffer, Field, HttpRequest
+from .head import fields_of, headers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ..request.streamed import StreamedReply
     from .head import Head
@@ -17,23 +18,37 @@ if TYPE_CHECKING:
 class Http1Request(HttpRequest):
     """Takes its reply, once, to the connection that it came from, while that is there."""
 
-    __slots__ = ("connection", "head")
+    __slots__ = ("connection", "head", "text")
 
-    def __init__(self, connection: Receiver, head: Head, body: Buffer) -> None:
+    def __init__(self, connection: Receiver, head: Head, body: Buffer, text: bytes) -> None:
         # As the base class, but for the notes, which come with the head.
-        self.method = head.method
-        self.path = head.path
-        self.headers = head.headers
-        self.notes = head.notes
+        form = head.form
+        self.method = form.method
+        self.path = form.path
+        self.notes = form.notes
         self.body = body
         self.is_gone = False
         self.on_gone = None
         self.connection: Receiver | None = connection
         """None once the reply is given, or nobody is there to take it."""
         self.head = head
+        self.text = text
+        """Of its head, as received."""
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        return headers_of(fields_of(self.text))
+
+    @property
+    def telling(self) -> Mapping[bytes, bytes]:
+        return self.head.form.telling
+
+    @property
+    def header_length(self) -> bytes | None:
+        return self.head.header_length
 
     def fields(self) -> Iterable[Field]:
-        return self.head.fields
+        return fields_of(self.text)
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
@@ -41,11 +56,14 @@ class Http1Request(HttpRequest):
         connection = self.connection
         if connection is not None:
             self.connection = None
-            self.on_gone = None
             try:
                 connection.answer(self.head, status, content_type, buffers, fields)
             except Exception as problem:
                 connection.cut(problem)
+
+    @property
+    def peer(self) -> str:
+        return "" if self.connection is None else self.connection.peer
 
     def began_at(self) -> float | None:
         return None if self.connection is None else self.connection.began_at()

@@ -77,6 +77,11 @@ class HypercornDoor:
         else:
             await self._serve_stream(stream, data=b"", context=self._context)
 
+    def use_context(self, context: ssl.SSLContext) -> None:
+        """For handshakes from now on, where clients must speak TLS."""
+        if self._context is not None:
+            self._context = context
+
     def serve(self, sock: socket.socket, data: bytes) -> None:
         """Takes over a connection of which `data` has been read already, and its TLS if it has any."""
         stream: Stream
@@ -132,6 +137,10 @@ class HypercornDoor:
 
     def stop_accepting(self) -> None:
         self._accepting.cancel()
+
+    def announce_end(self) -> None:
+        """Over HTTP/1.1, replies say `Connection: close` from now on."""
+        self._application.parting = True
 
     async def drain(self, deadline: float) -> None:
         """Waits for the requests in flight until `deadline`, in seconds on trio's clock, and then ends the connections.

@@ -6,14 +6,10 @@ time linear in its length; what can become no head is refused at once, not when 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from .head import Head, Refusal, parse_head
+from .head import Head, HeadReader, Refusal
 
-if TYPE_CHECKING:
-    from ..settings import HttpSettings
-
-_MEMO_BYTES_MAX: Final = 2048
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 _CARRIAGE_RETURN: Final = 13
 
@@ -21,16 +17,16 @@ _CARRIAGE_RETURN: Final = 13
 class Intake:
     """The bytes of one connection from `at` on in `data`. Whoever consumes some moves `at`."""
 
-    __slots__ = ("_scanned", "_settings", "at", "data", "memo")
+    __slots__ = ("_heads", "_scanned", "at", "data", "text")
 
-    def __init__(self, settings: HttpSettings) -> None:
-        self._settings = settings
+    def __init__(self, heads: HeadReader) -> None:
+        self._heads = heads
         self.data = b""
         self.at = 0
+        self.text = b""
+        """Of the last head."""
         self._scanned = 0
         """Where the search for the end of the head goes on."""
-        self.memo: Head | None = None
-        """The last head, for the next request that has the same one."""
 
     def append(self, data: bytes) -> None:
         at = self.at
@@ -54,27 +50,19 @@ class Intake:
         """Consumes the next head, up to where the body begins; None while it is not whole. Raises Refusal."""
         data = self.data
         at = self.at
-        memo = self.memo
-        if memo is not None and data.startswith(memo.raw, at):
-            self.at = at + len(memo.raw)
-            return memo
         while data.startswith(b"\r\n", at):  # HTTP asks servers to skip empty lines before a request
             at += 2
         self.at = at
-        settings = self._settings
         end = data.find(b"\r\n\r\n", max(at, self._scanned - 3))
         if end < 0:
             self._check_unfinished()
             self._scanned = len(data)
             return None
         end += 4
-        if end - at > settings.head_bytes_max:
-            raise Refusal(431, f"request head exceeds {settings.head_bytes_max} bytes")
-        head = parse_head(
-            data[at:end], header_count_max=settings.header_count_max, body_bytes_max=settings.body_bytes_max
-        )
-        if end - at <= _MEMO_BYTES_MAX:
-            self.memo = head
+        if end - at > self._heads.bytes_max:
+            raise Refusal(431, f"request head exceeds {self._heads.bytes_max} bytes")
+        self.text = text = data[at:end]
+        head = self._heads.known(text) or self._heads.read(text)
         self.at = end
         self._scanned = 0
         return head
@@ -82,7 +70,7 @@ class Intake:
     def _check_unfinished(self) -> None:
         data = self.data
         at = self.at
-        limit = self._settings.head_bytes_max
+        limit = self._heads.bytes_max
         if len(data) - at > limit:
             raise Refusal(431, f"request head exceeds {limit} bytes")
         if at < len(data) and not (65 <= data[at] <= 90 or (data[at] == _CARRIAGE_RETURN and at + 1 == len(data))):

@@ -5,8 +5,9 @@ plain state machines (receiver.py) and this loop feeds them. Each pass is bounde
 requests received ahead, and then other tasks have their turn.
 
     task        what it does
-    run         waits until the epoll has something; accepts, reads, writes
-    tick        once a second, and more often for short timeouts: ends waits that took too long, reopens a paused door
+    run         accepts, reads, writes, whenever the epoll has something, while trio waits (engine/port/dispatch.py)
+    tick        while there are connections, once a second, and more often for short timeouts: ends waits that took too
+                long, reopens a paused door
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ....engine.port.dispatch import dispatch
 from ...alone import Alone
+from ...bulk import Bulk
 from ...heap import HEAP
 from ...tls import TlsDoor
 from ..request.breakdown import note
 from .body import BufferPool
 from .connection import Connection
+from .head import HeadReader
 from .room import ProbeConnection, Room
 from .sender import READ
 
@@ -46,8 +50,6 @@ logger = logging.getLogger("despina.http")
 _EVENTS_MAX: Final = 64
 _ACCEPTS_MAX: Final = 64
 _RESUMES_MAX: Final = 64
-_PASSES_MAX: Final = 4
-"""Looks at the sockets before everybody else in the program gets a turn."""
 _OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _DRAIN_LOOK_SECONDS: Final = 0.05
 _WARN_SECONDS: Final = 10.0
@@ -84,12 +86,16 @@ class Listener:
         self.settings = settings
         self.now = trio.current_time()
         """Seconds on trio's clock at the start of this pass."""
+        self.parting = False
+        """True once replies say `Connection: close`: before the door closes, so that clients need not find out."""
         self.draining = False
-        """True once replies say `Connection: close`."""
+        """True once connections end as soon as nothing is owed."""
         self.draining_since = math.inf
         self._is_verbose = False
         """Every request is logged: none may take a short way past that."""
         self.takes_http2 = hand_over_http2 is not None
+        self.heads = HeadReader(settings)
+        self.bulk = Bulk()
         self.buffers = BufferPool(settings.recycled_bytes_max)
         self.connections: dict[int, Connection] = {}
         self._room = Room(self.connections)
@@ -109,6 +115,8 @@ class Listener:
         self._is_awake = False
         """True during a pass of the loop."""
         self._emptied = trio.Event()
+        self._company = trio.Event()
+        """Set when there is something to watch; the tick replaces it."""
         self._trimmed_at = self.now
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -134,54 +142,51 @@ class Listener:
             os.close(self._bell)
 
     async def _serve(self) -> None:
-        epoll = self._epoll
-        epoll_fd = epoll.fileno()
-        connections = self.connections
-        resumes = self._resumes
-        inline = self._inline
         while True:
-            if resumes:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(epoll_fd)
-            self.now = trio.current_time()
-            self._is_awake = True
-            is_verbose = logger.isEnabledFor(logging.DEBUG)
-            if is_verbose is not self._is_verbose:
-                self._is_verbose = is_verbose
-                self._generation.bump()
             try:
-                found = epoll.poll(0, _EVENTS_MAX)
-                for _ in range(_PASSES_MAX):
-                    inline.begin_pass()
-                    try:
-                        for fd, events in found:
-                            connection = connections.get(fd)
-                            if connection is not None:
-                                try:
-                                    connection.on_event(events)
-                                except Exception as problem:
-                                    connection.fail(problem)
-                            elif fd in self._doors:
-                                self._accept(self._doors[fd])
-                            elif fd == self._bell:
-                                os.eventfd_read(fd)
-                        for _ in range(min(len(resumes), _RESUMES_MAX)):
-                            sender = resumes.popleft()
-                            try:
-                                sender.resume()
-                            except Exception as problem:
-                                sender.fail(problem)
-                    finally:
-                        inline.end_pass()
-                    # Under load the first clients have asked again by now: their requests spare a scheduler's turn.
-                    found = epoll.poll(0, _EVENTS_MAX)
-                    if not found:
-                        break
+                await dispatch(self._epoll.fileno(), self._pass)
             except Exception as problem:
                 note("a pass over the connections failed", problem)
                 await trio.sleep(_BREATHER_SECONDS)
+
+    def _pass(self) -> None:
+        """Some connections have something, or requests received ahead wait."""
+        connections = self.connections
+        resumes = self._resumes
+        inline = self._inline
+        self.now = trio.current_time()
+        self._is_awake = True
+        is_verbose = logger.isEnabledFor(logging.DEBUG)
+        if is_verbose is not self._is_verbose:
+            self._is_verbose = is_verbose
+            self._generation.bump()
+        try:
+            found = self.bulk.begin(self._epoll.poll(0, _EVENTS_MAX))
+            inline.begin_pass(is_alone=len(found) == 1 and not resumes)
+            try:
+                for fd, events in found:
+                    connection = connections.get(fd)
+                    if connection is not None:
+                        try:
+                            connection.on_event(events)
+                        except Exception as problem:
+                            connection.fail(problem)
+                    elif fd in self._doors:
+                        self._accept(self._doors[fd])
+                    elif fd == self._bell:
+                        os.eventfd_read(fd)
+                for _ in range(min(len(resumes), _RESUMES_MAX)):
+                    sender = resumes.popleft()
+                    try:
+                        sender.resume()
+                    except Exception as problem:
+                        sender.fail(problem)
+            finally:
+                inline.end_pass()
+        finally:
             self._is_awake = False
+            if resumes:
+                os.eventfd_write(self._bell, 1)
 
     async def _tick(self, nursery: trio.Nursery) -> None:
         settings = self.settings
@@ -193,6 +198,10 @@ class Listener:
             settings.linger_timeout,
         )
         while True:
+            if not self.connections and not self._is_paused:
+                self._company = trio.Event()
+                with trio.move_on_after(settings.recycled_idle):  # memory is given back also when nobody comes
+                    await self._company.wait()
             await trio.sleep(max(0.02, min(1.0, shortest / 4)))
             self.now = now = trio.current_time()
             for connection in list(self.connections.values()):
@@ -274,6 +283,7 @@ class Listener:
                 self._probes[sock.fileno()] = connection = ProbeConnection(self, sock)
             self._epoll.register(connection.fd, READ)
             self.connections[connection.fd] = connection
+            self._company.set()
         except Exception as problem:
             note("a client cannot be let in", problem)
             self._probes.pop(sock.fileno(), None)
@@ -283,6 +293,7 @@ class Listener:
         """Leaves new clients in the backlog: a door that is readable and not accepted from would spin the loop."""
         if not self._is_paused:
             self._is_paused = True
+            self._company.set()
             self._warn("not accepting connections for now: %s", reason)
             for fd in self._doors:
                 self._epoll.unregister(fd)
@@ -293,6 +304,17 @@ class Listener:
             self._is_paused = False
             for fd in self._doors:
                 self._epoll.register(fd, READ)
+
+    def announce_end(self) -> None:
+        """Replies say `Connection: close` from now on; new connections are let in as before. Idempotent."""
+        if not self.parting:
+            self.parting = True
+            self._generation.bump()
+
+    def use_context(self, context: ssl.SSLContext) -> None:
+        """For handshakes from now on, where clients must speak TLS."""
+        if self._tls is not None:
+            self._tls.context = context
 
     def stop_accepting(self) -> None:
         """Lets in who already knocked, then closes the listening sockets. Idempotent."""
@@ -311,7 +333,7 @@ class Listener:
         more."""
         self.stop_accepting()
         self.draining = True
-        self._generation.bump()
+        self.announce_end()
         self.draining_since = trio.current_time()
         if self._tls is not None:
             self._tls.close()

@@ -22,14 +22,12 @@ class Outlet:
     """The sending side of one non-blocking socket. Raises OSError when the peer is gone; never blocks, never copies
     what exceeds JOIN_BYTES_MAX. What waits is one reply, or parts of one."""
 
-    __slots__ = ("_sock", "pending", "progressed")
+    __slots__ = ("_sock", "pending")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.pending: deque[Buffer] = deque()
         """Not yet taken by the kernel."""
-        self.progressed = False
-        """Whether the last `flush` sent anything."""
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Sends, or queues what the kernel does not take now."""
@@ -37,11 +35,11 @@ class Outlet:
             self.pending.extend(buffers)
             return
         if len(buffers) > 1:
-            if sum(map(len, buffers)) > JOIN_BYTES_MAX:
-                self.pending.extend(buffers)
-                self.flush()
-                return
-            self.send_whole(b"".join(buffers))
+            size = sum(map(len, buffers))
+            if size > JOIN_BYTES_MAX:
+                self._send_parts(buffers, size)
+            else:
+                self.send_whole(b"".join(buffers))
         else:
             self.send_whole(buffers[0])
 
@@ -54,25 +52,42 @@ class Outlet:
         if sent < len(whole):
             self.pending.append(memoryview(whole)[sent:])
 
-    def flush(self) -> None:
-        """Sends of the queue what the kernel takes now."""
+    def _send_parts(self, buffers: Sequence[Buffer], size: int) -> None:
+        if len(buffers) > _PARTS_MAX:
+            self.pending.extend(buffers)
+            self.flush()
+            return
+        try:
+            sent = self._sock.sendmsg(buffers)
+        except BlockingIOError:
+            sent = 0
+        if sent < size:
+            self.pending.extend(buffers)
+            self._forget(sent)
+
+    def _forget(self, sent: int) -> None:
+        """So many bytes of the queue are with the kernel."""
         pending = self.pending
-        self.progressed = False
+        while pending and sent >= len(pending[0]):
+            sent -= len(pending.popleft())
+        if sent:
+            pending[0] = memoryview(pending[0])[sent:]
+
+    def flush(self) -> int:
+        """Sends of the queue what the kernel takes now; how many bytes that were."""
+        pending = self.pending
+        total = 0
         while pending:
             parts = [pending[index] for index in range(min(len(pending), _PARTS_MAX))]
             try:
                 sent = self._sock.sendmsg(parts)
             except BlockingIOError:
-                return
-            self.progressed = True
-            offered = sum(map(len, parts))
-            whole_sent = sent == offered
-            while pending and sent >= len(pending[0]):
-                sent -= len(pending.popleft())
-            if sent:
-                pending[0] = memoryview(pending[0])[sent:]
-            if not whole_sent:
-                return
+                break
+            total += sent
+            self._forget(sent)
+            if sent < sum(map(len, parts)):
+                break
+        return total
 
     def drop(self) -> None:
         """Forgets the queue, and with it the views of tensors that it held."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING, Final
 
+from ....schema.tensor import COPY_BYTES_MAX
 from ...tls import TlsSocket
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
@@ -40,9 +41,8 @@ PEER_END: Final = select.EPOLLRDHUP
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 """Always reported: a reset, or both directions closed."""
 
-RECEIVE_BYTES: Final = 64 * 1024
-_TURN_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Body bytes received of one connection before the others have their turn."""
+RECEIVE_BYTES: Final = 64 * 1024 + 8 * 1024
+"""So that a tensor of 64 KiB comes whole with its heads; more would be mapped anew each time by the allocator."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -52,7 +52,7 @@ class Receiver(Sender):
     __slots__ = ("_body", "_body_since", "_chunks", "_got", "_head")
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
-        super().__init__(listener, sock, Intake(listener.settings))
+        super().__init__(listener, sock, Intake(listener.heads))
         self._head: Head | None = None
         self._body: memoryview | None = None
         """Where the body being received goes."""
@@ -101,18 +101,16 @@ class Receiver(Sender):
         if not data:
             self._on_peer_end()
         elif state == HEAD:
-            usual = self.usual
-            if usual is not None and not self._intake.data and usual.submit(data):
+            intake = self._intake
+            if not intake.data and ((self.usual is not None and self.usual.submit(data)) or self._took_whole(data)):
                 if self.state == ANSWER and self.events != READ:
                     self._watch_input()
                 return
-            if self._took_familiar(data):
-                return
-            if not self._ahead():
+            if intake.at >= len(intake.data):
                 self.since = self._listener.now
-            self._intake.append(data)
+            intake.append(data)
             self._take_request()
-            if self.state == ANSWER:
+            if self.state == ANSWER and self.events != READ:
                 self._watch_input()
         elif state == CHUNKS:
             self.since = self._listener.now
@@ -122,33 +120,44 @@ class Receiver(Sender):
             self._watch_input()
         # LINGER: thrown away
 
-    def _took_familiar(self, data: bytes) -> bool:
-        """Hands over a request that is whole, alone, and has the same head as the last one. False for any other."""
-        intake = self._intake
-        head = intake.memo
-        if head is None or intake.data or not data.startswith(head.raw):
-            return False
-        start = len(head.raw)
-        if len(data) != start + head.length:
+    def _took_whole(self, data: bytes) -> bool:
+        """Hands over a request that has come whole and alone. False for any other: nothing is done then."""
+        end = data.find(b"\r\n\r\n") + 4
+        heads = self._listener.heads
+        text = data[:end]
+        head = heads.known(text)
+        if head is None:
+            if self._head is None or not 4 < end <= heads.bytes_max:
+                return False
+            try:
+                head = heads.read(text)
+            except Refusal:
+                return False  # who finds it again refuses it
+        if len(data) != end + head.length:
             return False
         self.since = self._listener.now
         self._head = head
         self.state = ANSWER
-        self._request = request = Http1Request(self, head, memoryview(data)[start:])
-        self._listener.handle(request)
-        if self.state == ANSWER and self.events != READ:
-            self._watch_input()
+        body = data[end:] if head.length <= COPY_BYTES_MAX else memoryview(data)[end:]
+        self._request = request = Http1Request(self, head, body, text)
+        known = request.notes.known
+        if known is None or not known.take(request):
+            self._listener.handle(request)
         return True
 
     def _receive_body(self) -> None:
         """Large body: the kernel copies straight into its place."""
         body = self._body
         assert body is not None, "a body being received has a buffer"
+        bulk = self._listener.bulk
+        if not bulk.may_move(self.fd):
+            return
         size = len(body)
-        turn = 0
-        while self._got < size:
+        began = self._got
+        end = min(size, began + bulk.left)
+        while self._got < end:
             try:
-                count = self.sock.recv_into(body[self._got :])
+                count = self.sock.recv_into(body[self._got : end])
             except BlockingIOError:
                 break
             except OSError:
@@ -158,9 +167,7 @@ class Receiver(Sender):
                 self._on_peer_end()
                 return
             self._got += count
-            turn += count
-            if turn > _TURN_BYTES_MAX:
-                break
+        bulk.moved(self.fd, self._got - began)
         self.since = self._listener.now
         if self._got == size:
             self._body = None
@@ -189,7 +196,7 @@ class Receiver(Sender):
             return
         self._watch(self.events & WRITE)
         head = self._head
-        if not self._outlet.pending and head is not None and not head.is_http10:
+        if not self._outlet.pending and head is not None and not head.form.is_http10:
             self._send([_CONTINUE])
 
     def _watch_input(self) -> None:
@@ -270,7 +277,7 @@ class Receiver(Sender):
         self._body_since = self.since
         self.since = self._listener.now
         self.state = BODY
-        if head.expects_continue:
+        if head.form.expects_continue:
             self._send([_CONTINUE])
 
     def _start_chunks(self, head: Head) -> None:
@@ -286,7 +293,7 @@ class Receiver(Sender):
         self._body_since = self.since
         self.since = self._listener.now
         self.state = CHUNKS
-        if head.expects_continue and at == len(data):
+        if head.form.expects_continue and at == len(data):
             self._send([_CONTINUE])
         if self.state == CHUNKS:
             self._feed_chunks(data, at)
@@ -309,7 +316,7 @@ class Receiver(Sender):
         head = self._head
         assert head is not None, "a request has a head"
         self.state = ANSWER
-        self._request = request = Http1Request(self, head, body)
+        self._request = request = Http1Request(self, head, body, self._intake.text)
         self._listener.handle(request)
 
     def begin(self, request: ShortWay, head: Head) -> None:

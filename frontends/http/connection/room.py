@@ -12,13 +12,11 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from .connection import Connection
-from .head import Refusal
+from .head import Head, Refusal
 from .sender import ANSWER, HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from .head import Head
 
 _FOUND_MAX: Final = 64
 """Connections remembered from one look at all of them."""
@@ -74,11 +72,15 @@ class ProbeConnection(Connection):
         else:
             super()._take_request()
 
+    def _took_whole(self, data: bytes) -> bool:
+        return False
+
     def _start_body(self, head: Head) -> None:
-        if not self._listener.is_probe(head.method, head.path):
+        form = head.form
+        if not self._listener.is_probe(form.method, form.path):
             raise Refusal(503, _NO_ROOM)
-        head.keep_alive = False
-        super()._start_body(head)
+        self._head = last = Head(form.for_the_last(), head.length, head.header_length)
+        super()._start_body(last)
 
     def _start_chunks(self, head: Head) -> None:
         raise Refusal(503, _NO_ROOM)

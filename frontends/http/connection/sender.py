@@ -10,11 +10,12 @@ import select
 import socket
 from typing import TYPE_CHECKING, Final
 
+from ....engine.port.concerns import peer_name
 from ....schema.kserve_http_reply import encode_error
-from ...usual import MADE_MAX
 from ..request.breakdown import note
 from ..request.request import JSON, Buffer, Field
-from .outlet import Outlet
+from ..request.short_way import MADE_MAX
+from .outlet import JOIN_BYTES_MAX, Outlet
 from .status import head_of_reply, head_of_stream
 
 if TYPE_CHECKING:
@@ -81,12 +82,18 @@ class Sender:
         """The reply under way, where it is sent bit by bit."""
 
     @property
-    def is_draining(self) -> bool:
+    def is_parting(self) -> bool:
         """Replies say `Connection: close`."""
-        return self._listener.draining
+        return self._listener.parting
+
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        return peer_name(self.sock)
 
     def answer_whole(self, reply: bytes) -> None:
-        """Sends a reply that is made, head and all, and makes ready for the next request."""
+        """Sends a reply that is made, head and all, of a connection that goes on, and makes ready for the next
+        request."""
         self._request = None
         self.since = self._listener.now
         self.state = HEAD
@@ -107,6 +114,14 @@ class Sender:
         if self.events != READ or self._intake.data or self._peer_ended:
             self._answered(keep=True)
 
+    def answer_parts(self, parts: Sequence[Buffer]) -> None:
+        """The same for a reply in parts, which are not copied."""
+        self._request = None
+        self.since = self._listener.now
+        self.state = HEAD
+        self._send(parts)
+        self._answered(keep=True)
+
     def answer(
         self, head: Head, status: int, content_type: bytes, buffers: Sequence[Buffer], fields: Sequence[Field]
     ) -> None:
@@ -115,14 +130,18 @@ class Sender:
         listener = self._listener
         if self._buffer is not None:
             self._give_buffer()
-        keep = head.keep_alive and not listener.draining
+        form = head.form
+        keep = form.keep_alive and not listener.parting
         size = sum(map(len, buffers))
-        if head.method == b"HEAD":
+        start = head_of_reply(status, content_type, size, fields, form.is_http10 if keep else None)
+        if form.method == b"HEAD":
             buffers = ()
-        keep_mark = head.is_http10 if keep else None
+        if keep and size <= JOIN_BYTES_MAX:
+            self.answer_whole(b"".join((start, *buffers)))
+            return
         self.since = listener.now
         self.state = HEAD
-        self._send([head_of_reply(status, content_type, size, fields, keep_mark), *buffers])
+        self._send([start, *buffers])
         self._answered(keep)
 
     def _answered(self, keep: bool) -> None:
@@ -147,8 +166,8 @@ class Sender:
     def begin_answer(self, head: Head, status: int, content_type: bytes, streamed: StreamedReply) -> None:
         """Sends the head of a reply that follows bit by bit."""
         self._streamed = streamed
-        streamed.is_chunked = not head.is_http10
-        streamed.keeps = head.keep_alive and streamed.is_chunked and not self._listener.draining
+        streamed.is_chunked = not head.form.is_http10
+        streamed.keeps = head.form.keep_alive and streamed.is_chunked and not self._listener.parting
         self.since = self._listener.now
         self._send([head_of_stream(status, content_type, is_chunked=streamed.is_chunked, closes=not streamed.keeps)])
         if self._peer_ended:
@@ -175,7 +194,7 @@ class Sender:
         self.state = HEAD
         if streamed.is_chunked:
             self._send([b"0\r\n\r\n"])
-        self._answered(streamed.keeps and not self._listener.draining)  # it may have begun before the draining
+        self._answered(streamed.keeps and not self._listener.parting)  # it may have begun before that
 
     @property
     def unsent_bytes(self) -> int:
@@ -192,7 +211,7 @@ class Sender:
 
     def cut(self, problem: Exception) -> None:
         """Ends the connection because an answer that may have begun to leave cannot be sent. Never raises."""
-        note("an answer cannot be sent", problem)
+        note("an answer cannot be sent", problem, self)
         self.abort()
 
     def _finish(self, *, unread: bool) -> None:
@@ -217,7 +236,7 @@ class Sender:
         except OSError:
             self.abort()
 
-    def _send(self, buffers: list[Buffer]) -> None:
+    def _send(self, buffers: Sequence[Buffer]) -> None:
         try:
             self._outlet.send(buffers)
         except OSError:
@@ -227,12 +246,16 @@ class Sender:
             self._watch(self.events | WRITE)
 
     def _flush(self) -> None:
+        bulk = self._listener.bulk
+        if not bulk.may_move(self.fd):
+            return
         try:
-            self._outlet.flush()
+            sent = self._outlet.flush()
         except OSError:
             self.abort()
             return
-        if self._outlet.progressed and self.state in (HEAD, ANSWER, LINGER):
+        bulk.moved(self.fd, sent)
+        if sent and self.state in (HEAD, ANSWER, LINGER):
             self.since = self._listener.now
         if self._outlet.pending:
             return

@@ -33,6 +33,12 @@ def head_of_stream(status: int, content_type: bytes, *, is_chunked: bool, closes
     )
 
 
+def beginning_of_reply(status: int, content_type: bytes) -> bytes:
+    """Up to the number of bytes in the body."""
+    reason = _REASONS.get(status, b"Unknown")
+    return b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: " % (status, reason, content_type)
+
+
 def head_of_reply(
     status: int,
     content_type: bytes,
@@ -47,12 +53,12 @@ def head_of_reply(
     """
     beginning = _beginnings.get((status, content_type))
     if beginning is None:
-        reason = _REASONS.get(status, b"Unknown")
-        beginning = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: " % (status, reason, content_type)
-        _beginnings[status, content_type] = beginning
+        beginning = _beginnings[status, content_type] = beginning_of_reply(status, content_type)
     if not fields and keep_mark is False:
         return b"%b%d\r\n\r\n" % (beginning, size)
-    rest = b"".join([b"%b: %b\r\n" % field for field in fields])
+    rest = b""
+    for field in fields:
+        rest += b"%b: %b\r\n" % field
     if keep_mark is not False:
         rest += b"Connection: keep-alive\r\n" if keep_mark else b"Connection: close\r\n"
     return b"%b%d\r\n%b\r\n" % (beginning, size, rest)

@@ -54,7 +54,7 @@ class GenerateHandler:
         try:
             self._start(request, match)
         except Fault as fault:
-            log_refusal(logger, "", fault)
+            log_refusal(logger, "", fault, match.model, request)
             raise
 
     def _start(self, request: HttpRequest, match: Match) -> None:
@@ -90,9 +90,20 @@ class _Reply:
         self.is_broken = False
         """No more answers are wanted: one could not be written."""
 
+    @property
+    def peer(self) -> str:
+        """The client, for the log."""
+        return self._request.peer
+
+    @property
+    def traceparent(self) -> str:
+        """See HttpRequest."""
+        return self._request.traceparent
+
     def on_done(self, job: Inference) -> None:
         """An ordinary model has answered."""
         try:
+            self._request.notice(job)
             fault = job.fault
             if fault is None and job.response is None:
                 fault = Internal("expected a single response, got 0")
@@ -103,6 +114,8 @@ class _Reply:
     def on_answer(self, job: InferenceStream, answer: Answer) -> None:
         """A decoupled model has answered once more."""
         try:
+            if answer.final:
+                self._request.notice(job)
             self._take(answer.response, answer.fault, final=answer.final)
             if not answer.final:
                 self._allow_more(job)

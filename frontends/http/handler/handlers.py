@@ -8,8 +8,8 @@ from ....schema.base64_text import decode_base64
 from ....schema.config_json import config_to_json
 from ....schema.fault import Internal, InvalidArgument, MalformedRequest, Unsupported
 from ....schema.json_text import as_boolean, as_object, as_string, read_first
+from ... import answers
 from ..request.request import JSON, TEXT, HttpRequest
-from . import answers
 from .generate import GenerateHandler
 from .infer import InferHandler
 from .log_handlers import LogHandlers
@@ -38,11 +38,12 @@ def routes_of(
     logs: LogSettings,
     nursery: trio.Nursery,
     expect_alike: ExpectAlike | None = None,
+    infer: InferHandler | None = None,
 ) -> list[Route]:
     """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread;
-    `expect_alike` is told of inferences that may come again."""
-    infer = InferHandler(engine, settings, nursery, expect_alike)
-    doors = _Handlers(engine)
+    `expect_alike` is told of inferences that may come again; `infer` takes them in place of the usual handler."""
+    infer = infer or InferHandler(engine, settings, nursery, expect_alike)
+    doors = _Handlers(engine, says_health=settings.health_bodies)
     logging = LogHandlers(logs)
     routes = [
         Route(f"{_MODEL}/infer", "inference", _post(infer), content_type=TEXT),
@@ -51,7 +52,7 @@ def routes_of(
         Route("/v2", "metadata", _get(doors.server_metadata)),
         Route("/v2/models/stats", "statistics", _get(doors.all_statistics)),
         Route(_MODEL, "metadata", _get(doors.model_metadata)),
-        Route(f"{_MODEL}/ready", "health", _get(doors.model_ready), content_type=TEXT),
+        Route(f"{_MODEL}/ready", "health", slow_handlers={b"GET": doors.model_ready}, content_type=TEXT),
         Route(f"{_MODEL}/config", "model-config", _get(doors.model_config)),
         Route(f"{_MODEL}/stats", "statistics", _get(doors.model_statistics)),
         Route(f"{_REPOSITORY}/index", "model-repository", slow_handlers={b"POST": doors.repository_index}),
@@ -79,14 +80,26 @@ def _post(handler: Callable[[HttpRequest, Match], None]) -> dict[bytes, Callable
 class _Handlers:
     """Each method answers one route, in the protocol's words; what it raises, the router answers."""
 
-    def __init__(self, engine: Caller) -> None:
+    def __init__(self, engine: Caller, *, says_health: bool) -> None:
         self._engine = engine
+        self._says_health = says_health
 
     def live(self, request: HttpRequest, match: Match) -> None:
-        request.reply(200 if self._engine.is_live() else 400)
+        is_live = self._engine.is_live()
+        if self._says_health:
+            request.reply(200 if is_live else 400, JSON, [answers.liveness(is_live)])
+        else:
+            request.reply(200 if is_live else 400)
 
     def ready(self, request: HttpRequest, match: Match) -> None:
-        request.reply(200 if self._engine.is_ready() else 400)
+        """Empty, as in the protocol, unless something is not ready: then the body says what, whatever the status; or
+        unless bodies are asked for."""
+        status = 200 if self._engine.is_ready() else 400
+        health = self._engine.health()
+        if health.problems or self._says_health:
+            request.reply(status, JSON, [answers.readiness(health)])
+        else:
+            request.reply(status)
 
     def server_metadata(self, request: HttpRequest, match: Match) -> None:
         request.reply(200, JSON, [answers.server_metadata(self._engine.metadata())])
@@ -94,8 +107,8 @@ class _Handlers:
     def model_metadata(self, request: HttpRequest, match: Match) -> None:
         request.reply(200, JSON, [answers.model_metadata(self._engine.model_metadata(match.model, match.version()))])
 
-    def model_ready(self, request: HttpRequest, match: Match) -> None:
-        if self._engine.is_model_ready(match.model, match.version()):
+    async def model_ready(self, request: HttpRequest, match: Match) -> None:
+        if await self._engine.says_ready(match.model, match.version()):
             request.reply(200)
         else:
             raise InvalidArgument("Model version not ready")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from ....schema.fault import Fault, Internal, NotLoaded, Unsupported
 from ....schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
-from ....schema.kserve_http_reply import encode_error, encode_infer
+from ....schema.kserve_http_reply import LongText, encode_error, encode_infer
+from ....schema.large_json import LARGE_BYTES_MIN
+from ....schema.texts import MANY_BYTES_MIN, counted, has_many
 from ...forwarding import open_forwarder
 from ...refusals import log_refusal
 from ..request.request import BINARY, JSON, TEXT, Buffer, Field, HttpRequest
@@ -21,8 +24,7 @@ from .traced import traced_if_chosen
 
 logger = logging.getLogger("despina.http")
 
-_JSON_INLINE_BYTES_MAX = 512 * 1024
-"""Of a JSON head read on the trio thread, at some 20 ms a MiB."""
+_HEADER_LENGTH = b"Inference-Header-Content-Length"
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from .routes import Match
 
     Answer = Callable[[HttpRequest, Served, ReplyFormat, Inference], None]
-    ExpectAlike = Callable[[HttpRequest, Served, InferenceRequest, ReplyFormat, Answer], None]
-    """Told of a request as it came, just decoded: more like it may be taken by a shorter way."""
+    Decode = Callable[[Buffer, int | None, str, int], tuple[InferenceRequest, ReplyFormat]]
+    ExpectAlike = Callable[[HttpRequest, Served, InferenceRequest, ReplyFormat, Decode, Answer], None]
+    """Told of a request just decoded: more like it may be taken by a shorter way."""
 
 
 class InferHandler:
@@ -50,105 +53,95 @@ class InferHandler:
         self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery, expect_alike: ExpectAlike | None = None
     ) -> None:
         self._engine = engine
-        self._expect_alike = expect_alike
         self._tracer = engine.tracer
-        self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
+        self._limits = limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
+        self._decode = partial(decode_infer, limits=limits, regions=engine.shared_memory)
         self._nursery = nursery
         """Of the bodies that are inflated or read, and the replies that are compressed, in a thread."""
         self._decoders = trio.CapacityLimiter(1)
         """More at a time would only take the interpreter from everybody else."""
+        self._encoders = trio.CapacityLimiter(1)
+        """Likewise."""
         self._forwarder = open_forwarder(settings.forward_pattern)
+        self._expect_alike = expect_alike if self._forwarder is None else None
+        """Told of requests as they came, not inflated."""
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
-        model = self._engine.model(match.model, match.version())
+        version = match.version()
+        model = self._engine.model(match.model, version)
         if model.decoupled:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         notes = request.notes
-        body = request.body
-        if notes.body_size != len(body):
-            encoding = request.headers.get(b"content-encoding")
-            if encoding and encoding != b"identity":
-                self._inflate(request, match, model, encoding)
-                return
-            self._note(request, len(body))
-            notes.body_size = len(body)
-        self._submit(request, match, model, body)
+        if notes.encoding is None:
+            self._note(request)
+        if notes.encoding:
+            self._inflate(request, match, model, notes.encoding)
+        else:
+            self._submit(request, match, model, request.body, version)
 
-    def _note(self, request: HttpRequest, body_size: int) -> None:
-        """Reads what the head says about body and reply. Raises InvalidArgument."""
-        headers = request.headers
-        text = headers.get(b"inference-header-content-length")
-        request.notes.header_length = None if text is None else parse_header_length(text.decode("latin-1"), body_size)
+    def _note(self, request: HttpRequest) -> None:
+        """Reads what the head says about body and reply."""
+        headers = request.telling
+        encoding = headers.get(b"content-encoding", b"")
+        request.notes.encoding = b"" if encoding == b"identity" else encoding
         accepted = headers.get(b"accept-encoding")
         request.notes.coding = None if accepted is None else coding_for(accepted)
 
-    def _submit(self, request: HttpRequest, match: Match, model: Served, body: Buffer) -> None:
-        length = request.notes.header_length
-        if (len(body) if length is None else length) > _JSON_INLINE_BYTES_MAX:
-            self._nursery.start_soon(self._decode_aside, request, match, body)
+    def _header_length(self, request: HttpRequest, body_size: int) -> int | None:
+        """How much of a body, not compressed any more, is JSON; None where nothing is said. Raises InvalidArgument."""
+        text = request.header_length
+        return None if text is None else parse_header_length(text, body_size)
+
+    def _submit(self, request: HttpRequest, match: Match, model: Served, body: Buffer, version: int) -> None:
+        size = len(body)
+        length = self._header_length(request, size)
+        if (size if length is None else length) > LARGE_BYTES_MIN:
+            read = partial(self._decode, body, length, match.model, version)
+            self._nursery.start_soon(self._read_aside, request, match, read)
             return
         try:
-            inference, reply = self._decode(request, match, body)
+            inference, reply = self._decode(body, length, match.model, version)
         except Fault as fault:
-            log_refusal(logger, "", fault)
+            log_refusal(logger, "", fault, match.model, request)
             reply_fault(request, fault, JSON)
             return
-        self._start(request, match, model, body, inference, reply)
+        if size > MANY_BYTES_MIN and has_many(inference.inputs.values()):
+            self._nursery.start_soon(self._read_aside, request, match, lambda: (inference, reply))
+            return
+        self._start(request, model, inference, reply)
 
-    def _decode(self, request: HttpRequest, match: Match, body: Buffer) -> tuple[InferenceRequest, ReplyFormat]:
-        return decode_infer(
-            body,
-            request.notes.header_length,
-            match.model,
-            match.version(),
-            self._limits,
-            self._engine.shared_memory,
-        )
-
-    async def _decode_aside(self, request: HttpRequest, match: Match, body: Buffer) -> None:
-        """A large JSON head is read in a thread, one after the other. The model is looked up again afterwards, for it
-        may have changed meanwhile."""
+    async def _read_aside(
+        self, request: HttpRequest, match: Match, read: Callable[[], tuple[InferenceRequest, ReplyFormat]]
+    ) -> None:
+        """A large JSON head is read, and very many texts are counted, in a thread, one after the other. The model is
+        looked up again afterwards, for it may have changed meanwhile."""
         try:
-            inference, reply = await trio.to_thread.run_sync(self._decode, request, match, body, limiter=self._decoders)
+            inference, reply = await trio.to_thread.run_sync(_with_counts, read, limiter=self._decoders)
         except Exception as problem:
             reply_problem(request, problem, JSON)
             return
         try:
             if not request.is_gone:
-                self._start(request, match, self._engine.model(match.model, match.version()), body, inference, reply)
+                self._start(request, self._engine.model(match.model, match.version()), inference, reply)
         except NotLoaded as fault:
             postpone(self._engine, self, request, match, fault)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 
-    def _start(
-        self,
-        request: HttpRequest,
-        match: Match,
-        model: Served,
-        body: Buffer,
-        inference: InferenceRequest,
-        reply: ReplyFormat,
-    ) -> None:
+    def _start(self, request: HttpRequest, model: Served, inference: InferenceRequest, reply: ReplyFormat) -> None:
         try:
             if self._forwarder is not None:
                 self._forwarder.forward(request.text_fields(), inference)
             if self._tracer.active:
                 request = traced_if_chosen(self._tracer, request, inference)
-            elif (
-                inference.template is not None
-                and body is request.body  # as it came, not inflated
-                and self._expect_alike is not None
-                and self._forwarder is None
-            ):
-                self._expect_alike(request, model, inference, reply, self._answer)
-            pending = _Pending(request, model, reply, self._answer)
-            job = model.submit(inference, pending.finish)
+            elif self._expect_alike is not None and not request.notes.encoding:
+                self._expect_alike(request, model, inference, reply, self._decode, self._answer)
+            job = model.submit(inference, partial(self._answer, request, model, reply))
         except Fault as fault:
-            log_refusal(logger, inference.id, fault)
+            log_refusal(logger, inference.id, fault, inference.model_name, request)
             reply_fault(request, fault, JSON)
             return
-        if not pending.is_finished:
+        if job.on_done is not None:  # it is not over yet
             request.on_gone = job.cancel
 
     def _inflate(self, request: HttpRequest, match: Match, model: Served, encoding: bytes) -> None:
@@ -159,8 +152,7 @@ class InferHandler:
         inflation = Inflation(request.body, self._limits.json_byte_size_max)
         body = inflation.start()
         if body is not None:
-            self._note(request, len(body))
-            self._submit(request, match, model, body)
+            self._submit(request, match, model, body, match.version())
         else:
             self._nursery.start_soon(self._inflate_aside, request, match, inflation)
 
@@ -169,55 +161,64 @@ class InferHandler:
         try:
             body = await trio.to_thread.run_sync(inflation.finish)
             if not request.is_gone:
-                self._note(request, len(body))
-                self._submit(request, match, self._engine.model(match.model, match.version()), body)
+                self._submit(request, match, self._engine.model(match.model, match.version()), body, match.version())
         except NotLoaded as fault:
             postpone(self._engine, self, request, match, fault)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 
+    def _binary_form(self, head_length: int) -> tuple[bytes, tuple[Field, ...]]:
+        """Content type and headers of an answer whose JSON, of that length, tensors follow."""
+        return BINARY, ((_HEADER_LENGTH, b"%d" % head_length),)
+
     def _answer(self, request: HttpRequest, model: Served, reply: ReplyFormat, job: Inference) -> None:
-        """Replies with what has become of a job. Never raises."""
+        """Replies with what has become of a job: the engine's `on_done`, on the trio thread, once. Never raises."""
         try:
             response = job.response
             if job.fault is not None or response is None:
                 reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
                 return
-            head, buffers, has_binary = encode_infer(response, reply, model.labels, model.config.max_batch_size)
-            body: list[Buffer] = [head, *buffers]
-            fields: tuple[Field, ...] = ()
-            if has_binary:
-                fields = ((b"Inference-Header-Content-Length", b"%d" % len(head)),)
-            content_type = BINARY if has_binary else JSON
-            coding = request.notes.coding
-            if coding is None:
-                request.reply(200, content_type, body, fields)
-                return
-            fields = (*fields, (b"Content-Encoding", coding))
-            if sum(map(len, body)) <= INLINE_BYTES_MAX:
-                request.reply(200, content_type, compress(body, coding), fields)
-            else:
-                self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
+            labels, batch_size_max = model.labels, model.config.max_batch_size
+            self._reply(request, *encode_infer(response, reply, labels, batch_size_max, at_once=True))
+        except LongText:
+            self._nursery.start_soon(self._encode_aside, request, model, reply, job)
         except Exception as problem:
             reply_problem(request, problem, TEXT)
 
+    async def _encode_aside(self, request: HttpRequest, model: Served, reply: ReplyFormat, job: Inference) -> None:
+        """A long text is written in a thread, one after the other."""
+        response = job.response
+        assert response is not None, "it was to be written"
+        try:
+            encode = partial(encode_infer, response, reply, model.labels, model.config.max_batch_size)
+            made = await trio.to_thread.run_sync(encode, limiter=self._encoders)
+            if not request.is_gone:
+                self._reply(request, *made)
+        except Exception as problem:
+            reply_problem(request, problem, TEXT)
 
-class _Pending:
-    """What is needed to answer once the job is done."""
+    def _reply(self, request: HttpRequest, head: bytes, buffers: list[Buffer], has_binary: bool) -> None:
+        body: list[Buffer] = [head, *buffers]
+        content_type, fields = self._binary_form(len(head)) if has_binary else (JSON, ())
+        coding = request.notes.coding
+        if coding is None:
+            request.reply(200, content_type, body, fields)
+            return
+        fields = (*fields, (b"Content-Encoding", coding))
+        if sum(map(len, body)) <= INLINE_BYTES_MAX:
+            request.reply(200, content_type, compress(body, coding), fields)
+        else:
+            self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
 
-    __slots__ = ("_answer", "_model", "_reply", "_request", "is_finished")
 
-    def __init__(self, request: HttpRequest, model: Served, reply: ReplyFormat, answer: Answer) -> None:
-        self._request = request
-        self._answer = answer
-        self._model = model
-        self._reply = reply
-        self.is_finished = False
-
-    def finish(self, job: Inference) -> None:
-        """The engine's `on_done`: on the trio thread, once, must not raise."""
-        self.is_finished = True
-        self._answer(self._request, self._model, self._reply, job)
+def _with_counts(
+    read: Callable[[], tuple[InferenceRequest, ReplyFormat]],
+) -> tuple[InferenceRequest, ReplyFormat]:
+    inference, reply = read()
+    inputs = inference.inputs
+    for name, tensor in inputs.items():
+        inputs[name] = counted(tensor)
+    return inference, reply
 
 
 async def _compress_aside(

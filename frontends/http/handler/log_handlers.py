@@ -8,6 +8,7 @@ import orjson
 
 from ....schema.fault import InvalidArgument, Unavailable
 from ....schema.json_text import as_boolean, as_object, as_string, as_unsigned, read_first
+from ....schema.text import encodable
 from ...log_settings import NAMES, SWITCHES
 from ..request.request import JSON, HttpRequest
 
@@ -23,11 +24,18 @@ class LogHandlers:
         self._logs = logs
 
     def show(self, request: HttpRequest, match: Match) -> None:
-        request.reply(200, JSON, [orjson.dumps(self._logs.shown())])
+        """The protocol's members, and behind them the levels of models that have their own: ours."""
+        models = {encodable(model): level for model, level in self._logs.models}
+        shown = {**self._logs.shown(), **({"log_models": models} if models else {})}
+        request.reply(200, JSON, [orjson.dumps(shown)])
 
     def change(self, request: HttpRequest, match: Match) -> None:
         """Members that are null stay as they are; unknown ones are ignored. Answers with what holds now."""
         wanted = as_object(read_first(request.body))
+        models = wanted.get("log_models")
+        if models is not None:
+            changes = as_object(models).items()
+            self._logs.put_models({model: None if level is None else as_string(level) for model, level in changes})
         for name in NAMES:
             value = wanted.get(name)
             if value is None:

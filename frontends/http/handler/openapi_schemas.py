@@ -8,7 +8,7 @@ from ....schema.datatype import BY_NAME
 from ....schema.message_type import enum_names, fields_of
 from ....schema.scalar import FLOATS
 from ....schema.wire.generated.inference import ModelConfig
-from .answers import BATCH_STATS, INFERENCE_STATS, RESPONSE_STATS
+from ...answers import BATCH_STATS, INFERENCE_STATS, RESPONSE_STATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

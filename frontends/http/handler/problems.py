@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from ....engine.port.concerns import about
 from ....schema.fault import Fault
 from ....schema.kserve_http_reply import encode_error
 from ..request.breakdown import answer_to
@@ -25,7 +26,9 @@ def reply_problem(request: HttpRequest, problem: Exception, content_type: bytes)
         if isinstance(problem, Fault):
             reply_fault(request, problem, content_type)
             return
-        logger.error("HTTP: %s %s failed", request.method, request.path, exc_info=problem)
+        match = request.notes.match
+        extra = about("" if match is None else match.model, told=request)
+        logger.error("HTTP: %s %s failed", request.method, request.path, exc_info=problem, extra=extra)
         status, text = answer_to(problem)
         request.reply(status, content_type, [encode_error(text)])
     except Exception as second:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from ....engine.port.concerns import about
 from ....schema.fault import InvalidArgument, NotFound, NotLoaded, Restricted
 from ....schema.inference import LATEST
 from ....schema.kserve_http_reply import encode_error
@@ -84,6 +85,9 @@ class Route:
     content_type: bytes = JSON
     """Of the errors that the handler raises."""
 
+    def takes(self, method: bytes) -> bool:
+        return method in self.handlers or method in self.slow_handlers
+
 
 class Router:
     """Takes every request of a server to its handler. `handle` never raises and never blocks."""
@@ -100,7 +104,8 @@ class Router:
         """Answers `request`, or starts what will."""
         if logger.isEnabledFor(logging.DEBUG):
             number = _METHOD_NUMBERS.get(request.method, len(_METHOD_NUMBERS))
-            logger.debug("HTTP request: %d %s", number, request.path.decode("utf-8", "replace"))
+            path = request.path.decode("utf-8", "replace")
+            logger.debug("HTTP request: %d %s", number, path, extra=about(told=request))
         notes = request.notes
         if notes.handler is not None:
             try:
@@ -133,10 +138,14 @@ class Router:
         else:
             request.reply(405, route.content_type, [encode_error("Method Not Allowed")])
 
+    def route_of(self, path: bytes) -> Route | None:
+        match = self._matches.get(path) or self._match(path)
+        return None if match is None else match.route
+
     def is_probe(self, method: bytes, path: bytes) -> bool:
         """Whether a request asks for health, and nothing else."""
-        match = self._matches.get(path) or self._match(path)
-        return match is not None and match.route.category == "health" and method in match.route.handlers
+        route = self.route_of(path)
+        return route is not None and route.category == "health" and route.takes(method)
 
     def _match(self, path: bytes) -> Match | None:
         for pattern, route in self._routes:

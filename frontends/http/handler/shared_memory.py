@@ -28,8 +28,8 @@ def shared_memory_routes(engine: Caller) -> list[Route]:
         Route(f"{system}/register", "shared-memory", {b"POST": doors.register_system}),
         Route(f"{system}/unregister", "shared-memory", {b"POST": doors.unregister_system}),
         Route(f"{cuda}/status", "shared-memory", {b"GET": doors.cuda_status}),
-        Route(f"{cuda}/register", "shared-memory", {b"POST": doors.register_cuda}),
-        Route(f"{cuda}/unregister", "shared-memory", {b"POST": doors.unregister_cuda}),
+        Route(f"{cuda}/register", "shared-memory", slow_handlers={b"POST": doors.register_cuda}),
+        Route(f"{cuda}/unregister", "shared-memory", slow_handlers={b"POST": doors.unregister_cuda}),
     ]
 
 
@@ -68,7 +68,7 @@ class _Handlers:
         ]
         request.reply(200, JSON, [orjson.dumps(regions)])
 
-    def register_cuda(self, request: HttpRequest, match: Match) -> None:
+    async def register_cuda(self, request: HttpRequest, match: Match) -> None:
         self._memory.check_allowed()
         if not match.region:
             raise InvalidArgument("'region name' is necessary to register cuda shared memory region")
@@ -82,11 +82,11 @@ class _Handlers:
             handle = b""
         if len(handle) != _CUDA_HANDLE_BYTES:
             raise InvalidArgument("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t")
-        self._memory.register_cuda(match.region, handle, device_id, byte_size)
+        await self._memory.register_cuda(match.region, handle, device_id, byte_size)
         request.reply(200, JSON)
 
-    def unregister_cuda(self, request: HttpRequest, match: Match) -> None:
-        self._memory.unregister_cuda(match.region)
+    async def unregister_cuda(self, request: HttpRequest, match: Match) -> None:
+        await self._memory.unregister_cuda(match.region)
         request.reply(200, JSON)
 
 

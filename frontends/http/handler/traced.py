@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..request.request import TEXT, HttpRequest
+from ..request.stand_in import StandIn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from ....engine.port.caller import RequestTrace, Tracing
     from ....schema.inference import InferenceRequest
@@ -42,20 +43,15 @@ def traced_if_chosen(
     return TracedRequest(request, trace, is_stream)
 
 
-class TracedRequest(HttpRequest):
+class TracedRequest(StandIn):
     """Stands for the request that it is made from, and finishes the trace when the reply has left."""
 
-    __slots__ = ("_is_stream", "_request", "_trace")
+    __slots__ = ("_is_stream", "_trace")
 
     def __init__(self, request: HttpRequest, trace: RequestTrace, is_stream: bool) -> None:
-        self._request = request
+        super().__init__(request)
         self._trace = trace
         self._is_stream = is_stream
-        super().__init__(request.method, request.path, request.headers, request.body)
-        self.notes = request.notes
-
-    def fields(self) -> Iterable[Field]:
-        return self._request.fields()
 
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
@@ -70,37 +66,12 @@ class TracedRequest(HttpRequest):
 
     def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
         self._trace.stamp("HTTP_SEND_START")
-        self._request.begin_reply(status, content_type, streamed)
-
-    def write_part(self, data: bytes) -> None:
-        self._request.write_part(data)
+        super().begin_reply(status, content_type, streamed)
 
     def end_reply(self) -> None:
-        self._request.end_reply()
+        super().end_reply()
         self._sent()
 
     def break_off(self, problem: Exception) -> None:
-        self._request.break_off(problem)
+        super().break_off(problem)
         self._sent()
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._request.unsent_bytes
-
-    # What the transport sets on the request that it knows, and the handler on this one.
-
-    @property
-    def on_gone(self) -> Callable[[], None] | None:
-        return self._request.on_gone
-
-    @on_gone.setter
-    def on_gone(self, on_gone: Callable[[], None] | None) -> None:
-        self._request.on_gone = on_gone
-
-    @property
-    def is_gone(self) -> bool:
-        return self._request.is_gone
-
-    @is_gone.setter
-    def is_gone(self, is_gone: bool) -> None:
-        self._request.is_gone = is_gone

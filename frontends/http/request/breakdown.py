@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from ....engine.port.concerns import about
+
 logger = logging.getLogger("despina.http")
 
 _LARGE_BODY_BYTES: Final = 128 * 1024
@@ -28,10 +30,11 @@ class NoRoomForBody(MemoryError):
         self.size = size
 
 
-def note(what: str, problem: Exception) -> None:
-    """Puts `problem` and its traceback into the log. Never raises: there may be no memory for that either."""
+def note(what: str, problem: Exception, told: object = None) -> None:
+    """Puts `problem` and its traceback into the log; `told` is the connection that met it, if one did.
+    Never raises: there may be no memory for that either."""
     try:
-        logger.error("HTTP: %s", what, exc_info=problem)
+        logger.error("HTTP: %s", what, exc_info=problem, extra=about(told=told))
     except Exception:
         return
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from ....engine.port.served import Inference
     from .streamed import StreamedReply
 
 Buffer = bytes | bytearray | memoryview
@@ -19,19 +20,21 @@ BINARY: Final = b"application/octet-stream"
 
 
 class Notes:
-    """What handling a request has found out from its head alone. Requests with the same head share their notes."""
+    """What handling a request has found out from its head alone, but for lengths. Requests that differ in nothing else
+    share their notes."""
 
-    __slots__ = ("body_size", "coding", "handler", "header_length", "match")
+    __slots__ = ("coding", "encoding", "handler", "known", "match")
 
     def __init__(self) -> None:
         self.handler: Any = None
         """The handler that its method and path lead to, once it may pass; with `match`."""
         self.match: Any = None
-        self.body_size = -1
-        """For inference: the size of the body that `header_length` was found right for; -1 for not looked at yet."""
-        self.header_length: int | None = None
+        self.encoding: bytes | None = None
+        """For inference: how the body is compressed, empty where it is not; None for not looked at yet."""
         self.coding: bytes | None = None
-        """For inference: how the client wants its reply compressed."""
+        """With it: how the client wants its reply compressed."""
+        self.known: Any = None
+        """Takes such requests without router and handler, where that may be."""
 
 
 class HttpRequest:
@@ -42,18 +45,32 @@ class HttpRequest:
     left, so keep views, not addresses.
     """
 
-    __slots__ = ("body", "headers", "is_gone", "method", "notes", "on_gone", "path")
+    __slots__ = ("_headers", "body", "is_gone", "method", "notes", "on_gone", "path")
 
     def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
         self.notes = Notes()
         self.method = method
         self.path = path
-        self.headers = headers
+        self._headers = headers
         self.body = body
         self.is_gone = False
         """True once the client has left without its reply."""
         self.on_gone: Callable[[], None] | None = None
         """Set by a handler that can stop early; called at most once, when the client has left before the reply."""
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        return self._headers
+
+    @property
+    def telling(self) -> Mapping[bytes, bytes]:
+        """Of the headers at least those that decide how bodies are read and answers are written, but for lengths."""
+        return self._headers
+
+    @property
+    def header_length(self) -> bytes | None:
+        """`Inference-Header-Content-Length` as it came; None for none."""
+        return self._headers.get(b"inference-header-content-length")
 
     def fields(self) -> Iterable[Field]:
         """Every header, in the order and with the names as received, as far as the transport keeps them."""
@@ -95,6 +112,21 @@ class HttpRequest:
         as if the client had left, and the client gets what breakdown.py says, or where its answer has begun the end of
         its connection. Never raises."""
         raise NotImplementedError
+
+    # For the log.
+
+    @property
+    def peer(self) -> str:
+        """The client's address and port; empty where it is not known any more."""
+        return ""
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C context that came along; empty for none."""
+        return self.headers.get(b"traceparent", b"").decode("latin-1")
+
+    def notice(self, job: Inference) -> None:
+        """For access logs: what became of it in the engine, whose answer it is just told."""
 
     # For traces.
 

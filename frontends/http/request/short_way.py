@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
+
+MADE_MAX: Final = 8
+"""Of them, for one connection and generation. Clients that never repeat themselves, or ask for two models in turn, are
+left alone after that."""
 
 
 class ShortWay(Protocol):

@@ -11,6 +11,8 @@ from despina.engine.request.job import Job
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 
+from tests import in_process
+
 
 @attrs.frozen
 class Bench:
@@ -27,7 +29,7 @@ class Bench:
             version_path=self.path / "1",
             config=config,
             auto_complete=auto_complete,
-            backend_config={"default-max-batch-size": "4", **(backend_config or {})},
+            backend_config={"default-max-batch-size": "4", **in_process.SETTING["python"], **(backend_config or {})},
         )
 
     @staticmethod

@@ -10,6 +10,8 @@ import trio
 from onnx import TensorProto as T
 from onnx import helper as h
 
+from tests import in_process
+
 CONFIG = """
 backend: "{backend}"
 max_batch_size: 8
@@ -47,7 +49,7 @@ def repository(request, tmp_path):
 @pytest.mark.parametrize("rows", [(0,), (1, 0, 1), (0, 2, 0, 1), (0, 0)])
 async def test_a_request_without_rows_and_its_neighbours(repository, model, rows):
     """It is answered in kind, and everybody gets his own rows."""
-    async with despina.open_engine(repository) as engine:
+    async with despina.open_engine(repository, backend_config=in_process.SETTING) as engine:
         results = {}
 
         async def ask(number, count):

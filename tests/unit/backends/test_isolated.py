@@ -22,7 +22,6 @@ max_batch_size: 0
 input [{ name: "IN" data_type: TYPE_STRING dims: [1] }]
 output [{ name: "OUT" data_type: TYPE_STRING dims: [1] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
-parameters { key: "DESPINA_ISOLATION" value { string_value: "process" } }
 """
 MODEL = """
 import asyncio, importlib, multiprocessing, os, signal, subprocess, sys, threading, time
@@ -176,6 +175,34 @@ async def test_the_process_is_a_main_thread_of_its_own(opened, tmp_path):
             assert await ask(engine, code) == "[1, 4, 9]"
 
 
+async def test_a_thread_reads_only_where_the_main_thread_cannot(opened):
+    """Goal: a batch wakes one thread. Method: the main thread hears what it asks itself; a thread of the model's asks
+    while the main thread is idle, and another one while it executes."""
+    async with opened() as engine:
+        assert await ask(engine, "answer = request.is_cancelled(), threading.active_count()") == "(False, 1)"
+        await ask(
+            engine,
+            """
+            def count():
+                family = pb_utils.MetricFamily(name="heard", description="", kind=pb_utils.MetricFamily.COUNTER)
+                metric = family.Metric(labels={})
+                metric.increment(2)
+                self.found = metric.value()
+            self.timer = threading.Timer(0.1, count)
+            self.timer.start()
+            """,
+        )
+        await trio.sleep(0.3)  # it has asked by now; if not, the next request waits for it
+        assert await ask(engine, "self.timer.join(); answer = self.found, threading.active_count()") == "(2.0, 2)"
+        code = "thread = threading.Thread(target=count); thread.start(); thread.join(); answer = self.found"
+        prelude = """
+            def count():
+                family = pb_utils.MetricFamily(name="heard", description="", kind=pb_utils.MetricFamily.COUNTER)
+                self.found = family.Metric(labels={}).value()
+            """
+        assert await ask(engine, textwrap.dedent(prelude) + code) == "0.0"
+
+
 async def test_a_caller_that_leaves_is_noticed(opened):
     """`is_cancelled` says so while the model executes."""
     spin = """
@@ -228,6 +255,43 @@ async def test_a_model_that_does_not_initialize(opened, code, text):
         (line,) = await engine.index()
         assert line.state == "UNAVAILABLE"
         assert text in line.reason
+
+
+async def test_quiet_gives_memory_back(opened, monkeypatch):
+    """Goal: what large tensors went through does not stay, on neither side. Method: bounds so small that it is soon."""
+    from despina.backends.python.isolated import link
+    from despina.backends.python.isolated import segments as shared
+
+    monkeypatch.setattr(link, "QUIET_S", 0.2)
+    monkeypatch.setattr(shared, "IDLE_BYTES_MAX", 1 << 16)
+    bounds = """
+    def initialize(self, args):
+        from despina.backends.python.isolated import listening, segments
+        listening.QUIET_S, segments.IDLE_BYTES_MAX = 0.2, 1 << 16
+"""
+    async with opened(model=MODEL + bounds) as engine:
+        before = segments()
+        assert await ask(engine, "answer = 'x' * 2_000_000 #" + "y" * 2_000_000) == "x" * 2_000_000
+        assert segments() > before
+        await until(lambda: segments() == before)
+        assert await ask(engine, "answer = open('/proc/self/maps').read().count('memfd:despina')") == "0"
+
+
+async def test_what_is_asked_while_the_model_is_initialized(opened):
+    """Metrics are made then, as a rule; what fails is told."""
+    asks = """
+    def initialize(self, args):
+        family = pb_utils.MetricFamily(name="begun", description="", kind=pb_utils.MetricFamily.COUNTER)
+        self.metric = family.Metric(labels={})
+        self.metric.increment(2)
+        try:
+            pb_utils.load_model("nobody")
+        except pb_utils.TritonModelException as error:
+            self.unknown = str(error)
+"""
+    async with opened(model=MODEL + asks) as engine:
+        assert await ask(engine, "answer = self.metric.value()") == "2.0"
+        assert "explicit model load / unload is not allowed" in await ask(engine, "answer = self.unknown")
 
 
 async def test_memory_that_is_shared_is_used_again(opened):
@@ -357,7 +421,23 @@ trio.run(main)
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("name", ["DESPINA_MEMORY_BYTES_MAX", "DESPINA_EXECUTION_SECONDS_MAX"])
+@pytest.mark.parametrize("where", ["auto_complete_config", "initialize"])
+async def test_a_start_that_takes_too_long(opened, where):
+    """The load fails when the model's own limit has passed, and its process goes."""
+    heads = {
+        "auto_complete_config": "    @staticmethod\n    def auto_complete_config(config):\n",
+        "initialize": "    def initialize(self, args):\n",
+    }
+    before, execute, after = MODEL.partition("    def execute")
+    model = f"{before}{heads[where]}        time.sleep(60)\n{execute}{after}"
+    async with opened(parameter("DESPINA_START_SECONDS_MAX", "0.5"), model=model, exit_on_error=False) as engine:
+        (line,) = await engine.index()
+        assert "within 0.5 s" in line.reason
+
+
+@pytest.mark.parametrize(
+    "name", ["DESPINA_MEMORY_BYTES_MAX", "DESPINA_EXECUTION_SECONDS_MAX", "DESPINA_START_SECONDS_MAX"]
+)
 @pytest.mark.parametrize("value", ["x", "-1", "0", "inf", "nan"])
 async def test_limits_that_are_none(opened, name, value):
     """They are refused by name when the model is loaded."""
@@ -366,10 +446,45 @@ async def test_limits_that_are_none(opened, name, value):
         assert f"parameter {name} must be a positive number, got '{value}'" in line.reason
 
 
-async def test_an_isolation_that_is_none(opened):
-    """Likewise."""
-    async with opened(model=MODEL, exit_on_error=False, backend_config={"python": {"isolation": "x"}}) as engine:
-        assert engine.is_model_ready("m"), "the model's parameter wins"
+@pytest.mark.parametrize(
+    ("parameter_says", "setting_says", "environment_says", "isolated"),
+    [
+        ("", "", "", True),
+        ("", "", "none", False),
+        ("", "none", "process", False),
+        ("", "process", "none", True),
+        ("none", "process", "process", False),
+        ("process", "none", "none", True),
+    ],
+)
+async def test_in_which_process(opened, monkeypatch, parameter_says, setting_says, environment_says, isolated):
+    """Each instance has one of its own, unless the model, then the backend's setting, then the environment says no."""
+    monkeypatch.setenv("DESPINA_ISOLATION", environment_says)
+    more = parameter("DESPINA_ISOLATION", parameter_says) if parameter_says else ""
+    settings = {"python": {"isolation": setting_says}} if setting_says else {}
+    async with opened(more, backend_config=settings) as engine:
+        assert (await ask(engine) != str(os.getpid())) is isolated
+
+
+async def test_inline_in_a_process_of_its_own(opened):
+    """It cannot be, and is refused by name."""
+    async with opened(parameter("DESPINA_EXECUTOR", "inline"), exit_on_error=False) as engine:
+        (line,) = await engine.index()
+        assert line.reason.endswith(
+            "parameter DESPINA_EXECUTOR = inline needs the model in the server's process (DESPINA_ISOLATION = none)"
+        )
+
+
+@pytest.mark.parametrize("which", ["parameter", "setting", "environment"])
+async def test_an_isolation_that_is_none(opened, monkeypatch, which):
+    """It is refused by name."""
+    monkeypatch.setenv("DESPINA_ISOLATION", "x" if which == "environment" else "")
+    more = parameter("DESPINA_ISOLATION", "x") if which == "parameter" else ""
+    settings = {"python": {"isolation": "x"}} if which == "setting" else {}
+    async with opened(more, exit_on_error=False, backend_config=settings) as engine:
+        (line,) = await engine.index()
+        complaint = "unable to load model 'm': isolation must be 'none' or 'process', got 'x'"
+        assert line.reason == f"Invalid argument: {complaint}"
 
 
 async def test_the_process_of_a_bound_instance(opened):

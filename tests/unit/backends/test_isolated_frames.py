@@ -9,7 +9,15 @@ import os
 
 import numpy as np
 import pytest
-from despina.backends.python.isolated.frames import INLINE_BYTES_MAX, PACKET_BYTES_MAX, Codec, fault_fields, fault_of
+from despina.backends.python.isolated import segments
+from despina.backends.python.isolated.frames import (
+    INLINE_BYTES_MAX,
+    PACKET_BYTES_MAX,
+    Codec,
+    contents_of,
+    fault_fields,
+    fault_of,
+)
 from despina.schema import fault as faults
 from despina.schema.fault import Fault, Internal
 from despina.schema.tensor import Tensor
@@ -35,7 +43,7 @@ def ends():
 
 
 def passed(writer, reader, kind, fields=(), tensors=()):
-    packet = writer.write(kind, fields, tensors)
+    packet = writer.write(kind, fields, contents_of(tensors))
     assert len(packet.data) <= PACKET_BYTES_MAX
     return reader.read(packet.data, packet.files)
 
@@ -79,6 +87,66 @@ def test_a_segment_is_busy_while_somebody_reads_it(ends):
     assert array.tolist() == list(range(10, 20))
 
 
+def test_a_segment_goes_back_with_the_answer(ends):
+    """Goal: what a batch came in is free as soon as its answers are there. Method: answers that are views of it."""
+    ours, theirs = ends
+    sizes = []
+    for _ in range(4):
+        asked = passed(ours, theirs, "execute", (), [Tensor("x", "UINT8", (100_000,), b"a" * 100_000)])
+        placed = theirs.place(contents_of(asked.tensors))
+        asked.wires = []
+        packet = theirs.write_placed("executed", (), placed)
+        answer = ours.read(packet.data, packet.files)
+        assert bytes(answer.wires[0]) == b"a" * 100_000
+        del answer
+        sizes.append((ours.pool.byte_size, theirs.pool.byte_size))
+    assert sizes == [(1 << 17, 1 << 17)] * 4
+
+
+def test_large_segments_are_used_again_while_they_are_needed(ends, monkeypatch):
+    """Goal: batches of varying size go through memory that is made once; quiet gives it back, and the other side lets
+    go of it, too. Method: bounds of 128 KiB and a clock of our own."""
+    now = [1000.0]
+    monkeypatch.setattr(segments, "IDLE_BYTES_MAX", 1 << 17)
+    monkeypatch.setattr(segments.time, "monotonic", lambda: now[0])
+    ours, theirs = ends
+    made = 0
+    for size in (3 << 20, 5 << 20, 4 << 20, 3 << 20, 5 << 20, 2 << 20):
+        packet = ours.write("batch", (), contents_of([Tensor("x", "UINT8", (size,), bytes(size))]))
+        made += len(packet.files)
+        theirs.read(packet.data, packet.files)
+        passed(theirs, ours, "done")
+    assert made == 2
+    assert ours.holds_much
+    held = descriptors()
+    assert ours.tidy()
+    assert not ours.holds_much
+    passed(ours, theirs, "tidied")
+    assert descriptors() == held - 4
+    assert not ours.tidy()
+
+
+def test_what_is_not_needed_any_more_is_given_back(ends, monkeypatch):
+    """Goal: one large batch among small ones does not stay, though it is never quiet."""
+    now = [1000.0]
+    monkeypatch.setattr(segments, "IDLE_BYTES_MAX", 1 << 17)
+    monkeypatch.setattr(segments.time, "monotonic", lambda: now[0])
+    ours, theirs = ends
+    for size in (4 << 20, *[100_000] * 4):
+        passed(ours, theirs, "batch", (), [Tensor("x", "UINT8", (size,), bytes(size))])
+        passed(theirs, ours, "done")
+        now[0] += 8
+    assert ours.pool.byte_size == 1 << 17
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 1 << 20, (1 << 20) + 1, (5 << 20) + 5, (16 << 20) + 64])
+def test_sizes_of_segments(size):
+    """They fit, waste little where it counts, and are few."""
+    assert segments.rounded(size) >= size
+    assert segments.rounded(size) <= max(segments.SEGMENT_BYTES_MIN, 2 * size if size <= 1 << 20 else 1.25 * size)
+    assert segments.rounded(segments.rounded(size)) == segments.rounded(size)
+
+
 def test_a_message_too_large_for_a_packet(ends):
     """It goes through shared memory, with its tensors or without."""
     ours, theirs = ends
@@ -97,12 +165,15 @@ def test_a_message_too_large_for_a_packet(ends):
         marshal.dumps(None),
         marshal.dumps(()),
         marshal.dumps((1, 2)),
-        marshal.dumps(("kind", (), [7], [], 0, [])),
-        marshal.dumps(("kind", (), [], [], 9, [])),
-        marshal.dumps(("kind", (), [], [], 0, [("x", "UINT8", (4,), (0, 4))])),
-        marshal.dumps(("kind", (5,), [], [], 5, [])),
+        marshal.dumps(("kind", (), [7], [], 0, (), [])),
+        marshal.dumps(("kind", (), [], [], 9, (), [])),
+        marshal.dumps(("kind", (), [], [], 0, (("x", "UINT8", (4,), 4),), [])),
+        marshal.dumps(("kind", (), [], [], 0, (("x", "UINT8", (4,), 4),), [b"123"])),
+        marshal.dumps(("kind", (), [], [], 0, (), [b"123"])),
+        marshal.dumps(("kind", (), [], [], 0, (("x", "UINT8", (4,)),), [b"1234"])),
+        marshal.dumps(("kind", (5,), [], [], 5, (), [])),
         marshal.dumps(("elsewhere", (), 3, 10)),
-        marshal.dumps(("kind", (), [], [], 0, [])[:4]),
+        marshal.dumps(("kind", (), [], [], 0, (), [])[:4]),
     ],
 )
 def test_what_is_no_message(ends, data):
@@ -114,10 +185,10 @@ def test_what_is_no_message(ends, data):
 def test_tensors_beyond_their_segment(ends):
     """A place outside of what is shared is refused."""
     ours, theirs = ends
-    packet = ours.write("a", (), [Tensor("x", "UINT8", (70_000,), bytes(70_000))])
+    packet = ours.write("a", (), contents_of([Tensor("x", "UINT8", (70_000,), bytes(70_000))]))
     said = list(marshal.loads(packet.data))
-    for place in ((-1, 4), (0, 1 << 40), (1 << 20, 1), (5, -3)):
-        said[5] = [("x", "UINT8", (4,), place)]
+    for sizes in ((1 << 40,), (131_073,), (-3,), (70_000, 70_000)):
+        said[5] = tuple(("x", "UINT8", (4,), size) for size in sizes)
         with pytest.raises(Internal, match="beyond its segment"):
             theirs.read(marshal.dumps(tuple(said)), [os.dup(file) for file in packet.files])
     packet.close()
@@ -129,9 +200,9 @@ def test_files_that_could_shrink(ends):
     file = os.memfd_create("loose", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(file, 1 << 16)
     with pytest.raises(Internal, match="not sealed"):
-        ends[0].read(marshal.dumps(("kind", (4,), [], [], 4, [])), [file])
+        ends[0].read(marshal.dumps(("kind", (4,), [], [], 4, (), [])), [file])
     assert descriptors() == before
-    packet = ends[1].write("a", (), [Tensor("x", "UINT8", (70_000,), bytes(70_000))])
+    packet = ends[1].write("a", (), contents_of([Tensor("x", "UINT8", (70_000,), bytes(70_000))]))
     with pytest.raises(PermissionError):
         os.ftruncate(packet.files[0], 10)
     assert fcntl.fcntl(packet.files[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK

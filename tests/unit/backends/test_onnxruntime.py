@@ -1,6 +1,7 @@
 """Whole-backend tests: real ONNX files, real sessions, jobs made by hand."""
 
 import logging
+from itertools import product
 
 import numpy as np
 import onnx
@@ -232,7 +233,8 @@ def test_garbage_file(bench, content):
             [("INPUT0", "INT32", [16]), ("INPUT1", "BF16", [16])],
             [],
             8,
-            "unsupported datatype TYPE_BF16 for input 'INPUT1' for model 'm'",
+            "unable to load model 'm', configuration expects datatype TYPE_BF16 for input 'INPUT1', "
+            "model provides TYPE_INT32",
         ),
         (
             [("INPUT0", "INT32", [16]), ("INPUT1", "INT32", [8])],
@@ -288,11 +290,81 @@ def test_optional_inputs_do_not_batch(bench):
 
 
 def test_types_without_a_protocol_name(bench):
-    """BF16 in the file cannot be served through the Python interface; the tensor and its type are named."""
-    nodes = [h.make_node("Cast", ["IN"], ["OUT"], to=T.BFLOAT16)]
-    write(bench, nodes, [value("IN", T.FLOAT, [None, 2])], [value("OUT", T.BFLOAT16, [None, 2])])
-    expected = "unable to load model 'm': unsupported type tensor(bfloat16) of output 'OUT'"
+    """What the protocol cannot carry cannot be served; the tensor and its type are named."""
+    nodes = [h.make_node("SequenceConstruct", ["IN"], ["OUT"])]
+    write(
+        bench, nodes, [value("IN", T.FLOAT, [None, 2])], [h.make_tensor_sequence_value_info("OUT", T.FLOAT, [None, 2])]
+    )
+    expected = "unable to load model 'm': unsupported type seq(tensor(float)) of output 'OUT'"
     assert refused(bench, configuration()) == expected
+
+
+def bits(*values):
+    """Numbers as the bit patterns of BF16."""
+    return (np.array(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def brain(name, *rows):
+    array = np.array([bits(*row) for row in rows])
+    return Tensor(name, "BF16", array.shape, None, array)
+
+
+@pytest.mark.parametrize("out", [T.BFLOAT16, T.FLOAT], ids=["BF16", "FP32"])
+@pytest.mark.parametrize("into", [T.BFLOAT16, T.FLOAT], ids=["BF16", "FP32"])
+def test_brain_floats(bench, into, out):
+    """BF16 goes in and comes out bit by bit, beside other datatypes, alone, in batches and without rows."""
+    nodes = [h.make_node("Cast", ["IN"], ["wide"], to=T.FLOAT), h.make_node("Add", ["wide", "MORE"], ["sum"])]
+    nodes += [h.make_node("Cast", ["sum"], ["OUT"], to=out)]
+    inputs = [value("IN", into, [None, 2]), value("MORE", T.FLOAT, [None, 2])]
+    write(bench, nodes, inputs, [value("OUT", out, [None, 2])])
+    model, instance = opened(bench, configuration())
+    assert {item.data_type for item in model.config.input} >= {DataType.TYPE_FP32}
+    jobs = []
+    for row in ([1.5, -2.0], [0.25, 3e38], [float("inf"), -0.0]):
+        given = brain("IN", row) if into == T.BFLOAT16 else np.array([row], np.float32)
+        jobs.append(bench.job({"IN": given, "MORE": np.array([[1, 0]], np.float32)}))
+    instance.execute(bench.batch(jobs[0]))
+    instance.execute(bench.batch(*jobs[1:]))
+    got = [bench.outputs(job)["OUT"] for job in jobs]
+    expected = [[2.5, -2.0], [1.25, 3e38], [float("inf"), 0.0]]  # -0 + 0 is 0
+    for array, row in zip(got, expected, strict=True):
+        if out == T.BFLOAT16:
+            assert np.abs(array.astype(int) - bits(*row).astype(int)).max() <= 1  # rounded, where `bits` cuts off
+        else:
+            np.testing.assert_allclose(array, [row], rtol=0.01)
+    none = Tensor("IN", "BF16" if into == T.BFLOAT16 else "FP32", (0, 2), b"")
+    job = bench.job({"IN": none, "MORE": np.empty((0, 2), np.float32)})
+    instance.execute(bench.batch(job))
+    assert bench.outputs(job)["OUT"].shape == (0, 2)
+
+
+def test_brain_float_scalars(bench):
+    """A scalar of BF16 keeps its rank on the way to the model."""
+    write_identity(bench, T.BFLOAT16, [])
+    _, instance = opened(bench, configuration())
+    job = bench.job({"IN": Tensor("IN", "BF16", (1,), bits(7).tobytes())}, batching=False)
+    instance.execute(bench.batch(job))
+    assert bench.outputs(job)["OUT"].tolist() == bits(7).tolist()
+
+
+def test_brain_floats_do_not_alias_later_batches(bench):
+    """An answer stays what it was when the next batch is executed, also where the model hands on its input."""
+    write_identity(bench, T.BFLOAT16, [None, 2])
+    _, instance = opened(bench, configuration())
+    jobs = [bench.job({"IN": brain("IN", [number, number])}) for number in (1, 2)]
+    for job in jobs:
+        instance.execute(bench.batch(job))
+    assert [bench.outputs(job)["OUT"].tolist() for job in jobs] == [[bits(n, n).tolist()] for n in (1, 2)]
+
+
+def test_brain_floats_and_strings_do_not_mix(bench):
+    """No way into ONNX Runtime takes both: refused by name."""
+    inputs = [value("IN", T.BFLOAT16, [None, 2]), value("TEXT", T.STRING, [None, 1])]
+    nodes = [h.make_node("Identity", ["IN"], ["OUT"]), h.make_node("Identity", ["TEXT"], ["COPY"])]
+    write(bench, nodes, inputs, [value("OUT", T.BFLOAT16, [None, 2]), value("COPY", T.STRING, [None, 1])])
+    assert "unsupported datatype TYPE_BF16 for output 'OUT' for model 'm': not together with strings" in refused(
+        bench, configuration()
+    )
 
 
 def test_overridable_weights_may_be_inputs(bench):
@@ -563,7 +635,7 @@ def test_a_request_that_the_model_fails_for_fails_alone(bench, caplog, count, wr
 
 
 def test_fixed_shapes_run_through_plans(bench, sixteen):
-    """One plan per batch size, reused; a caller who wants fewer outputs goes the ordinary way."""
+    """One plan per batch size, reused; callers who all want fewer outputs have plans of their own."""
     write_addsub(bench)
     _, instance = opened(bench, addsub())
     inputs = {"INPUT0": sixteen, "INPUT1": sixteen}
@@ -573,6 +645,34 @@ def test_fixed_shapes_run_through_plans(bench, sixteen):
     assert set(instance._bound._plans) == {1, 2}
     instance.execute(bench.batch(*[bench.job(inputs, outputs=["OUTPUT0"]) for _ in range(3)]))
     assert set(instance._bound._plans) == {1, 2}
+    assert set(instance._bound._some_plans) == {(3, "OUTPUT0")}
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_callers_who_want_different_outputs_share_a_batch(bench, bound):
+    """Goal: each gets what it asked for of its own rows, through plans as without them, however many others want more
+    or less. Method: every batch of up to three callers with none, one, or both outputs named, and one or two rows."""
+    write_addsub(bench)
+    _, instance = opened(bench, addsub())
+    if not bound:
+        instance._bound = None
+    wishes = [(), ("OUTPUT0",), ("OUTPUT1",), ("OUTPUT1", "OUTPUT0")]
+    for count in (1, 2, 3):
+        for number, asked in enumerate(product(wishes, repeat=count)):
+            jobs, sums = [], []
+            for place, outputs in enumerate(asked):
+                rows = 1 + (number + place) % 2
+                left, right = (np.full((rows, 16), 100 * number + 10 * place + side, np.int32) for side in (0, 7))
+                jobs.append(bench.job({"INPUT0": left, "INPUT1": right}, outputs=list(outputs)))
+                sums.append({"OUTPUT0": left + right, "OUTPUT1": left - right})
+            instance.execute(bench.batch(*jobs))
+            for job, outputs, expected in zip(jobs, asked, sums, strict=True):
+                found = bench.outputs(job)
+                assert found.keys() == set(outputs or expected)
+                for name, values in found.items():
+                    np.testing.assert_array_equal(values, expected[name])
+    if bound:
+        assert instance._bound._some_plans
 
 
 def test_plans_are_bounded_in_number_and_size(bench, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
+import torch
 from despina.backends.onnxruntime import OnnxRuntimeBackend
 from despina.backends.openvino import OpenVINOBackend
 from despina.backends.openvino.signature import Signature
@@ -32,6 +33,8 @@ from despina.schema.wire.generated.inference import (
 from onnx import TensorProto as T
 from onnx import helper as h
 from openvino import opset13 as op
+
+from tests.unit.backends import tensorflow_models as models
 
 ADD_SUB = ("SUM", "DIFFERENCE")
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -314,6 +317,52 @@ def test_a_graph_of_tensorflow(bench):
     job = bench.job({"x:0": X})
     executed(bench, config(("x:0",), ("y:0",), default_model_filename="model.pbtxt"), job)
     np.testing.assert_array_equal(bench.outputs(job)["y:0"], 2 * X)
+
+
+def test_a_saved_model_of_tensorflow(bench):
+    """The folder, read without TensorFlow; by the names of its default signature."""
+    models.trained(bench.path / "1" / "model.savedmodel")
+    job = bench.job({"x": np.array([[2, 1], [0, 0]], np.float32)})
+    exact = {"HINT_BF16": "NO"}
+    executed(bench, config(("x",), ("y",), (-1,), default_model_filename="model.savedmodel", parameters=exact), job)
+    np.testing.assert_allclose(bench.outputs(job)["y"], [[2], [1]], atol=0.05)
+
+
+class Halves(torch.nn.Module):
+    def forward(self, a):
+        return a[:, :2], a[:, 2:] * 2
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pt2"])
+def test_files_of_pytorch(bench, name):
+    """Converted with PyTorch. Results without a name are called by their place."""
+    file = bench.path / "1" / name
+    file.parent.mkdir(parents=True)
+    if name == "model.pt":
+        torch.jit.trace(Halves(), (torch.zeros(2, 4),)).save(str(file))
+    else:
+        shapes = {"a": {0: torch.export.Dim("batch", max=8)}}
+        torch.export.save(torch.export.export(Halves(), (torch.zeros(2, 4),), dynamic_shapes=shapes), str(file))
+    given = config(("a",), (), max_batch_size=3, default_model_filename=name)
+    model, instance = opened(bench, given)
+    answered = [item.name for item in model.config.output]
+    if name == "model.pt":
+        assert answered == ["OUTPUT__0", "OUTPUT__1"]
+    job = bench.job({"a": X})
+    instance.execute(bench.batch(job))
+    found = bench.outputs(job)
+    np.testing.assert_array_equal(found[answered[0]], X[:, :2])
+    np.testing.assert_array_equal(found[answered[1]], X[:, 2:] * 2)
+
+
+def test_files_of_pytorch_without_pytorch(bench, monkeypatch):
+    (bench.path / "1").mkdir(parents=True)
+    (bench.path / "1" / "model.pt2").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = refused(bench, config(default_model_filename="model.pt2"), Unavailable)
+    assert found.startswith(
+        "unable to load model 'm': OpenVINO converts 'model.pt2' with torch, which cannot be imported"
+    )
 
 
 def test_instances_share_a_compiled_model_and_no_request(bench):

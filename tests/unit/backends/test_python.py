@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from despina.backends.python import PythonBackend, triton_python_backend_utils
 from despina.schema.datatype import TABLE
-from despina.schema.fault import Internal, InvalidArgument, ModelFailure, NotFound
+from despina.schema.fault import Internal, InvalidArgument, ModelFailure, NotFound, Unsupported
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import (
     DataType,
@@ -626,6 +626,35 @@ def test_bf16_is_refused_with_its_text(bench, run):
     )
 
 
+def test_bf16_through_dlpack(bench, run):
+    """A framework reads its numbers, and gives others back: whole tensors, empty ones, and capsules."""
+    pytest.importorskip("torch")
+    halves = b"\x80\x3f\x00\xc0"  # 1.0, -2.0
+    job = bench.job({"IN": Tensor("IN", "BF16", [1, 2], memory=halves)})
+    run(
+        """
+        import torch
+        given = torch.from_dlpack(requests[0].inputs()[0])
+        assert (given.dtype, given.tolist()) == (torch.bfloat16, [[1.0, -2.0]])
+        again = torch.utils.dlpack.from_dlpack(requests[0].inputs()[0].to_dlpack())
+        none = pb_utils.Tensor.from_dlpack("E", torch.zeros((0, 2), dtype=torch.bfloat16))
+        assert (none.triton_dtype(), none.shape()) == (14, [0, 2])
+        capsule = torch.utils.dlpack.to_dlpack(again * 2)
+        tensor = pb_utils.Tensor.from_dlpack("OUT", capsule)
+        try:
+            pb_utils.Tensor.from_dlpack("OUT", capsule)
+        except pb_utils.TritonModelException as error:
+            assert "cannot make tensor 'OUT' from DLPack" in str(error)
+        else:
+            raise AssertionError("it was used")
+        return [pb_utils.InferenceResponse([tensor])]
+        """,
+        job,
+    )
+    (answer,) = job.response.outputs
+    assert (answer.datatype, list(answer.shape), bytes(answer.memory())) == ("BF16", [1, 2], b"\x00\x40\x80\xc0")
+
+
 def test_untouched_inputs_pass_through(bench, run):
     """An input returned as an output, never looked at, keeps its datatype, BF16 too."""
     job = bench.job({"OUT": Tensor("OUT", "BF16", [1, 1], memory=b"\1\2")})
@@ -737,11 +766,16 @@ def test_sources_that_are_not_text(bench):
     assert load_failure(bench).startswith("SyntaxError: ")
 
 
-def test_execution_environments_are_refused_by_name(bench):
-    """What is not built yet is a load error, never ignored."""
+@pytest.mark.parametrize("value", ["yes", "no", "maybe", ""])
+def test_inputs_on_the_cpu(bench, value):
+    """They are, whatever is asked for; what is no answer to that is refused in the reference server's words."""
     write_execute(bench, "pass")
-    config = configuration(parameters={"EXECUTION_ENV_PATH": ModelParameter(string_value="x.tar.gz")})
-    assert "EXECUTION_ENV_PATH is not supported yet" in load_failure(bench, config, InvalidArgument)
+    config = configuration(parameters={"FORCE_CPU_ONLY_INPUT_TENSORS": ModelParameter(string_value=value)})
+    if value in ("yes", "no"):
+        assert opened(bench, config)
+    else:
+        text = f"Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: {value}'"
+        assert load_failure(bench, config, Unsupported) == text
 
 
 @pytest.mark.parametrize(("value", "movable"), [("inline", True), ("thread", False), ("auto", False), (None, False)])

@@ -15,6 +15,8 @@ from despina.schema.fault import DeadlineExceeded, ModelFailure, ShuttingDown
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 
+from tests import in_process
+
 CONFIG = """
 backend: "python"
 max_batch_size: 4
@@ -57,7 +59,7 @@ def opened(tmp_path, monkeypatch):
         (tmp_path / "m" / "1").mkdir(parents=True)
         (tmp_path / "m" / "config.pbtxt").write_text(CONFIG + more)
         (tmp_path / "m" / "1" / "model.py").write_text(PRELUDE + textwrap.indent(textwrap.dedent(methods), "    "))
-        return despina.open_engine(tmp_path, **options)
+        return despina.open_engine(tmp_path, backend_config=in_process.SETTING, **options)
 
     opening.hold, opening.threads = opened.hold, opened.threads
     yield opening

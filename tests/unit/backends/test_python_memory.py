@@ -17,6 +17,8 @@ from despina.schema.wire.generated.inference import (
     ModelOutput,
 )
 
+from tests import in_process
+
 HEAD = "import sys\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n"
 SMALL, LARGE = 4, COPY_BYTES_MAX // 4 + 1
 
@@ -181,7 +183,7 @@ async def test_answers_kept_for_later_are_not_the_next_requests(bench):
         """
     )
     got = {}
-    async with despina.open_engine(bench.path.parent) as engine:
+    async with despina.open_engine(bench.path.parent, backend_config=in_process.SETTING) as engine:
 
         async def ask(number):
             stream = engine.stream("m", {"IN": np.full((1, LARGE), number, np.int32)})

@@ -8,6 +8,8 @@ import despina
 import numpy as np
 import pytest
 
+from tests import in_process
+
 CONFIG = """
 backend: "python"
 max_batch_size: 0
@@ -55,7 +57,9 @@ def shown(engine):
 
 async def test_metrics_are_there_as_long_as_an_instance_has_them(repository):
     """Instances and models share a family; each series goes with its last holder, the family with the last model."""
-    async with despina.open_engine(repository, model_control_mode="explicit", load_model="*") as engine:
+    async with despina.open_engine(
+        repository, backend_config=in_process.SETTING, model_control_mode="explicit", load_model="*"
+    ) as engine:
         for name in "ab":
             await engine.infer(name, {"IN": np.array([2, 3], np.int32)})
         gc.collect()
@@ -78,7 +82,9 @@ async def test_a_model_that_does_not_load_leaves_no_metrics(repository):
     """What it made before it failed goes at once."""
     file = repository / "b" / "1" / "model.py"
     file.write_text(MODEL.replace("self.me = self", "raise ValueError('no')"))
-    async with despina.open_engine(repository, model_control_mode="explicit") as engine:
+    async with despina.open_engine(
+        repository, backend_config=in_process.SETTING, model_control_mode="explicit"
+    ) as engine:
         with pytest.raises(despina.Fault, match="no"):
             await engine.load("b")
         assert not engine.custom_metrics._families

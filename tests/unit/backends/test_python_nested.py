@@ -14,6 +14,8 @@ import trio
 from despina.engine import nesting
 from despina.schema.fault import Cancelled, DeadlineExceeded
 
+from tests import in_process
+
 CONFIG = """
 backend: "python"
 max_batch_size: 0
@@ -70,7 +72,7 @@ class Models:
 
     @asynccontextmanager
     async def opened(self, **options):
-        async with despina.open_engine(self.folder, **options) as engine:
+        async with despina.open_engine(self.folder, backend_config=in_process.SETTING, **options) as engine:
             yield engine
 
 

@@ -35,8 +35,8 @@ class TritonPythonModel:
 """
 
 
-@pytest.fixture
-def written(tmp_path):
+@pytest.fixture(params=["none", "process"])
+def written(request, tmp_path):
     """Writes a model and opens an engine over it: `async with written(code) as engine`. `each` code runs per request,
     with `sender` and `xs`."""
 
@@ -45,7 +45,7 @@ def written(tmp_path):
         (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
         body = EACH + textwrap.indent(textwrap.dedent(each), " " * 12) if each is not None else textwrap.dedent(code)
         (tmp_path / "m" / "1" / "model.py").write_text(PRELUDE + body)
-        return despina.open_engine(tmp_path, **options)
+        return despina.open_engine(tmp_path, backend_config={"python": {"isolation": request.param}}, **options)
 
     return write
 
@@ -175,6 +175,26 @@ async def test_misuse_is_told(written, each, count, text):
         assert isinstance(fault, ModelFailure)
         assert text in fault.message
         assert await answers(engine, 0) == []
+
+
+async def test_an_error_comes_after_what_waits_for_its_caller(written):
+    """Also answers that their caller has no room for yet when `execute` raises."""
+    async with written(
+        each="for x in xs:\n    sender.send(numbers(x))\nraise ValueError('bad')", stream_responses_max=2
+    ) as engine:
+        came = []
+
+        async def take_slowly():
+            async for result in engine.stream("m", {"IN": np.arange(8, dtype=np.int32)}):
+                came.append(int(result["OUT"][0]))
+                await trio.sleep(0.01)
+
+        with trio.fail_after(10), pytest.raises(ModelFailure, match="ValueError: bad"):
+            await take_slowly()
+        assert came == list(range(8))
+        await idle(engine)
+        (counted,) = engine.statistics("m")
+        assert (counted.inference_stats.success.count, counted.inference_stats.fail.count) == (0, 1)
 
 
 async def test_a_sender_is_closed_by_the_final_flag(written):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import trio
 
+from tests import in_process
+
 CONFIG = """
 backend: "python"
 max_batch_size: 0
@@ -44,7 +46,7 @@ def opened(tmp_path):
         (tmp_path / "m" / "1").mkdir(parents=True)
         (tmp_path / "m" / "config.pbtxt").write_text(CONFIG + more)
         (tmp_path / "m" / "1" / "model.py").write_text(head + methods)
-        return despina.open_engine(tmp_path)
+        return despina.open_engine(tmp_path, backend_config=in_process.SETTING)
 
     return open_it
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 import textwrap
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from despina.backends.pytorch import PyTorchBackend
+from despina.backends.pytorch import PyTorchBackend, files
 from despina.backends.pytorch.naming import Arguments, arguments_of, results_of
+from despina.backends.pytorch.tensors import to_host, to_torch
+from despina.backends.regions import RegionCopies
+from despina.schema.datatype import BY_NAME
 from despina.schema.fault import Internal, InvalidArgument, ModelFailure, Unavailable
+from despina.schema.shared_memory import SharedUse
 from despina.schema.wire.generated.inference import (
     DataType,
     ModelConfig,
@@ -412,3 +419,178 @@ def test_states_have_indexes(bench):
     state = ModelSequenceBatchingState(input_name="S", output_name="T__1", data_type=FP32, dims=[1])
     given = config(("a__0",), ("y__0",), sequence_batching=sequences(state=[state]))
     assert "is using sequence batching with state but not all inputs and outputs" in refused(bench, given)
+
+
+# --- On devices
+
+
+class OnDevice:
+    """A result in a GPU's memory, and what becomes of it."""
+
+    is_cuda = True
+    shape, dtype = (1,), "f4"
+
+    def __init__(self, name):
+        self.name = name
+
+    def detach(self):
+        return self
+
+
+def test_outputs_are_waited_for_once():
+    """Goal: all copies from the device are under way before its stream is waited for; what is on the host stays."""
+    seen = []
+
+    class Landed:
+        def copy_(self, source, *, non_blocking):
+            assert non_blocking
+            seen.append(source.name)
+
+    def empty(shape, *, dtype, pin_memory):
+        assert (shape, dtype, pin_memory) == ((1,), "f4", True)
+        return Landed()
+
+    stream = SimpleNamespace(synchronize=lambda: seen.append("waited"))
+    results = {"a": OnDevice("a"), "text": ["x"], "b": OnDevice("b")}
+    found = to_host(SimpleNamespace(Tensor=OnDevice, empty=empty), results, stream)
+    assert seen == ["a", "b", "waited"]
+    assert (list(found), found["text"]) == (["a", "text", "b"], ["x"])
+    assert to_host(SimpleNamespace(Tensor=OnDevice), {"text": ["x"]}, None) == {"text": ["x"]}
+
+
+@pytest.mark.parametrize("name", ["FP32", "BF16", "INT64"])
+def test_inputs_go_through_pinned_memory(name):
+    """Goal: an input is copied once into memory that the device copies by itself, without anybody waiting."""
+    kind = BY_NAME[name]
+    array = np.arange(4).astype(kind.dtype)
+    array.flags.writeable = False
+    device = SimpleNamespace(type="cuda")
+
+    class Pinned:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            self.numpy = tensor.numpy
+
+        def to(self, target, *, non_blocking):
+            assert (target, non_blocking) == (device, True)
+            return self.tensor
+
+    def empty(shape, *, dtype, pin_memory):
+        assert pin_memory
+        return Pinned(torch.empty(shape, dtype=dtype))
+
+    stand_in = SimpleNamespace(from_numpy=torch.from_numpy, empty=empty, bfloat16=torch.bfloat16)
+    tensor = to_torch(stand_in, array, kind, device)
+    assert tensor.dtype == {"FP32": torch.float32, "BF16": torch.bfloat16, "INT64": torch.int64}[name]
+    assert tensor.view(torch.int16 if name == "BF16" else tensor.dtype).tolist() == array.tolist()
+
+
+class Region:
+    """Memory that is a device's, as far as anybody can tell: an array's."""
+
+    on_device = True
+
+    def __init__(self, array):
+        self.array, self.byte_size = array, array.nbytes
+        self.reads = 0
+
+    def find(self, place, is_input):
+        return self
+
+    def read(self):
+        self.reads += 1
+        return memoryview(bytearray(self.array.tobytes()))
+
+    def read_to_device(self, device_id, address, size):
+        assert size <= self.byte_size
+        ctypes.memmove(address, self.array.ctypes.data, size)
+
+    def write_from_device(self, device_id, address, size):
+        assert size <= self.byte_size
+        ctypes.memmove(self.array.ctypes.data, address, size)
+
+
+def on_regions(bench, source, kind, *, target=None, **request):
+    job = bench.job({"x": source}, **request)
+    job.request.shared = SharedUse(Region(source))
+    job.request.inputs["x"] = job.request.shared.input("x", kind, source.shape, None)
+    if target is not None:
+        job.request.shared._regions = Region(target)
+        job.request.shared.output("y", None)
+    return job
+
+
+@pytest.mark.parametrize("kind", ["FP32", "BF16", "INT64"])
+def test_tensors_that_stay_on_the_device(bench, kind):
+    """Goal: inputs come from their callers' regions and outputs go there without the host, each job's rows to its own.
+    Method: a CPU that is taken for a device."""
+    scripted(bench, "class M(torch.nn.Module):\n    def forward(self, x):\n        return x + x\n")
+    wanted = DataType[f"TYPE_{kind}"]
+    instance = opened(bench, config(input=tensors(["x"], wanted), output=outputs(["y"], wanted)))
+    instance._regions = RegionCopies(instance._gatherer, instance._scatterer, 0)
+    dtype = BY_NAME[kind].dtype
+    sources = [np.arange(4 * rows).reshape(rows, 4).astype(dtype) for rows in (1, 2)]
+    if kind == "BF16":
+        sources = [(rows.astype(np.float32).view(np.uint32) >> 16).astype(dtype) for rows in sources]
+    targets = [np.zeros_like(rows) for rows in sources]
+    jobs = [on_regions(bench, rows, kind, target=target) for rows, target in zip(sources, targets, strict=True)]
+    instance.execute(bench.batch(*jobs))
+    for job, rows, target in zip(jobs, sources, targets, strict=True):
+        assert job.fault is None, job.fault
+        (output,) = job.response.outputs
+        assert (output.name, output.datatype, output.shape, bytes(output.memory())) == ("y", kind, rows.shape, b"")
+        doubled = rows + rows
+        if kind == "BF16":
+            numbers = (rows.astype(np.uint32) << 16).view(np.float32) * 2
+            doubled = (numbers.view(np.uint32) >> 16).astype(dtype)
+        np.testing.assert_array_equal(target, doubled)
+
+
+def test_tensors_that_come_to_the_host(bench):
+    """Goal: where somebody's input is elsewhere, or a result is not laid out row by row, the answers are the same."""
+    scripted(bench, "class M(torch.nn.Module):\n    def forward(self, x):\n        return x.t().contiguous().t()\n")
+    instance = opened(bench, config(["x"], ["y"]))
+    instance._regions = RegionCopies(instance._gatherer, instance._scatterer, 0)
+    rows, target = np.arange(4, dtype=np.float32).reshape(2, 2), np.zeros((2, 2), np.float32)
+    jobs = [on_regions(bench, rows, "FP32", target=target), bench.job({"x": rows + 1})]
+    instance.execute(bench.batch(*jobs))
+    np.testing.assert_array_equal(bench.outputs(jobs[0])["y"], rows)
+    np.testing.assert_array_equal(bench.outputs(jobs[1])["y"], rows + 1)
+    assert not target.any()
+
+
+def test_files_of_torch_tensorrt(bench, monkeypatch):
+    """A file that PyTorch does not understand and Torch-TensorRT does is read again when that is there; else the
+    message names it."""
+    scripted(bench, "class M(torch.nn.Module):\n    def forward(self, x):\n        return x\n")
+    wanted = config(["x"], ["y"])
+    load, known = torch.jit.load, set()
+
+    def alone(*arguments, **options):
+        if "torch_tensorrt" not in sys.modules or sys.modules["torch_tensorrt"] is None:
+            raise RuntimeError("Unknown type name '__torch__.torch.classes.tensorrt.Engine'")
+        known.add("tensorrt")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch.jit, "load", alone)
+    message = refused(bench, wanted, Unavailable)
+    assert "its file was compiled by Torch-TensorRT" in message
+    assert "pip install torch-tensorrt" in message
+
+    def find(name, *_):
+        if name == "torch_tensorrt":
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+        return sys.modules[name]
+
+    monkeypatch.setattr(files.importlib, "import_module", find)
+    PyTorchBackend().open_model(bench.context(wanted))
+    assert known == {"tensorrt"}
+
+
+def test_files_for_compute_capabilities(bench):
+    """On a GPU the file that the configuration has for such, on CPUs and others the default."""
+    capability = SimpleNamespace(cuda=SimpleNamespace(get_device_capability=lambda device: (9, 0)))
+    wanted = config(cc_model_filenames={"9.0": "hopper.pt"})
+    assert files._for_device(capability, wanted, torch.device("cuda:0")) == "hopper.pt"
+    assert files._for_device(capability, wanted, torch.device("cpu")) == ""
+    assert files._for_device(capability, config(cc_model_filenames={"7.5": "x.pt"}), torch.device("cuda:0")) == ""

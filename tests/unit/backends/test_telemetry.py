@@ -1,4 +1,4 @@
-"""ONNX Runtime sends nothing home and leaves nothing behind, whoever imports it in the server's process."""
+"""ONNX Runtime sends nothing home and leaves nothing behind, whoever imports it."""
 
 import os
 import subprocess
@@ -35,8 +35,8 @@ with despina.blocking.open_engine(sys.argv[1]) as engine:
 """
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "python"])
-def test_no_file_in_a_fresh_home(tmp_path, backend):
+@pytest.mark.parametrize(("backend", "isolation"), [("onnxruntime", ""), ("python", "none"), ("python", "process")])
+def test_no_file_in_a_fresh_home(tmp_path, backend, isolation):
     """A program that serves one request leaves its user's folder as it was."""
     home, version = tmp_path / "home", tmp_path / "models" / "m" / "1"
     home.mkdir()
@@ -49,8 +49,9 @@ def test_no_file_in_a_fresh_home(tmp_path, backend):
         graph = h.make_graph([h.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
         onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8), version / "model.onnx")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    environment = {**kept, "HOME": str(home), "DESPINA_ISOLATION": isolation}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "models")]
-    done = subprocess.run(command, env={**kept, "HOME": str(home)}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[[1.0]]\n", done.stderr
     assert list(home.rglob("*")) == []
 

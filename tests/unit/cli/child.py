@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import io
+import logging
 import os
 import re
 import subprocess
 import sys
 import threading
 
+import attrs
 import orjson
+from despina.frontends.cli.verbs import run_verb
+
+from tests import in_process
 
 MODEL = """
 import time
 import numpy
 import triton_python_backend_utils as pb_utils
+
+from tests import in_process
 
 
 class TritonPythonModel:
@@ -23,13 +32,16 @@ class TritonPythonModel:
         time.sleep(max(float(seconds.max()) for seconds in inputs))
         return [pb_utils.InferenceResponse([pb_utils.Tensor("TWICE", seconds * 2)]) for seconds in inputs]
 """
-CONFIG = """
+CONFIG = (
+    """
 backend: "python"
 max_batch_size: 64
 input [ { name: "SECONDS" data_type: TYPE_FP32 dims: [ 1 ] } ]
 output [ { name: "TWICE" data_type: TYPE_FP32 dims: [ 1 ] } ]
 dynamic_batching { }
 """
+    + in_process.PARAMETER
+)
 COMMAND = [sys.executable, "-c", "from despina.frontends.cli import main; main()"]
 WAIT_S = 30
 
@@ -43,7 +55,7 @@ def add_model(folder, name, source):
 class Serving:
     """A running `despina serve` on ports of its own. Output is collected as it comes."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, command=COMMAND, **environment):
         self.lines = []
         ports = [
             "--http-port=0",
@@ -53,7 +65,8 @@ class Serving:
             "--grpc-address=127.0.0.1",
         ]
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *ports, *arguments],
+            [*command, "serve", *ports, *arguments],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,6 +123,31 @@ def send(port, seconds):
     body = {"inputs": [{"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [seconds]}]}
     connection.request("POST", "/v2/models/sleeper/infer", orjson.dumps(body))
     return connection
+
+
+@attrs.frozen
+class Done:
+    """As subprocess has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def ask(*arguments, stdin=b""):
+    """The same for a verb that asks a server, in this process: half a second less each."""
+    said, complained = io.StringIO(), io.StringIO()
+    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin))
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler).__module__.startswith("despina."):  # of a server that another test has run in this process
+            root.removeHandler(handler)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+            code = run_verb(arguments)
+    finally:
+        sys.stdin = before
+    return Done(code, said.getvalue(), complained.getvalue())
 
 
 def run(*arguments):

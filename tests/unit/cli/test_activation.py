@@ -86,6 +86,8 @@ def passed_on(command, sockets, names=None):
         ("HTTP,GRPC,metrics", "metrics:grpc:http", "GRPC=4 HTTP=5 metrics=3"),
         ("HTTP,GRPC,metrics", "http:http:x.socket", "GRPC=5 HTTP=3+4"),
         ("HTTP,GRPC,metrics", "GRPC", "GRPC=3 HTTP=4 metrics=5"),
+        ("metrics,SageMaker,Vertex AI", "vertex-ai:SageMaker:metrics", "SageMaker=4 Vertex AI=3 metrics=5"),
+        ("HTTP,metrics", "vertex-ai:x:y", "refused: a socket was passed on for the vertex-ai door, which is not open"),
         ("HTTP,GRPC", None, "refused: 3 sockets were passed on for 2 open doors"),
         ("HTTP,GRPC,metrics", "grpc:grpc:grpc", "GRPC=3+4+5"),
         ("HTTP,metrics", "grpc:x:y", "refused: a socket was passed on for the grpc door, which is not open"),
@@ -153,7 +155,7 @@ def test_server_on_unix_sockets(tmp_path):
     command = [sys.executable, "-c", "from despina.frontends.cli import main; main()", "serve", "--metrics-port=0"]
     command += [f"--model-repository={tmp_path / 'models'}"]
     process = subprocess.Popen(
-        [*command, *(f"--{door}-address=unix:{path}" for door, path in paths.items())],
+        [*command, "--unix-socket-mode=600", *(f"--{door}-address=unix:{path}" for door, path in paths.items())],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -164,6 +166,7 @@ def test_server_on_unix_sockets(tmp_path):
             said.append(process.stdout.readline())
             assert said[-1], "".join(said)
         assert "Started Metrics Service at 127.0.0.1:" in said[-1]
+        assert [path.stat().st_mode & 0o777 for path in paths.values()] == [0o600, 0o600]
         with tritonclient.grpc.InferenceServerClient(f"unix:{paths['grpc']}") as client:
             assert client.is_server_live(client_timeout=WAIT_S)
         with socket.socket(socket.AF_UNIX) as client:

@@ -44,6 +44,7 @@ def test_every_option_fits():
     assert max(map(len, text.split("\n"))) <= 80
     assert "| strict_readiness                      | true" in text
     assert "| grpc_infer_response_compression_level | none" in text
+    assert f"| despina_version                       | {despina.__version__}" in text
 
 
 async def test_models_and_backends(tmp_path):

@@ -65,6 +65,25 @@ def test_rotation(log):
     assert not list(log.path.iterdir())
 
 
+def test_rotation_without_a_signal(log):
+    """Goal: a file that was moved away or removed has a successor with the next line; one whose name cannot be opened
+    stays in use, and so does one that its mover has copied and truncated."""
+    log.info("one")
+    log.path.rename(log.path.with_name("old"))
+    log.info("two")
+    assert (log.path.with_name("old").read_text(), log.path.read_text()) == ("one\n", "two\n")
+    log.path.unlink()
+    log.info("three")
+    assert log.path.read_text() == "three\n"
+    os.truncate(log.path, 0)
+    log.info("four")
+    assert log.path.read_text() == "four\n"
+    old = log.path.rename(log.path.with_name("older"))
+    log.path.mkdir()
+    log.info("five")
+    assert old.read_text() == "four\nfive\n"
+
+
 def test_line_that_cannot_be_formatted(log, capsys):
     """Goal: the caller, a user's model perhaps, hears nothing of it."""
     for message, arguments in (("%d", ("no number",)), ("a half \ud800 character", ())):
@@ -75,4 +94,4 @@ def test_line_that_cannot_be_formatted(log, capsys):
 
 def test_not_for_children(log):
     """Goal: a program that a model starts does not inherit the file."""
-    assert not os.get_inheritable(log.file._descriptor)
+    assert not os.get_inheritable(log.file.descriptor)

@@ -69,8 +69,8 @@ async def test_time_over(autojump_clock, ended):
     assert stopping.exit_code == 1
 
 
-async def test_hang_up_with_a_log_file(autojump_clock, ended):
-    """Goal: it is opened anew as often as asked, also while the server stops."""
+async def test_hang_up_with_something_to_read_anew(autojump_clock, ended):
+    """Goal: it is done as often as asked, also while the server stops."""
     opened = []
     stopping = Stopping(30, lambda: opened.append(stopping.asked.is_set()))
     await after([(0, signal.SIGHUP), (1, signal.SIGTERM), (5, signal.SIGHUP)], stopping)

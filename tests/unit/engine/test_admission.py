@@ -5,7 +5,7 @@ import pytest
 from despina.engine.request.admission import BATCH_NOTE, Admission
 from despina.engine.request.job import Job
 from despina.schema.fault import InvalidArgument
-from despina.schema.inference import InferenceRequest
+from despina.schema.inference import InferenceRequest, Template
 from despina.schema.model_config import parse_config
 from despina.schema.shared_memory import SharedTensor
 from despina.schema.tensor import Tensor, encode_bytes
@@ -273,15 +273,16 @@ def values(*numbers, shape=None):
 
 
 def test_shape_tensors_have_no_batch_dimension():
-    """Goal: rows are the other inputs' first dimension; shape and size of a shape tensor are its own."""
+    """Goal: rows are the other inputs' first dimension; shape and size of a shape tensor are its own, with a value
+    more than configured, the first: how many rows there are."""
     rules = admission(A, SHAPE)
-    assert admit(rules, int32("A", (3, 2)), values(3, 4)).batch_size == 3
-    assert admit(rules, values(3, 4), int32("A", (2, 2))).batch_size == 2
-    assert admit(admission(SHAPE), values(3, 4)).batch_size == 1
+    assert admit(rules, int32("A", (3, 2)), values(3, 4, 5)).batch_size == 3
+    assert admit(rules, values(2, 3, 4), int32("A", (2, 2))).batch_size == 2
+    assert admit(admission(SHAPE), values(1, 3, 4)).batch_size == 1
     text = refusal(rules, int32("A", (3, 2)), values(3, 4, 5, 6, 7, 8, shape=[3, 2]))
-    assert text == f"{P}unexpected shape for input 'S' for model 'm'. Expected [2], got [3,2]. "
-    text = refusal(rules, int32("A", (3, 2)), wire("S", "INT32", [2], bytes(24)))
-    assert text == f"{P}input byte size mismatch for input 'S' for model 'm'. Expected 8, got 24"
+    assert text == f"{P}unexpected shape for input 'S' for model 'm'. Expected [3], got [3,2]. "
+    text = refusal(rules, int32("A", (3, 2)), wire("S", "INT32", [3], bytes(24)))
+    assert text == f"{P}input byte size mismatch for input 'S' for model 'm'. Expected 12, got 24"
 
 
 def test_shape_tensors_join_equal_values_only():
@@ -387,6 +388,41 @@ def test_raw_requests(spec, batch, memory, shape, content):
 def test_raw_refusals(specs, memory, text):
     """Goal: what cannot be deduced, or does not fit when deduced."""
     assert refusal(admission(*specs), raw(memory), raw=True) == P + text
+
+
+def test_what_is_alike_is_admitted_alike():
+    """Goal: requests of one template get the rows and the key that the first of them got."""
+    rules = admission(("A", "INT32", [-1]), ("B", "FP32", [2], "optional: true"))
+    template = Template()
+    jobs = []
+    for _ in range(3):
+        job = Job(InferenceRequest("m", {"A": int32(shape=(3, 5))}), None)
+        job.request.template = template
+        rules.admit(job)
+        jobs.append(job)
+    other = admit(rules, int32(shape=(3, 4)))
+    assert [(job.batch_size, job.key) for job in jobs] == [(3, jobs[0].key)] * 3
+    assert other.key != jobs[0].key
+
+
+def test_texts_of_what_is_alike_are_counted_each_time():
+    """Goal: a template knows sizes, and no elements: the second request's lengths do not add up, and it is told so."""
+    rules = admission(("S", "STRING", [-1]))
+    template = Template()
+    sound = encode_bytes([b"ab", b"cd"])
+    for memory in (sound, b"\xff" + sound[1:], sound):
+        job = Job(InferenceRequest("m", {"S": wire("S", "BYTES", (1, 2), memory)}), None)
+        job.request.template = template
+        if memory == sound:
+            rules.admit(job)
+            assert job.batch_size == 1
+            continue
+        with pytest.raises(InvalidArgument) as caught:
+            rules.admit(job)
+        assert caught.value.message == P + (
+            "incomplete string data for inference input 'S' for model 'm', expecting string of length 255 but only 8 "
+            "bytes available"
+        )
 
 
 TYPES = ["INT32", "FP16", "BYTES", "BOOL", "NONE"]

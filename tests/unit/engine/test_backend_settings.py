@@ -54,9 +54,9 @@ def test_nothing_to_compare_with(warned):
 
 def test_backends_that_are_not_installed_and_settings_for_all(warned):
     """Goal: both are said at once: no load will bring them up."""
-    (absent, for_all) = warned({"tensorflow": {"version": "2"}, "": {"default-max-batch-size": "8", "maximum": "1"}})
-    assert absent[1].startswith("--backend-config tensorflow,...: no backend 'tensorflow' is installed.")
+    (absent, for_all) = warned({"caffe": {"version": "2"}, "": {"default-max-batch-size": "8", "maximum": "1"}})
+    assert absent[1].startswith("--backend-config caffe,...: no backend 'caffe' is installed.")
     assert for_all[1] == (
-        "--backend-config maximum=...: no setting for all backends (there is default-max-batch-size); each is given it "
-        "nevertheless."
+        "--backend-config maximum=...: no setting for all backends (there is backend-directory, default-max-batch-size)"
+        "; each is given it nevertheless."
     )

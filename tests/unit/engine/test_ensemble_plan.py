@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from despina.engine.model.ensemble.graph import Graph, Step
 from despina.engine.model.ensemble.places import Places
-from despina.engine.model.ensemble.plan import Progress, needed, plan_of
+from despina.engine.model.ensemble.plan import OPENING, Progress, needed, plan_of
 from despina.engine.model.ensemble.sequences import SequenceFacts, facts_in
 from despina.engine.repository.ensembles import in_order
 from despina.schema.fault import InvalidArgument
@@ -88,7 +88,7 @@ def test_plans_are_what_the_naive_oracle_says(drawn, data):
         uses_left = [t for step in stage.steps for _, t in step.inputs]
         if stage.ending is None:
             uses_left += outputs
-        ready, begun, opened = list(progress.give(there)), [], {}
+        ready, begun, opened = progress.give(OPENING, there.items()), [], {}
         while ready:
             step = ready.pop(data.draw(st.integers(0, len(ready) - 1)))
             begun.append(step.index)
@@ -100,7 +100,7 @@ def test_plans_are_what_the_naive_oracle_says(drawn, data):
                 assert step is stage.ending
                 opened = made
             else:
-                ready += progress.give(made)
+                ready += progress.give(step.index, made.items())
             assert progress.there.keys() <= set(uses_left), "what nothing needs is let go"
         assert sorted(begun) == sorted(index for index, its in expected.items() if its == depth)
         there = opened

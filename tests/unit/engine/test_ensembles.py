@@ -427,7 +427,7 @@ async def test_so_many_requests_may_be_in_one_step(virtual_time, repository, bac
 
 
 async def test_an_ensemble_has_a_bound_too(virtual_time, repository, backend, opened, work):
-    """Goal: more than `queue_size_max` in flight are refused, and counted nowhere."""
+    """Goal: more than `queue_size_max` in flight are refused, and counted as no failure of the protocol's."""
     work.cost_s = {"a": 1}
     write_model(repository, "a", instances=4)
     write_ensemble(repository, "e", steps=chain("a"))
@@ -438,6 +438,7 @@ async def test_an_ensemble_has_a_bound_too(virtual_time, repository, backend, op
         with pytest.raises(QueueFull) as caught:
             engine.model("e").submit(request("e", id="z"), Caller())
         assert caught.value.message == "[request id: z] Exceeds maximum queue size"
+        assert engine.model("e").statistics.unserved["queue_full"] == 1
         await trio.sleep(2)
         assert counts(engine, "e") == (2, {})
 

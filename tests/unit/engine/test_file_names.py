@@ -8,12 +8,16 @@ import despina
 import numpy as np
 import pytest
 
+from tests import in_process
+
 MODEL = """
 import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def execute(self, requests):
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([[VALUE]], np.float32))]) for _ in requests]
 import numpy as np
+
+from tests import in_process
 VALUE = {value}
 open({witness!r}, "a").write("{value}")
 """
@@ -41,7 +45,9 @@ def folder(tmp_path):
 
 async def loaded(folder, **config):
     """What the model answers after a load with this configuration."""
-    async with despina.open_engine(folder / "models", model_control_mode="explicit") as engine:
+    async with despina.open_engine(
+        folder / "models", backend_config=in_process.SETTING, model_control_mode="explicit"
+    ) as engine:
         await engine.load("m", config=json.dumps({**CONFIG, **config}))
         result = await engine.infer("m", {"IN": np.zeros((1, 1), np.float32)})
         return int(result["OUT"][0, 0])

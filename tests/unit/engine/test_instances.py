@@ -18,12 +18,13 @@ from despina.schema.fault import (
 from tests.fakes import FakeBackend, answer, request, value_of, write_model
 
 EXPLICIT = {"model_control_mode": "explicit", "load_model": "m"}
-THREADS = ("task", "thread", "movable", "inline")
+THREADS = ("task", "prompt", "thread", "movable", "inline")
 
 
 def scripted(backend, how, behave):
     """The same behaviour for each kind of instance. Returns the model parameter that forces the kind."""
-    backend.asynchronous = how == "task"
+    backend.asynchronous = how in ("task", "prompt")
+    backend.prompt = how == "prompt"
     backend.movable = how in ("movable", "inline")
 
     async def execute(batch):
@@ -263,7 +264,7 @@ def warmup(inputs, *, batch_size=2, count=3, name="first"):
     return f"model_warmup [{{ {sample} }}]"
 
 
-@pytest.mark.parametrize("how", ["task", "thread"])
+@pytest.mark.parametrize("how", ["task", "prompt", "thread"])
 @pytest.mark.parametrize(
     ("inputs", "content"),
     [

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import subprocess
 import sys
 
 import attrs
 import despina
+import numpy as np
 import pytest
+import trio
 from despina.engine.port.options import EngineOptions
 from despina.engine.request.call import InferOptions, request_of
 from despina.schema import fault as fault_module
 
 from tests.fakes import FakeBackend, write_model
 
-RIGHT = """
+RIGHT = '''
+from typing import Unpack
+
 import despina
 
 async def run() -> None:
@@ -31,7 +36,13 @@ def block() -> None:
             list(engine.stream("a", {}, parameters={"k": 1}))
     except (despina.NotFound, despina.QueueFull) as fault:
         print(fault.message)
-"""
+
+def wrapped(**options: Unpack[despina.EngineOptions]) -> despina.EngineSettings:
+    """What a program of the user's own does that passes options on."""
+    with despina.blocking.open_engine("models", **options) as engine:
+        engine.infer("a", {})
+    return despina.EngineSettings(model_repository="models", id="x", load_model="a", model_control_mode="explicit")
+'''
 WRONG = """
 import despina
 
@@ -45,6 +56,9 @@ def block(engine: despina.blocking.BlockingEngine) -> None:
     despina.blocking.open_engine("models", load_models=["a"])
     engine.infer("a", {}, priority="1")
     engine.stream("a", {}, time_out=1)
+
+def wrapped(options: despina.EngineOptions) -> None:
+    options["queue_size_max"] = "many"
 """
 
 
@@ -68,7 +82,7 @@ def test_mypy_knows_every_option(tmp_path):
     found, said = checked(tmp_path, RIGHT)
     assert not found, said
     found, said = checked(tmp_path, WRONG)
-    assert found == {5, 6, 7, 8, 11, 12, 13}, said
+    assert found == {5, 6, 7, 8, 11, 12, 13, 16}, said
 
 
 def test_options_are_the_settings_fields():
@@ -122,3 +136,68 @@ async def test_a_list_of_models_needs_the_mode_that_reads_it(tmp_path, options):
         despina.blocking.open_engine(tmp_path, backends={"fake": FakeBackend()}, load_model="a", **options),
     ):
         pass  # pragma: no cover
+
+
+ONE = {"IN": np.array([[7]], np.int32)}
+
+REFUSED = [
+    ({"model_control_mod": "explicit"}, TypeError, "no option 'model_control_mod'; did you mean 'model_control_mode'?"),
+    ({"load-model": ["a"]}, TypeError, "no option 'load-model'; did you mean 'load_model'?"),
+    ({"http_port": 1}, TypeError, "no option 'http_port': it is one of `despina serve`"),
+    ({"trace_config": "x"}, TypeError, "traces are set with trace=despina.TraceSettings"),
+    ({"wings": 2, "load_models": "a"}, TypeError, "'wings'; despina.EngineSettings lists them; open_engine has no opt"),
+    ({"model_control_mode": "explicit_"}, ValueError, "got 'explicit_'; did you mean 'explicit'?"),
+    ({"model_load_thread_count": "4"}, TypeError, "'model_load_thread_count' must be a whole number, got '4'"),
+    ({"exit_timeout_secs": None}, TypeError, "'exit_timeout_secs' must be a number, got None"),
+    ({"exit_on_error": "no"}, TypeError, "'exit_on_error' must be True or False, got 'no'"),
+    ({"queue_size_max": True}, TypeError, "'queue_size_max' must be a whole number, got True"),
+    ({"cache_config": "local"}, TypeError, "'cache_config' must be a mapping of names to mappings, got 'local'"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "words"), REFUSED)
+async def test_what_cannot_be_is_said_in_words(tmp_path, options, kind, words):
+    """Goal: a wrong name or value is refused before anything opens, with the name that was meant; both doors alike."""
+    with pytest.raises(kind) as refusal:
+        async with despina.open_engine(tmp_path, **options):
+            pass  # pragma: no cover
+    assert words in str(refusal.value)
+    with pytest.raises(kind) as refusal, despina.blocking.open_engine(tmp_path, **options):
+        pass  # pragma: no cover
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), 3])
+def test_numbers_of_other_libraries_are_numbers(number):
+    """Goal: counts and seconds may come from arrays."""
+    settings = despina.EngineSettings(model_repository="x", queue_size_max=number, load_wait_secs=number)
+    assert settings.queue_size_max == 3
+
+
+def test_asyncio_is_told_what_to_use_instead(tmp_path):
+    """Goal: the error names two ways under asyncio, and both of them work there."""
+    write_model(tmp_path, "a")
+
+    async def in_trio():
+        async with despina.open_engine(tmp_path, backends={"fake": FakeBackend()}) as engine:
+            return (await engine.infer("a", ONE))["OUT"].shape
+
+    async def main():
+        with pytest.raises(RuntimeError) as refusal:
+            async with despina.open_engine(tmp_path, backends={"fake": FakeBackend()}):
+                pass  # pragma: no cover
+        assert "this is asyncio" in str(refusal.value)
+        assert "despina.blocking.open_engine" in str(refusal.value)
+        assert "asyncio.to_thread(trio.run, main)" in str(refusal.value)
+        with despina.blocking.open_engine(tmp_path, backends={"fake": FakeBackend()}) as engine:
+            result = await asyncio.to_thread(engine.infer, "a", ONE)
+        return result["OUT"].shape, await asyncio.to_thread(trio.run, in_trio)
+
+    first, second = asyncio.run(main())
+    assert first == second
+
+
+def test_without_any_loop_trio_is_named(tmp_path):
+    """Goal: not a riddle of trio's inside when somebody steps it by hand, or uses another library's loop."""
+    with pytest.raises(RuntimeError, match="trio, which is not running here"):
+        despina.open_engine(tmp_path).__aenter__().send(None)

@@ -14,7 +14,7 @@ from despina.schema.tensor import Tensor
 
 from tests.fakes import answer, request, value_of, write_model
 
-HOW = ("task", "thread", "inline")
+HOW = ("task", "prompt", "thread", "inline")
 DECOUPLED = "model_transaction_policy { decoupled: true }"
 
 
@@ -23,7 +23,8 @@ def two_models(repository, backend, opened):
     """`two_models(how, **options)`: an engine with `m` and its neighbour `n`, executed in that way."""
 
     def open_it(how, **options):
-        backend.asynchronous = how == "task"
+        backend.asynchronous = how in ("task", "prompt")
+        backend.prompt = how == "prompt"
         backend.movable = how == "inline"
         forced = 'parameters { key: "DESPINA_EXECUTOR" value { string_value: "inline" } }' if how == "inline" else ""
         for name in ("m", "n"):
@@ -190,11 +191,12 @@ async def test_a_limit_in_time_fails(virtual_time, repository, opened, backend, 
     assert "a limit in time could not be kept" in caplog.text
 
 
-@pytest.mark.parametrize("how", ["task", "thread"])
+@pytest.mark.parametrize("how", ["task", "prompt", "thread"])
 @pytest.mark.parametrize("where", ["_count", "_place"])
 async def test_delivering_a_stream_fails(repository, opened, backend, monkeypatch, how, where):
     """Goal: an answer that cannot be handed over is an error among the answers; the stream ends, others go on."""
-    backend.asynchronous = how == "task"
+    backend.asynchronous = how in ("task", "prompt")
+    backend.prompt = how == "prompt"
     write_model(repository, "m", more=DECOUPLED)
     write_model(repository, "n")
 

@@ -256,10 +256,11 @@ async def test_waiting_is_queueing(virtual_time, repository, backend, opened):
     assert backend.ids == [["a"], ["b1", "b2", "b3"]]
 
 
-@pytest.mark.parametrize("how", ["task", "thread", "movable"])
+@pytest.mark.parametrize("how", ["task", "prompt", "thread", "movable"])
 async def test_threads_share_too(repository, backend, opened, how):
     """Goal: four models on threads, tasks or inline, two resources: never more than there is, and all are answered."""
-    backend.asynchronous = how == "task"
+    backend.asynchronous = how in ("task", "prompt")
+    backend.prompt = how == "prompt"
     backend.movable = how == "movable"
     now, most, lock = {}, {}, threading.Lock()
     uses = {"a": ("R",), "b": ("R",), "c": ("S",), "d": ("R", "S")}

@@ -118,7 +118,7 @@ async def test_what_cannot_be_registered(virtual_time, repository, other, backen
             f"model repository '{repository}' has already been registered"
         )
         await register(str(other), {"new": "old"})
-        assert await refusal(InvalidArgument, register, str(third), {"new": "x"}) == (
+        assert await refusal(AlreadyExists, register, str(third), {"new": "x"}) == (
             "failed to register 'new', there is a conflicting mapping for 'new'"
         )
         unregister(str(other))

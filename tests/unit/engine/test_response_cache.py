@@ -523,7 +523,10 @@ async def test_settings_that_cannot_be_keep_the_engine_from_starting(virtual_tim
         ({"local": {"size": "many"}}, "'size' must be a number of bytes, at least 1, got 'many'"),
         ({"local": {"size": "0"}}, "'size' must be a number of bytes, at least 1, got '0'"),
         ({"local": {"size": "1", "sizes": "2"}}, "unknown setting 'sizes'"),
-        ({"nowhere": {}}, "unable to find cache 'nowhere'. Installed caches: local, redis"),
+        (
+            {"nowhere": {}},
+            "unable to find cache 'nowhere': there is no package that has it, and no /opt/tritonserver/caches/nowhere/",
+        ),
         ({"redis": {"host": "x"}}, "Failed to initialize RedisCache: config didn't contain a valid 'port' field."),
     ):
         with pytest.raises(InvalidArgument) as caught:

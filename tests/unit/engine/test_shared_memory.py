@@ -4,15 +4,19 @@ import contextlib
 import ctypes
 import errno
 import gc
+import inspect
 import mmap
 import os
 import sys
 import threading
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import trio
+import trio.testing
 from despina.engine.request import cuda_region, system_region
 from despina.engine.request.shared_memory import SharedMemory
 from despina.schema.fault import AlreadyExists, Fault, Internal, InvalidArgument, NotFound, Unavailable, Unsupported
@@ -51,8 +55,9 @@ def registered(memory, shared_object):
 
 
 def refusal(kind, function, *arguments):
+    call = partial(trio.run, function) if inspect.iscoroutinefunction(function) else function
     with pytest.raises(kind) as caught:
-        function(*arguments)
+        call(*arguments)
     assert type(caught.value) is kind
     return caught.value.message
 
@@ -147,8 +152,8 @@ def test_unknown_names(registered):
         "The region named 'r' is registered as system shared memory, not CUDA shared memory"
     )
     registered.unregister_system("x")
-    registered.unregister_cuda("r")
-    registered.unregister_cuda()
+    trio.run(registered.unregister_cuda, "r")
+    trio.run(registered.unregister_cuda)
     assert len(registered.system_status()) == 1
 
 
@@ -370,6 +375,10 @@ class FakeCuda:
     def read(self, device, address, size):
         return self._at(address, size).copy()
 
+    def copy(self, device, address, source_device, source, size):
+        assert device == source_device == 0
+        self._at(address, size)[:] = self._at(source, size)
+
     def write(self, device, address, data):
         self._at(address, data.size)[:] = data
 
@@ -407,7 +416,7 @@ def test_cupy_is_not_needed(monkeypatch):
 
 def test_a_cuda_region(gpu_memory, cuda):
     """Registered, told, read, written, closed when the last use is over."""
-    gpu_memory.register_cuda("c", b"h" * 64, 0, 32)
+    trio.run(gpu_memory.register_cuda, "c", b"h" * 64, 0, 32)
     (told,) = gpu_memory.cuda_status("c")
     assert (told.name, told.device_id, told.byte_size) == ("c", 0, 32)
     assert refusal(NotFound, gpu_memory.system_status, "c") == (
@@ -421,7 +430,7 @@ def test_a_cuda_region(gpu_memory, cuda):
     assert cuda.memory[b"h" * 64][4:7].tobytes() == b"ab\6"
     gone = weakref.ref(told)
     del told
-    gpu_memory.unregister_cuda("c")
+    trio.run(gpu_memory.unregister_cuda, "c")
     assert cuda.open
     assert bytes(extent.read()) == b"ab\6\7"
     del extent
@@ -449,13 +458,105 @@ def test_cuda_regions_that_cannot_be(gpu_memory, cuda, handle, device, size, tex
     assert gpu_memory.cuda_status() == []
 
 
+def test_from_device_to_device(gpu_memory, cuda):
+    """What lies on a device goes into a region and comes out of it there; what the driver raises fails that request."""
+    cuda.memory[b"o" * 64] = np.zeros(64, np.uint8)
+    trio.run(gpu_memory.register_cuda, "c", b"h" * 64, 0, 32)
+    other = cuda.open_handle(0, b"o" * 64)
+    extent = gpu_memory.find(SharedMemoryRange("c", 4, 8), is_input=True)
+    assert extent.on_device
+    extent.read_to_device(0, other + 2, 8)
+    assert cuda.memory[b"o" * 64][2:10].tolist() == list(range(4, 12))
+    extent.write_from_device(0, other, 4)
+    assert cuda.memory[b"h" * 64][:10].tolist() == [0, 1, 2, 3, 0, 0, 4, 5, 8, 9]
+    extent.read_to_device(0, other + 1000, 0)
+    assert "unable to read CUDA shared memory region 'c'" in refusal(Internal, extent.read_to_device, 0, other + 62, 8)
+    text = refusal(Internal, extent.write_from_device, 0, other + 62, 8)
+    assert "unable to write to CUDA shared memory region 'c'" in text
+    cuda.close_handle(0, other)
+
+
 def test_a_driver_that_fails(gpu_memory, cuda):
     """What the driver raises while copying fails that request."""
     cuda.sizes = False
-    gpu_memory.register_cuda("c", b"h" * 64, 0, 100)
+    trio.run(gpu_memory.register_cuda, "c", b"h" * 64, 0, 100)
     extent = gpu_memory.find(SharedMemoryRange("c", 60, 20), is_input=True)
     assert "unable to read CUDA shared memory region 'c': cudaError" in refusal(Internal, extent.read)
     assert "unable to write to CUDA shared memory region 'c'" in refusal(Internal, extent.write, bytes(20))
+
+
+async def test_the_first_region_is_opened_on_another_thread(cuda):
+    """Goal: cupy's import, which takes seconds, and the driver's calls hold nobody up; nor does closing."""
+    threads = []
+
+    def load():
+        threads.append(threading.current_thread())
+        return cuda
+
+    closed = cuda.close_handle
+    cuda.close_handle = lambda *where: (threads.append(threading.current_thread()), closed(*where))
+    memory = SharedMemory(cuda=load)
+    await memory.register_cuda("c", b"h" * 64, 0, 8)
+    await memory.unregister_cuda()
+    assert not cuda.open
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
+
+
+async def test_one_name_at_the_same_time(cuda):
+    """Goal: of two that register one name only one does, and the other's handle is closed."""
+    memory = SharedMemory(cuda=lambda: cuda)
+    refused = []
+
+    async def register():
+        try:
+            await memory.register_cuda("c", b"h" * 64, 0, 8)
+        except AlreadyExists as fault:
+            refused.append(fault.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(register)
+        nursery.start_soon(register)
+    assert refused == ["shared memory region 'c' already in manager"]
+    gc.collect()
+    assert len(cuda.open) == 1
+
+
+async def test_a_driver_that_does_not_answer(cuda, autojump_clock):
+    """Goal: who registers is told, and what is opened too late is closed again."""
+    released, closed = threading.Event(), threading.Event()
+    opened, close = cuda.open_handle, cuda.close_handle
+    cuda.open_handle = lambda *where: (released.wait(30), opened(*where))[1]
+    cuda.close_handle = lambda *where: (close(*where), closed.set())
+    memory = SharedMemory(cuda=lambda: cuda)
+    with pytest.raises(Unavailable, match=r"^failed to register .*'c', the driver has not answered within 30 s"):
+        await memory.register_cuda("c", b"h" * 64, 0, 8)
+    assert memory.cuda_status() == []
+    released.set()
+    assert await trio.to_thread.run_sync(closed.wait, 30)
+    assert not cuda.open
+
+
+class Driver:
+    """As much of the driver's library as is asked: one block of memory, or an error."""
+
+    def __init__(self, base=0, size=0, status=0):
+        self.answer = base, size, status
+
+    def cuMemGetAddressRange_v2(self, base, size, address):
+        base._obj.value, size._obj.value, status = self.answer
+        assert address.value
+        return status
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [(None, None), (Driver(1000, 64), 64 - 8), (Driver(1008, 64), 64), (Driver(status=1), None)],
+)
+def test_how_much_a_handle_reaches(driver, expected):
+    """Goal: regions larger than what the client has allocated are refused where the driver tells its size."""
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=None, Device=lambda device: contextlib.nullcontext()))
+    assert cuda_region._Cupy(cupy, driver).allocated(0, 1008) == expected
 
 
 class LateRuntime:
@@ -500,7 +601,7 @@ def test_an_answer_means_that_the_outputs_are_on_the_device(monkeypatch):
     cuda_region.load_cuda.cache_clear()
     try:
         memory = SharedMemory()
-        memory.register_cuda("c", b"h" * 64, 0, 64)
+        trio.run(memory.register_cuda, "c", b"h" * 64, 0, 64)
         extent = memory.find(SharedMemoryRange("c", 8, 4), is_input=False)
         extent.write(b"abcd")
         assert runtime.device[8:12].tobytes() == b"abcd"

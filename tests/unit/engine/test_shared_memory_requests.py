@@ -2,6 +2,7 @@
 
 import gc
 import os
+import threading
 import weakref
 
 import numpy as np
@@ -13,6 +14,7 @@ from despina.schema.inference import InferenceRequest
 from despina.schema.shared_memory import SharedMemoryRange, SharedUse
 from despina.schema.tensor import Tensor
 
+from tests import fakes
 from tests.fakes import FakeBackend, Gate, chain, ensemble_text, request, tensor_text, write_model
 
 OUTPUT_AT = 1024
@@ -74,10 +76,12 @@ def bytes_of(response):
     return [bytes(tensor.memory()) for tensor in response.outputs]
 
 
-@pytest.fixture(params=["task", "thread", "inline"])
+@pytest.fixture(params=["task", "prompt", "thread", "inline"])
 def any_backend(request):
     """Executors that are awaited, that have a thread, and that run on the trio thread."""
-    return FakeBackend(asynchronous=request.param == "task", movable=request.param == "inline")
+    made = FakeBackend(asynchronous=request.param in ("task", "prompt"), movable=request.param == "inline")
+    made.prompt = request.param == "prompt"
+    return made
 
 
 async def test_in_and_out(any_backend, repository, client):
@@ -100,6 +104,85 @@ async def test_in_and_out(any_backend, repository, client):
         assert engine.model("m").statistics.success_count == 3
         client.unregister(engine)
         assert not client.is_open
+
+
+class DeviceRegion:
+    """Memory of a GPU: whoever reads or writes it waits."""
+
+    on_device = True
+    byte_size = 2048
+
+    def __init__(self, name):
+        self.name = name
+        self.data = bytearray(2048)
+        self.threads = []
+
+    def check(self, offset, size):
+        """It is there."""
+
+    def read(self, offset, size):
+        self.threads.append(threading.current_thread())
+        return memoryview(bytearray(self.data[offset : offset + size]))
+
+    def write(self, offset, data):
+        if len(data):
+            self.threads.append(threading.current_thread())
+            self.data[offset : offset + len(data)] = data
+
+
+async def test_device_memory_is_copied_by_other_threads(any_backend, repository):
+    """Goal: the trio thread never waits for a device, whichever way a model is executed; what did run there leaves."""
+    import despina
+
+    write_model(repository, "m", more='parameters { key: "DESPINA_EXECUTOR" value { string_value: "auto" } }')
+    async with despina.open_engine(repository, backends={"fake": any_backend}) as engine:
+        for _ in range(30):
+            await engine.infer("m", {"IN": np.zeros((1, 1), np.int32)})
+        engine.shared_memory._regions["r"] = region = DeviceRegion("r")
+        for value in range(1, 4):
+            region.data[:4] = np.int32(value).tobytes()
+            response = await engine.infer_request(shared_request(engine))
+            assert bytes_of(response) == [b""]
+            assert region.data[OUTPUT_AT : OUTPUT_AT + 4] == np.int32(value).tobytes()
+        assert len(region.threads) == 6
+        assert threading.current_thread() not in region.threads
+
+
+async def test_inputs_stay_on_the_device_for_who_takes_them_there(repository, monkeypatch):
+    """Goal: an executor that says so gets them unread, others do not; whoever looks at one reads it there and then."""
+    import despina
+
+    write_model(repository, "m")
+    seen = []
+
+    def execute(batch):
+        for job in batch.jobs:
+            tensor = job.request.inputs["IN"]
+            seen.append(tensor.on_device)
+            job.respond([Tensor.of("OUT", tensor.numpy().copy())])
+
+    for takes in (True, False):
+        monkeypatch.setattr(fakes.FakeThread, "takes_device_memory", takes, raising=False)
+        backend = FakeBackend(asynchronous=False)
+        backend.execute_sync = execute
+        async with despina.open_engine(repository, backends={"fake": backend}) as engine:
+            engine.shared_memory._regions["r"] = region = DeviceRegion("r")
+            region.data[:4] = np.int32(7).tobytes()
+            await engine.infer_request(shared_request(engine))
+            assert region.data[OUTPUT_AT : OUTPUT_AT + 4] == np.int32(7).tobytes()
+    assert seen == [True, False]
+
+
+async def test_outputs_that_do_not_fit_a_device(any_backend, repository):
+    """Goal: refused in the same words wherever the region is, and nothing is written."""
+    import despina
+
+    write_model(repository, "m")
+    async with despina.open_engine(repository, backends={"fake": any_backend}) as engine:
+        engine.shared_memory._regions["r"] = region = DeviceRegion("r")
+        with pytest.raises(despina.Internal, match=r"for output 'OUT' \(3 bytes\) should be at least 4 bytes"):
+            await engine.infer_request(shared_request(engine, output=3))
+        assert region.data == bytes(2048)
 
 
 async def test_large_inputs_of_awaited_executors(opened, repository, client):

@@ -439,7 +439,8 @@ async def test_senders_on_other_threads_are_held_back_and_released(tmp_path):
             assert threads[-1].is_alive()
             job.cancel()
             await trio.to_thread.run_sync(threads[-1].join)
-            assert (sent, over) == ([0, 1, 2, 3], [False, True])
+            assert sent in ([0, 1, 2, 3], [0, 1, 2])  # the fourth may hear that nobody wants it
+            assert over == [False, True]
     assert model.ledger.inflight == 0
 
 

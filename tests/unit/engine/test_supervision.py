@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeBackend, answer, request, value_of, write_model
 
-EXECUTORS = ("task", "thread", "inline")
+EXECUTORS = ("task", "prompt", "thread", "inline")
 SOON = Restart(backoff_min_s=0.01, jitter=0)
 
 
 def scripted(backend, how, behave):
     """The same behaviour for each kind of executor. Returns the model parameter that forces the kind."""
-    backend.asynchronous = how == "task"
+    backend.asynchronous = how in ("task", "prompt")
+    backend.prompt = how == "prompt"
     backend.movable = how == "inline"
 
     async def execute(batch):

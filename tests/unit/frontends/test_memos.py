@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 import hpack
 import pytest
-from despina.frontends.grpc.request.head import HeadReader
+from despina.frontends.grpc.request.head import HeadReader, Meanings
 from despina.frontends.grpc.wire import reply
 from despina.frontends.http import HttpSettings
+from despina.frontends.http.connection.head import HeadReader as HttpHeadReader
 from despina.frontends.http.handler import compression
 from despina.frontends.http.handler.handlers import routes_of
 from despina.frontends.http.handler.routes import Router
 from despina.frontends.log_settings import LogSettings
-from despina.schema import kserve_grpc, kserve_grpc_familiar, kserve_http, kserve_http_reply
+from despina.schema import kserve_grpc, kserve_grpc_plain, kserve_http, kserve_http_reply
 from despina.schema.infer_head import ReplyFormat
 from despina.schema.inference import InferenceResponse
 from despina.schema.tensor import Tensor
@@ -78,22 +79,22 @@ def test_heads_of_http_requests():
         for index, size in enumerate(sizes(600, 20_000)):
             text = json.dumps(http_head(index, size)).encode()
             assert kserve_http.decode_infer(text + b"x", len(text), "m", -1)
-        assert len(kserve_http._remembered) == 256
+        assert 0 < len(kserve_http._frames) <= 1024
 
 
-def test_requests_of_grpc_with_parameters():
+def test_heads_of_http_connections():
+    """One reader serves all connections of a server."""
+    reader = HttpHeadReader(HttpSettings())
     with remembering(2 * MIB):
-        for index, size in enumerate(sizes(2500, 20_000)):
-            message = service_pb2.ModelInferRequest(model_name="m")
-            message.parameters["sequence_id"].string_param = f"{index}" + "i" * size
-            message.parameters[f"{index % 5}" + "n" * (index % 200)].int64_param = index
-            message.inputs.add(name="A" * 100, datatype="INT8", shape=[1])
-            message.raw_input_contents.append(b"x")
-            data = message.SerializeToString()
-            for _ in range(2):
-                assert kserve_grpc.read_plain_request(data) is not None
-        assert 0 < len(kserve_grpc_familiar._with_parameters) <= 256
-        assert 0 < len(kserve_grpc._parameter_memo) <= 1024
+        for index, size in enumerate(sizes(6000, 20_000)):
+            line = b"POST /%d%b HTTP/1.1" % (index, b"p" * (size if index % 3 == 0 else 1))
+            fields = b"X-%d: %b\r\nContent-Length: %d" % (index, b"v" * (size if index % 3 == 1 else 1), index)
+            text = b"%b\r\n%b\r\n\r\n" % (line, fields)
+            assert reader.read(text).length == index
+            assert reader.read(text).length == index
+        assert 0 < len(reader._heads) <= 256
+        assert 0 < len(reader._request_lines) <= 1024
+        del reader
 
 
 def test_requests_of_grpc():
@@ -109,10 +110,8 @@ def test_requests_of_grpc():
             message.outputs.add(name=f"{index}" + "o" * (size if index % 5 == 0 else 1))
             data = message.SerializeToString()
             for _ in range(2):
-                assert kserve_grpc.read_plain_request(data) is not None
-        assert len(kserve_grpc_familiar._familiar) == 256
-        for memo in (kserve_grpc._input_memo, kserve_grpc._output_memo):
-            assert 0 < len(memo) <= 1024
+                assert kserve_grpc_plain.read_plain_request(data) is not None
+        assert 0 < len(kserve_grpc_plain._forms) <= 512
 
 
 def test_unusual_inputs_of_grpc():
@@ -120,8 +119,9 @@ def test_unusual_inputs_of_grpc():
         for index, size in enumerate(sizes(3000, 20_000)):
             message = service_pb2.ModelInferRequest(model_name="m")
             message.inputs.add(name=f"{index}" + "N" * size).parameters["p"].int64_param = 1
-            assert kserve_grpc.read_plain_request(message.SerializeToString()) is None
-        assert 0 < len(kserve_grpc._unusual_memo) <= 1024
+            message.raw_input_contents.append(b"x")
+            assert kserve_grpc_plain.read_plain_request(message.SerializeToString()) is None
+        assert 0 < len(kserve_grpc_plain._forms) <= 512
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
@@ -143,7 +143,7 @@ def test_outputs(door):
 @pytest.mark.parametrize("kind", ["literal", "expanding"])
 def test_header_blocks_of_one_connection(kind):
     """Goal: neither long blocks nor short ones that say much fill the memory, and ordinary ones are remembered."""
-    reader = HeadReader({}, 64 * 1024, {}, lambda: None)
+    reader = HeadReader(Meanings({}, {}), 64 * 1024)
     first = reader.read(hpack.Encoder().encode([(":method", "POST"), ("x-long", "y" * 3000)]))
     assert first.field("x-long")
     blocks = []
@@ -158,8 +158,20 @@ def test_header_blocks_of_one_connection(kind):
     with remembering(MIB):
         for block in blocks:
             assert reader.read(block).field(f"{blocks.index(block):06}")
-    assert 0 < len(reader._memo) <= 64
-    assert all(reader.known(block) is not None for block in blocks[:2])
+    assert 0 < len(reader._known) <= 64
+
+
+def test_what_heads_mean():
+    """Goal: paths and content types that nobody knows are forgotten again, and long ones not remembered at all."""
+    reader = HeadReader(Meanings({}, {}), 64 * 1024)
+    blocks = [
+        hpack.Encoder().encode([(":method", "POST"), (":path", f"/{index}" + "p" * size), ("x-own", f"{index}")])
+        for index, size in enumerate(sizes(1500, 20_000))
+    ]
+    with remembering(2 * MIB):
+        for block in blocks:
+            assert reader.read(block).refusal is not None
+    assert 0 < len(reader._meanings._known) <= 256
 
 
 async def test_paths(nursery):

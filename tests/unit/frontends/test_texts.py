@@ -53,8 +53,9 @@ BROKEN = 'raise ValueError("a\\udc80b")\n'
 
 
 @pytest.fixture
-async def ask(tmp_path, nursery):
+async def ask(request, tmp_path, nursery):
     """`await ask(path, document)` of a server with these models gives status and body."""
+    where = {"python": {"isolation": getattr(request, "param", "none")}}
     models = tmp_path / "models"
     for name, source in (("plain", PLAIN), ("stream", STREAM), ("broken", BROKEN)):
         (models / name / "1").mkdir(parents=True)
@@ -74,7 +75,9 @@ async def ask(tmp_path, nursery):
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    async with despina.open_engine(models, trace=trace, exit_on_error=False, strict_readiness=False) as engine:
+    async with despina.open_engine(
+        models, trace=trace, exit_on_error=False, strict_readiness=False, backend_config=where
+    ) as engine:
         await nursery.start(partial(serve_http, engine, HttpSettings(), sockets=[listening]))
         yield partial(trio.to_thread.run_sync, call)
         nursery.cancel_scope.cancel()
@@ -84,6 +87,7 @@ def one_text(text):
     return {"inputs": [{"name": "IN", "datatype": "BYTES", "shape": [1], "data": [text]}], "id": "é"}
 
 
+@pytest.mark.parametrize("ask", ["none", "process"], indirect=True)
 @pytest.mark.parametrize("text", ["raise", "error"])
 async def test_a_models_error(ask, text):
     """Its text reaches the client of `infer` and of `generate` with the replacement character, as UTF-8."""

@@ -1,8 +1,9 @@
 """Sequences of requests to ONNX and Python models, once on connections that live on and once the long way.
 
 Short: two connections for each door serve the whole sequence, and everything that is remembered stays. Long: each
-request has a connection of its own, and the codecs have forgotten what they read before. Each way has an engine, and
-both must answer the same bytes, whatever came between: other models and forms, refusals, models that came and went.
+request has a connection of its own, the codecs have forgotten what they read before, and gRPC calls are taken frame by
+frame and decoded as messages. Each way has an engine, and both must answer the same bytes, whatever came between:
+other models and forms, refusals, models that came and went.
 """
 
 import json
@@ -13,13 +14,16 @@ import numpy as np
 import onnx
 import pytest
 import trio
-from despina.frontends.grpc.request.usual import UsualCalls
+from despina.frontends.grpc.connection.connection import Connection
+from despina.frontends.http.known import KnownInfer
 from despina.frontends.http.usual import UsualInfer
+from despina.schema import kserve_http
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
+from tests import in_process
 from tests.doors import both_doors
-from tests.usual_calls import INFER, forget_texts, watched_ways
+from tests.usual_calls import INFER, forget_texts, frame_by_frame, watched_ways
 
 MODELS = ("onnx", "onnx_single", "python", "text")
 CONFIG = """
@@ -264,9 +268,32 @@ class Way:
             self.callers[door, asked.connection] = caller
         else:
             forget_texts()
+            forget_heads(self.doors.http)
         answers[place] = await caller.ask(*(over_http(asked) if door == "http" else over_grpc(asked)))
         if not self.is_short:
             await caller.stream.aclose()
+
+
+def forget_heads(http):
+    """What the HTTP door remembers of heads."""
+    heads = http._listener.heads
+    for memo in (heads._heads, heads._forms, heads._request_lines):
+        memo.clear()
+
+
+def watched_frames(monkeypatch):
+    """A list that grows with each HTTP request that is made of a frame and what was cut out of its head."""
+    made = []
+    fill = kserve_http._filled
+
+    def watched(known, request, parameters, elements, *others):
+        reply = fill(known, request, parameters, elements, *others)
+        if reply is not None:
+            made.append((parameters is not None, len(elements) > 0))
+        return reply
+
+    monkeypatch.setattr(kserve_http, "_filled", watched)
+    return made
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -274,18 +301,25 @@ async def test_short_ways_answer_what_the_long_way_does(tmp_path, monkeypatch, s
     """Goal: the same bytes, head and body, for every request of a long and mixed sequence."""
     steps = sequence(seed, 300)
     taken = watched_ways(monkeypatch)
+    framed = watched_frames(monkeypatch)
     found = {}
     for is_short in (True, False):
         root = tmp_path / str(is_short)
         for model in MODELS:
             write(root, model, 1)
-        async with both_doors(root, model_control_mode="explicit", load_model=MODELS) as doors:
+        async with both_doors(
+            root, backend_config=in_process.SETTING, model_control_mode="explicit", load_model=MODELS
+        ) as doors:
             with trio.fail_after(60):
                 found[is_short] = await Way(doors, root, is_short=is_short).run(steps)
         if is_short:
-            assert min(taken.count(way) for way in (UsualInfer, UsualCalls)) >= 10
+            assert min(taken.count(way) for way in (UsualInfer, KnownInfer, Connection)) >= 10
+            assert min(map(framed.count, ((True, False), (True, True), (False, False)))) >= 1
+            framed.clear()
             taken.clear()
-    assert not taken
+            frame_by_frame(monkeypatch)
+    assert set(taken) <= {KnownInfer}
+    assert max(len(taken), len(framed)) < 30  # of those that were in flight together
     asked = [step for step in steps if not isinstance(step, Load)]
     for step, short, long in zip(asked, found[True], found[False], strict=True):
         assert short == long, step

@@ -12,7 +12,8 @@ import hpack
 import pytest
 import trio
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
-from despina.frontends.grpc.request.usual import UsualCalls
+from despina.frontends.grpc.connection.connection import Connection
+from despina.frontends.grpc.connection.control import LEAVING
 
 from tests.fake_engine import FakeEngine
 
@@ -40,7 +41,7 @@ async def open_door(nursery):
     """`await open_door(**settings)` serves a new fake engine."""
 
     async def watch() -> None:
-        await trio.sleep(20)
+        await trio.sleep(300)  # the longest takes 40 s beside others
         pytest.fail("the test hangs")
 
     nursery.start_soon(watch)
@@ -113,6 +114,8 @@ class RawClient:
                     payload, self._buffer = self._buffer[9:end], self._buffer[end:]
                     if word & 255 == self.RST:
                         self.resets.append(stream_id)
+                    if word & 255 == self.PING and not flags and payload == LEAVING:
+                        await self.stream.send_all(self.frame(self.PING, 1, 0, payload))
                     return word & 255, flags, stream_id, payload
             try:
                 data = await self.stream.receive_some(65536)
@@ -150,33 +153,21 @@ class RawClient:
     async def goodbye(self) -> tuple[int, bytes]:
         """Error code and text of the GOAWAY that must come, followed by the connection's end."""
         _, _, _, payload = await self.wait_for(self.GOAWAY)
+        if payload[:4] == b"\x7f\xff\xff\xff":  # the server stops, and says which call was the last once we know
+            _, _, _, payload = await self.wait_for(self.GOAWAY)
         assert await self.next_frame() is None
         return int.from_bytes(payload[4:8], "big"), payload[8:]
 
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Whether each call offered to the short way was taken there, in order."""
+    """Whether each call that came in one piece was taken whole, in order."""
     verdicts = []
-    take = UsualCalls.take
+    take_call = Connection.take_call
 
-    def watched(self, data, at):
-        verdicts.append(take(self, data, at))
+    def watched(self, *arguments, **more):
+        verdicts.append(take_call(self, *arguments, **more))
         return verdicts[-1]
 
-    monkeypatch.setattr(UsualCalls, "take", watched)
+    monkeypatch.setattr(Connection, "take_call", watched)
     return verdicts
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """What was prepared for calls that may repeat, one after the other."""
-    prepared = []
-    settle = UsualCalls.settle
-
-    def watched(self):
-        prepared.append(self.model.name)
-        settle(self)
-
-    monkeypatch.setattr(UsualCalls, "settle", watched)
-    return prepared

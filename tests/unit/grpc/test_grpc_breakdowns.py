@@ -20,8 +20,12 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 DOOR = str(Path(server.__file__).parent)
-OTHERS = {"note", "_sweep", "_inspect_all"}
-"""Not at work for a call: who logs the fault, and who looks at all connections from time to time."""
+OTHERS = {"note", "_sweep", "_inspect", "_inspect_by_parts", "_decode", "_text", "_insert", "_evict"}
+"""Not at work for a call: who logs the fault, and who looks at all connections from time to time. And what is done for
+each field of a head: it would be hundreds of places, and all end the connection."""
+_HANGS_S = 15.0
+"""A reply that was forgotten leaves with the sweep, half a second later; under a tracer and beside others that may be
+much more."""
 ALLOCATING = {
     name
     for name in dis.opmap
@@ -52,22 +56,6 @@ async def served(client, stream_id):
 
 def small(client):
     return client.call(1, INFER, request("nothing").SerializeToString())
-
-
-def repeated(client):
-    """One that is taken by the short way: see `warm_up`."""
-    return client.call(1 + 2 * client.warm, INFER, request("identity").SerializeToString())
-
-
-async def warm_up(client, frames):
-    """The stream that `frames` will use, when calls like it have been served before if there have to be some."""
-    client.warm = 0
-    if frames is repeated:
-        for client.warm in range(3):
-            await client.send(frames(client))
-            assert await outcome(client, 1 + 2 * client.warm) == "0"
-        client.warm = 3
-    return 1 + 2 * client.warm
 
 
 def large(client):
@@ -133,7 +121,7 @@ class Fault:
 
 
 @pytest.mark.parametrize(("kind", "status"), [(MemoryError, "8"), (RuntimeError, "13")])
-@pytest.mark.parametrize("frames", [small, repeated, large, packed, packed_large, streamed, management])
+@pytest.mark.parametrize("frames", [small, large, packed, packed_large, streamed, management])
 async def test_a_fault_at_any_place(open_door, monkeypatch, caplog, frames, kind, status):
     """Goal: wherever it is raised while a call is served, the call ends with a status, or at least with its connection;
     the neighbour is served; the log has the traceback."""
@@ -147,12 +135,11 @@ async def test_a_fault_at_any_place(open_door, monkeypatch, caplog, frames, kind
         client = await door.connect()
         await client.send(client.frame(client.PING, 0, 0, bytes(8)))
         await client.wait_for(client.PING)
-        stream_id = await warm_up(client, frames)
         await served(neighbour, 4 * number + 1)
         fault.arm(number)
         await client.send(frames(client))
-        with trio.move_on_after(1) as scope:
-            end = await outcome(client, stream_id)
+        with trio.move_on_after(_HANGS_S) as scope:
+            end = await outcome(client, 1)
         fault.disarm()
         if fault.place is None:
             break
@@ -164,7 +151,8 @@ async def test_a_fault_at_any_place(open_door, monkeypatch, caplog, frames, kind
         await client.stream.aclose()
     assert {place: end for place, end in ends.items() if end not in ("0", status, "reset", "gone")} == {}
     told = {place.partition(":")[0] for place, end in ends.items() if end == status}
-    assert ({"usual.py"} if frames is repeated else {"incoming.py", "call.py"}) <= told  # not cut off
+    taken_whole = frames in (small, management)
+    assert ({"call.py"} if taken_whole else {"incoming.py", "call.py"}) <= told  # not cut off
     assert end == "0"  # nothing was raised
 
 
@@ -222,6 +210,6 @@ async def test_a_pass_that_fails(door, monkeypatch):
         raise RuntimeError
 
     neighbour = await door.connect()
-    monkeypatch.setattr(door.server._inline, "end_pass", broken)
+    monkeypatch.setattr(door.server.inline, "end_pass", broken)
     await served(neighbour, 1)
     await served(neighbour, 3)

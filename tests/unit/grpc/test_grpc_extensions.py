@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trio
 import tritonclient.grpc as triton
+from despina.frontends import bulk
 from despina.frontends.grpc.request.deflate import deflate, encoding_for
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -285,6 +286,26 @@ async def test_many_large_calls_at_once_over_tls(open_door, certificates):
 
     answers = await with_stub(door, work, credentials)
     assert [one.raw_output_contents for one in answers] == [one.raw_input_contents for one in sent]
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+async def test_large_messages_move_in_turns(open_door, certificates, monkeypatch, is_encrypted):
+    """Goal: when hardly anything may be moved in a pass, six clients' messages of up to 2 MB come and go whole, and all
+    get their turns. Method: each pass may move 20,000 bytes, less than one read takes."""
+    monkeypatch.setattr(bulk, "PASS_BYTES", 20_000)
+    door = await open_door(**({"tls": certificates.settings()} if is_encrypted else {}))
+    credentials = grpc.ssl_channel_credentials(read(certificates.path("root.pem"))) if is_encrypted else None
+    sent = [request(rows=rows) for rows in (20_000, 1, 30_000, 2_000, 10_000, 1)]
+    answers = {}
+
+    async def ask(index):
+        answers[index] = await with_stub(door, lambda stub: stub.ModelInfer(sent[index]), credentials)
+
+    async with trio.open_nursery() as clients:
+        for index in range(len(sent)):
+            clients.start_soon(ask, index)
+    for index, one in enumerate(sent):
+        assert answers[index].raw_output_contents == one.raw_input_contents
 
 
 async def test_mutual_tls_with_the_real_client(open_door, certificates):

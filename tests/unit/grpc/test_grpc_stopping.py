@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import zlib
 
 import pytest
@@ -9,6 +11,7 @@ import trio
 from despina.frontends.grpc.request import incoming
 from tritonclient.grpc import service_pb2
 
+from tests.unit.grpc.conftest import RawClient
 from tests.unit.grpc.test_grpc_extensions import request
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -152,3 +155,88 @@ async def test_a_request_that_is_inflated_is_in_flight(open_door, monkeypatch):
         go_on.set()
         assert (await client.answer(1))[1]["grpc-status"] == "0"
         await client.stream.aclose()
+
+
+async def test_a_client_who_does_not_read_has_one_short_grace(open_door):
+    """Goal: answers that nobody reads delay no stop until the stall that a serving door allows; one that is read slowly
+    arrives whole."""
+    door = await open_door(stop_grace=0.5)
+    wanted, clients = encoded("identity", rows=250_000), []
+    for _ in range(2):
+        client = await door.connect(greet=False)
+        big = (1 << 31) - 1
+        await client.send(client.PREFACE + client.frame(client.SETTINGS, 0, 0, struct.pack(">HI", 4, big)))
+        await client.send(client.frame(client.WINDOW_UPDATE, 0, 0, struct.pack(">I", big - 65535)))
+        await client.send(client.frame(client.HEADERS, 4, 1, client.block(INFER)))
+        data = client.message(wanted)
+        for at in range(0, len(data), 1 << 19):
+            piece = data[at : at + (1 << 19)]
+            await client.send(client.frame(client.DATA, int(at + len(piece) == len(data)), 1, piece))
+        clients.append(client)
+    _, slow = clients
+    with trio.fail_after(5):
+        while not all(each.outlet.sent_bytes for each in door.server.connections.values()):  # noqa: ASYNC110  no event
+            await trio.sleep(0.01)
+    received = bytearray()
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.server.drain)
+        while data := await slow.stream.receive_some(1 << 20):
+            received += data
+            await trio.sleep(0.05)
+    assert 0.4 < trio.current_time() - started < 10
+    assert len(received) > 15_000_000
+
+
+async def test_calls_that_cross_the_end_are_taken(open_door):
+    """Goal: a client that may not repeat a call, as a proxy, loses none: until it has said that it knows, all that it
+    begins is answered; then its connection ends."""
+    door = await open_door(stop_grace=15)
+    client = await door.connect()
+    call = client.block(INFER)
+    data = client.message(encoded("identity"))
+    await client.send(client.frame(client.HEADERS, 4, 1, call) + client.frame(client.DATA, 1, 1, data))
+    await client.answer(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.server.drain)
+        _, _, _, payload = await client.wait_for(client.GOAWAY)
+        assert payload[:8] == b"\x7f\xff\xff\xff\0\0\0\0"
+        await client.send(
+            client.frame(client.HEADERS, 4, 3, client.block(INFER)) + client.frame(client.DATA, 1, 3, data)
+        )
+        answer, trailers = await client.answer(3)
+        assert trailers["grpc-status"] == "0"
+        assert answer
+        _, _, _, payload = await client.wait_for(client.GOAWAY)
+        assert payload[:8] == b"\0\0\0\3\0\0\0\0"
+        assert await client.next_frame() is None
+        await client.stream.aclose()
+
+
+async def test_who_knocked_before_the_door_closed_is_answered(open_door):
+    """Goal: a call that a client sent on a connection which only the kernel had taken yet, is not lost."""
+    door = await open_door(stop_grace=15)
+    sock = socket.create_connection(("127.0.0.1", door.port))  # without a turn for the server
+    client = RawClient(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+    sock.setblocking(False)
+    sock.send(client.PREFACE + client.frame(client.SETTINGS, 0, 0) + client.call(1, INFER, encoded("identity")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.server.drain)
+        answer, trailers = await client.answer(1)
+        assert trailers["grpc-status"] == "0"
+        assert answer
+        await client.stream.aclose()
+
+
+async def test_who_does_not_say_that_it_knows_has_a_moment(open_door):
+    """Goal: nobody waits for a peer that answers nothing."""
+    door = await open_door(stop_grace=15)
+    stream = (await door.connect()).stream
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.server.drain)
+        received = b""
+        with trio.fail_after(5):
+            while data := await stream.receive_some():
+                received += data
+        assert received.endswith(bytes([0, 0, 8, 7]) + bytes(5) + bytes(8))
+        await stream.aclose()

@@ -30,11 +30,11 @@ def held(monkeypatch):
     gate, readers = threading.Event(), []
     decode = infer_module.decode_infer
 
-    def slow(*arguments):
+    def slow(*arguments, **others):
         readers.append(threading.current_thread())
         if readers[-1] is not threading.main_thread():
             assert gate.wait(10)
-        return decode(*arguments)
+        return decode(*arguments, **others)
 
     monkeypatch.setattr(infer_module, "decode_infer", slow)
     yield gate, readers
@@ -63,6 +63,32 @@ async def test_others_are_served_while_it_is_read(door, held):
     gate.set()
     assert b'"id":"large"' in (await client.reply()).body
     assert (await client.reply()).status == 200
+
+
+async def test_many_texts_are_counted_there(door, monkeypatch):
+    """Behind a small head, which is read at once."""
+    gate, counters = threading.Event(), []
+    count = infer_module.counted
+
+    def slow(tensor):
+        counters.append(threading.current_thread())
+        assert gate.wait(10)
+        return count(tensor)
+
+    monkeypatch.setattr(infer_module, "counted", slow)
+    tensor = {"name": "INPUT0", "datatype": "BYTES", "shape": [30_000], "parameters": {"binary_data_size": 150_000}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    body = head + b"\1\0\0\0a" * 30_000
+    fields = b"Inference-Header-Content-Length: %d\r\nContent-Length: %d" % (len(head), len(body))
+    client = await door.connect()
+    await client.send(b"POST /v2/models/identity/infer HTTP/1.1\r\n%b\r\n\r\n%b" % (fields, body))
+    await door.until(lambda: counters)
+    assert counters[0] is not threading.main_thread()
+    assert (await door.ask(SMALL)).status == 200
+    gate.set()
+    reply = await client.reply()
+    assert reply.status == 200
+    assert reply.body.endswith(b"\1\0\0\0a" * 30_000)
 
 
 async def test_one_is_read_at_a_time(door, held):

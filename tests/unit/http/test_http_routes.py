@@ -87,10 +87,11 @@ async def test_wrong_methods(door, method):
 
 
 async def test_health_while_not_ready_and_while_exiting(door):
-    """400 with an empty body; 503 with a text while exiting."""
+    """400 with what is not ready; 503 with a text while exiting."""
     door.engine.ready = False
     reply = await door.ask(get("/v2/health/ready"))
-    assert (reply.status, reply.body) == (400, b"")
+    assert (reply.status, reply.headers["content-type"]) == (400, "application/json")
+    assert reply.body == b'{"ready":false,"not_ready":["model \'m\' version 1 is LOADING"]}'
     reply = await door.ask(get("/v2/models/addsub/ready"))
     assert (reply.status, reply.body) == (400, b'{"error":"Model version not ready"}')
     door.engine.is_stopping = True
@@ -383,3 +384,15 @@ def test_buffer_pool_keeps_what_is_needed():
     assert pool.kept_bytes == 4 * 262_144
     assert not pool.trim()
     assert pool.kept_bytes == 2 * 262_144
+
+
+@pytest.mark.parametrize(
+    ("bodies", "expected"), [(False, [b"", b""]), (True, [b'{"live":true}', b'{"ready":true,"not_ready":[]}'])]
+)
+async def test_health_in_words(open_door, bodies, expected):
+    """Goal: empty bodies, as the reference server's, or what the Open Inference Protocol has; statuses are the same."""
+    door = await open_door(health_bodies=bodies)
+    for path, body in zip((b"live", b"ready"), expected, strict=True):
+        reply = await door.ask(b"GET /v2/health/%b HTTP/1.1\r\nHost: h\r\n\r\n" % path)
+        assert (reply.status, reply.body) == (200, body)
+        assert (reply.headers["content-type"] == "application/json") == bodies

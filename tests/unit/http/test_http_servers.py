@@ -1,5 +1,6 @@
 """The same routes for other clients: the protocol's own, and HTTP/2 and HTTP/1.1 through hypercorn."""
 
+import contextlib
 import socket
 from functools import partial
 
@@ -167,9 +168,11 @@ async def test_http_2_clients_that_take_nothing_are_cut_off(open_door, server, h
     client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
     if how == "socket":
         client.h2.increment_flow_control_window(2**31 - 65_536)
-    for _ in range(100):  # more than the buffers of two sockets hold
-        await client.start("GET", "/openapi.json")
+    await client.start("GET", "/openapi.json")
     await door.until(lambda: trio.lowlevel.current_statistics().tasks_living > before)
+    with contextlib.suppress(trio.BrokenResourceError):  # cut off by now: this machine is slow
+        for _ in range(99):  # more than the buffers of two sockets hold
+            await client.start("GET", "/openapi.json")
     await door.until(lambda: trio.lowlevel.current_statistics().tasks_living == before)
     await stream.aclose()
 

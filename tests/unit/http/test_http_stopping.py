@@ -63,6 +63,38 @@ async def test_drain_ends_at_its_deadline(door, infer_bytes, autojump_clock):
     assert await client.ended() == b""
 
 
+@pytest.mark.parametrize("server", ["native", "hypercorn"])
+async def test_clients_are_told_before_the_door_closes(open_door, infer_bytes, server):
+    """Announced, each answer is its connection's last, short way or long, and new connections are let in and told, too;
+    a stream that had begun keeps what its head has said."""
+    door = await open_door(server=server)
+    client = await door.connect()
+    for _ in range(3):  # the usual request: its answer's head is made beforehand
+        assert "connection" not in (await client.ask(infer_bytes())).headers
+    door.server.announce_end()
+    for one in (client, await door.connect()):
+        reply = await one.ask(infer_bytes())
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert await one.ended() == b""
+    door.server.announce_end()
+    reply = await (await door.connect()).ask(GET)
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize(("pause", "is_answered"), [(0.8, True), (1.5, False)])
+async def test_who_has_just_come_may_ask(door, infer_bytes, autojump_clock, pause, is_answered):
+    """A client that was let in a moment before the door closed has a second for its first request."""
+    client = await door.connect()
+    await door.until(lambda: door.listener.connections)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.server.drain, trio.current_time() + 30)
+        await trio.sleep(pause)
+        if is_answered:
+            assert (await client.ask(infer_bytes())).status == 200
+        else:
+            assert await client.ended() == b""
+
+
 async def test_stop_accepting_serves_on(door):
     """Open connections are served after the door is closed; twice is as good as once."""
     client = await door.connect()

@@ -1,5 +1,6 @@
 """Requests that repeat themselves on a connection: whatever way they take, the answers are the same."""
 
+import json
 import logging
 import random
 
@@ -7,7 +8,7 @@ import attrs
 import numpy as np
 import pytest
 import trio
-from despina.frontends.usual import MADE_MAX
+from despina.frontends.http.request.short_way import MADE_MAX
 from despina.schema.fault import QueueFull
 from despina.schema.inference import ResponseTemplate
 
@@ -26,9 +27,9 @@ def asking(seed, *, name="addsub", extra="", fields="", rows=1):
     return f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body, (a + b).tobytes() + (a - b).tobytes()
 
 
-def with_templates(model):
+def with_templates(model, rows=1):
     """The model's answers say that they are alike, as the cheapest backends' do."""
-    template = ResponseTemplate("addsub", "1", [("OUTPUT0", "INT32", (1, 16)), ("OUTPUT1", "INT32", (1, 16))])
+    template = ResponseTemplate("addsub", "1", [("OUTPUT0", "INT32", (rows, 16)), ("OUTPUT1", "INT32", (rows, 16))])
     finish = model._finish
 
     def finished(job):
@@ -60,6 +61,21 @@ async def test_answers_are_those_of_the_long_way(door, taken, alike):
         assert (again.status, again.headers, again.body) == (first.status, first.headers, first.body)
         assert again.body.endswith(expected)
     assert taken.count(True) >= 17
+
+
+@pytest.mark.parametrize("rows", [120, 130, 500])
+async def test_answers_that_are_not_copied(door, taken, rows):
+    """Goal: byte for byte the long way's. Method: answers below and above the bound for copies, and about as much as
+    comes in one piece."""
+    with_templates(door.engine.models["addsub"], rows)
+    client = await door.connect()
+    for seed in range(8):
+        data, expected = asking(seed, rows=rows)
+        first = await door.ask(data)
+        again = await client.ask(data)
+        assert (again.status, again.headers, again.body) == (first.status, first.headers, first.body)
+        assert again.body.endswith(expected)
+    assert True in taken
 
 
 async def test_an_id_is_answered_with_itself(door, taken):
@@ -286,6 +302,21 @@ async def test_requests_with_wishes_are_not_usual(door, taken, fields):
         client = await door.connect()
         assert (await client.ask(asking(1, fields=fields)[0])).status == 200
     assert taken == []
+
+
+async def test_numbers_in_the_text_are_not_usual(door, taken, made):
+    """Goal: of such requests more than their tensors' bytes differ, and nothing that comes behind them is taken for
+    tensors."""
+    client = await door.connect()
+    inputs = [{"name": f"INPUT{place}", "shape": [1, 16], "datatype": "INT32", "data": [7] * 16} for place in (0, 1)]
+    body = json.dumps({"inputs": inputs}).encode()
+    for _ in range(4):
+        lines = b"POST /v2/models/addsub/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+        assert (await client.ask(lines + body)).status == 200
+    longer = b"POST /v2/models/addsub/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (len(body) + 128)
+    assert (await client.ask(longer + body + b"x" * 128)).status == 500
+    assert made == []
+    assert True not in taken
 
 
 async def test_long_heads_are_not_usual(door, taken, made):

@@ -11,6 +11,7 @@ import pytest
 from despina.engine.observe.custom_metrics import CustomMetrics
 from despina.engine.observe.latencies import AGE_MAX_S, BUCKETS_MS, Histogram, ObservedStats, Summary
 from despina.engine.observe.statistics import ModelStats
+from despina.engine.observe.status import Workload
 from despina.engine.port.settings import LatencySettings
 from despina.frontends.metrics import MetricsSettings
 from despina.frontends.metrics.collector import EngineCollector
@@ -56,7 +57,7 @@ def test_histogram():
     for value in (0.5, 1, 1.1, 5, 6):
         histogram.observe(value)
     assert histogram.counts == [2, 2, 1]
-    assert histogram.sum_ms == pytest.approx(13.6)
+    assert histogram.sum == pytest.approx(13.6)
 
 
 def test_buckets_of_the_configuration():
@@ -138,6 +139,9 @@ class Version:
     config: ModelConfig = attrs.field(factory=ModelConfig)
     carried: ModelStats = attrs.field(factory=ModelStats)
 
+    def workload(self):
+        return Workload(inflight=0, queue_max=1)
+
 
 def test_histogram_on_the_page():
     """Goal: cumulative buckets, the infinite one too, then nothing of other models."""
@@ -214,6 +218,13 @@ def test_gpus():
     ):  # fmt: skip
         assert line + "\n" in text
     assert "nv_gpu_power_limit" not in text
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("0", {0: "GPU-1"}), ("1", {}), ("", {}), ("GPU-1", {0: "GPU-1"})])
+def test_gpus_that_the_process_may_not_use(monkeypatch, wanted, expected):
+    """Goal: devices have the numbers that CUDA gives them, and others' GPUs are not on the page."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+    assert Gpus(Nvml(), 0, lambda: 0.0).uuids == expected
 
 
 def test_families_of_models():

@@ -9,7 +9,9 @@ import pytest
 import trio
 from attrs import define, field, frozen
 from despina.engine.observe.custom_metrics import CustomMetrics
+from despina.engine.observe.health import HealthReport
 from despina.engine.observe.statistics import ModelStats
+from despina.engine.observe.status import Workload
 from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
 from despina.frontends.metrics import MetricsPage, MetricsSettings, serve_metrics
@@ -41,15 +43,22 @@ class Version:
     statistics: ModelStats = field(factory=ModelStats)
     carried: ModelStats = field(factory=ModelStats)
 
+    def workload(self):
+        return Workload(inflight=1, queue_max=10)
+
 
 @frozen
 class FakeEngine:
     loaded: list
     custom_metrics: CustomMetrics = field(factory=CustomMetrics)
     cache: None = None
+    problems: list = field(factory=list)
 
     def versions(self):
         return iter(self.loaded)
+
+    def health(self):
+        return HealthReport(not self.problems, self.problems)
 
 
 def page(*versions, machine=None):
@@ -77,6 +86,12 @@ def test_names_order_and_kinds():
         ("nv_inference_compute_output_duration_us", "counter"),
         ("nv_inference_pending_request_count", "gauge"),
         ("nv_model_load_duration_secs", "gauge"),
+        ("despina_inflight_request_count", "gauge"),
+        ("despina_queue_max", "gauge"),
+        ("despina_queue_oldest_seconds", "gauge"),
+        ("despina_execution_count", "counter"),
+        ("despina_unserved_request_count", "counter"),
+        ("despina_build_info", "gauge"),
         ("nv_pinned_memory_pool_total_bytes", "gauge"),
         ("nv_pinned_memory_pool_used_bytes", "gauge"),
         ("nv_cpu_utilization", "gauge"),
@@ -229,6 +244,14 @@ async def test_door(models, nursery):
         head, body = await ask(stream, "/metrics", "POST")
         assert head.startswith("HTTP/1.1 405")
         assert body == '{"error":"Method Not Allowed"}'
+        head, body = await ask(stream, "/v2/health/live")
+        assert (head.split("\r\n")[0], body) == ("HTTP/1.1 200 OK", "")
+        head, body = await ask(stream, "/v2/health/ready")
+        assert (head.split("\r\n")[0], body) == ("HTTP/1.1 200 OK", '{"ready":true,"not_ready":[]}')
+        engine.problems.append("model 'm' version 1 is LOADING")
+        head, body = await ask(stream, "/v2/health/ready")
+        assert head.startswith("HTTP/1.1 400 ")
+        assert body == '{"ready":false,"not_ready":["model \'m\' version 1 is LOADING"]}'
         await server.drain(trio.current_time() + 1)
         assert await stream.receive_some() == b""
 

@@ -9,7 +9,7 @@ import tritonclient.http as client
 from despina.schema import kserve_http_reply
 from despina.schema.fault import Internal, InvalidArgument
 from despina.schema.infer_head import ReplyFormat
-from despina.schema.inference import InferenceResponse
+from despina.schema.inference import FixedParameters, InferenceResponse
 from despina.schema.kserve_http_reply import encode_error, encode_infer, number_text
 from despina.schema.tensor import Tensor
 from hypothesis import given, settings
@@ -231,3 +231,23 @@ def test_what_the_real_client_reads(outputs, request_id):
     for name, (array, binary) in outputs.items():
         if array.size or not binary:
             np.testing.assert_array_equal(parsed.as_numpy(name), array)
+
+
+def test_parameters_that_many_answers_share():
+    """Goal: what is kept of one answer is used for others with the very same parameters, and for no equal ones: 0 and
+    false are equal, but read differently."""
+    memory = memoryview(bytes(8))
+    fixed = FixedParameters({"s": 0, "b": False})
+    reply = ReplyFormat(True)
+
+    def head_with(parameters):
+        return encode_infer(reply_to(Tensor("A", "FP32", (1, 2), memory), parameters=parameters), reply)[0]
+
+    rest = b'"outputs":[{"name":"A","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}]}'
+    names = b'{"model_name":"m","model_version":"1",'
+    for _ in range(3):
+        assert head_with(fixed) == names + b'"parameters":{"s":0,"b":false},' + rest
+    assert head_with({"s": False, "b": 0}) == names + b'"parameters":{"s":false,"b":0},' + rest
+    assert head_with(None) == names + rest
+    assert head_with(FixedParameters({"s": 1})) == names + b'"parameters":{"s":1},' + rest
+    assert head_with(fixed) == names + b'"parameters":{"s":0,"b":false},' + rest

@@ -5,7 +5,7 @@ import json
 import attrs
 import numpy as np
 import pytest
-from despina.schema import infer_head, kserve_grpc
+from despina.schema import infer_head, kserve_grpc, kserve_grpc_plain
 from despina.schema.fault import InvalidArgument, NotFound
 from despina.schema.inference import InferenceResponse
 from despina.schema.kserve_http import decode_infer
@@ -135,7 +135,7 @@ def read_grpc(regions, inputs, outputs=(), raw=()):
         raw_input_contents=raw,
     )
     data = message.SerializeToString()
-    assert kserve_grpc.read_plain_request(data) is None, "the short way gives up"
+    assert kserve_grpc_plain.read_plain_request(data) is None, "the short way gives up"
     return kserve_grpc.read_request(codec.decode(ModelInferRequest, data), regions=regions)
 
 

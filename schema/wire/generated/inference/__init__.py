@@ -127,8 +127,8 @@ from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
+from ...service import ServiceBase
 from ..message_pool import default_message_pool
 
 if TYPE_CHECKING:
@@ -2276,7 +2276,7 @@ default_message_pool.register_message(
 )
 
 
-class GrpcInferenceServiceBase(betterproto2_grpclib.ServiceBase):
+class GrpcInferenceServiceBase(ServiceBase):
     async def server_live(self, message: "ServerLiveRequest") -> "ServerLiveResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
+from .....service import ServiceBase
 from ....message_pool import default_message_pool
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ default_message_pool.register_message(
 )
 
 
-class HealthBase(betterproto2_grpclib.ServiceBase):
+class HealthBase(ServiceBase):
     async def check(self, message: "HealthCheckRequest") -> "HealthCheckResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
+from .....service import ServiceBase
 from ....message_pool import default_message_pool
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ default_message_pool.register_message(
 )
 
 
-class ServerReflectionBase(betterproto2_grpclib.ServiceBase):
+class ServerReflectionBase(ServiceBase):
     async def server_reflection_info(
         self, messages: "AsyncIterator[ServerReflectionRequest]"
     ) -> "AsyncIterator[ServerReflectionResponse]":

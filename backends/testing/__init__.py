@@ -1,0 +1,1 @@
+"""What shows that a backend keeps its word; public as `despina.testing`."""

@@ -1,0 +1,188 @@
+"""Header blocks from the peer: HPACK decoded in one loop, with a table that remembers what each field is to us.
+
+A field is looked at once, when it enters the table; most fields of most blocks are references to those. Huffman codes,
+which gRPC's C core does not send, are the library's affair. Tests hold the whole to the library, field by field.
+"""
+
+from __future__ import annotations
+
+import re
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from hpack import HPACKError
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
+
+from .constants import ErrorCode, Http2Error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FIELD_BYTES: Final = 32
+"""What a field counts besides its name and value."""
+_TABLE_BYTES_MAX: Final = 4096
+"""We announce no other size."""
+_TO_INDEX: Final = bytes(byte & 0x7F for byte in range(256))
+_SIZE: Final = itemgetter(3)
+_find_references = re.compile(rb"[\x81-\xfe]*").match
+"""Fields that the table has, one byte each."""
+_MORE_BYTES_MAX: Final = 5
+"""Of an integer that does not fit its prefix."""
+
+
+class Field(NamedTuple):
+    """One header."""
+
+    name: str
+    value: str
+    kind: int
+    """What it is to who made the table."""
+    size: int
+
+
+class HeaderBlocks:
+    """One connection's decoder."""
+
+    __slots__ = (
+        "_by_index",
+        "_dynamic",
+        "_kind_of",
+        "_list_bytes_max",
+        "_static",
+        "_table_bytes",
+        "_table_bytes_max",
+        "changes",
+        "size",
+    )
+
+    def __init__(self, list_bytes_max: int, kind_of: Callable[[str], int], static: tuple[Field, ...]) -> None:
+        """`kind_of` says of a header's name what kind its fields are; `static` is what `static_fields` made with it."""
+        self._kind_of = kind_of
+        self._list_bytes_max = list_bytes_max
+        self._static = static
+        self._dynamic: list[Field] = []
+        """Oldest first: the last one has the lowest index."""
+        self._by_index: Sequence[Field] = static
+        self._table_bytes = 0
+        self._table_bytes_max = _TABLE_BYTES_MAX
+        self.changes = 0
+        """Counts what makes equal blocks mean something else."""
+        self.size = 0
+        """Of all fields of the last block, as the protocol counts."""
+
+    def decode(self, block: bytes) -> list[Field]:
+        """The fields in order. Raises Http2Error, after which the table cannot be trusted any more."""
+        try:
+            fields = self._decode(block)
+        except (HPACKError, IndexError, ValueError) as error:
+            raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from error
+        return fields
+
+    def _decode(self, block: bytes) -> list[Field]:
+        fields: list[Field] = []
+        table = self._by_index
+        at, end = 0, len(block)
+        while at < end:
+            byte = block[at]
+            if byte > 0x80:
+                stop = _find_references(block, at).end()  # type: ignore[union-attr]  # matches everything
+                if stop > at:
+                    fields.extend(map(table.__getitem__, block[at:stop].translate(_TO_INDEX)))
+                    at = stop
+                else:
+                    index, at = _more(block, at + 1, 0x7F)
+                    fields.append(table[index])
+                continue
+            at += 1
+            if byte & 0xE0 == 0x20:
+                if fields:
+                    raise ValueError("a size of the table amid fields")
+                size = byte & 0x1F
+                if size == 0x1F:
+                    size, at = _more(block, at, size)
+                table = self._resize(size)
+                continue
+            if byte == 0x80:
+                raise ValueError("a reference to nothing")
+            mask = 0x3F if byte & 0x40 else 0x0F
+            index = byte & mask
+            if index == mask:
+                index, at = _more(block, at, index)
+            if index:
+                name = table[index].name
+                name_bytes = len(name) if name.isascii() else len(name.encode())
+            else:
+                name, name_bytes, at = _text(block, at)
+            value, value_bytes, at = _text(block, at)
+            field = Field(name, value, self._kind_of(name), name_bytes + value_bytes + _FIELD_BYTES)
+            fields.append(field)
+            if byte & 0x40:
+                table = self._insert(field)
+        # What is in the list is in the table or in the block, so that even a large one is small until it is read.
+        self.size = sum(map(_SIZE, fields))
+        if self.size > self._list_bytes_max:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
+        return fields
+
+    def _insert(self, field: Field) -> Sequence[Field]:
+        self._table_bytes += field.size
+        self._dynamic.append(field)
+        return self._evict()
+
+    def _resize(self, size: int) -> Sequence[Field]:
+        if size > _TABLE_BYTES_MAX:
+            raise ValueError("a table larger than allowed")
+        self._table_bytes_max = size
+        return self._evict()
+
+    def _evict(self) -> Sequence[Field]:
+        """The table, with what fits it. A field that is larger than the table leaves it empty."""
+        count = 0
+        while self._table_bytes > self._table_bytes_max:
+            self._table_bytes -= self._dynamic[count].size
+            count += 1
+        del self._dynamic[:count]
+        self.changes += 1
+        self._by_index = (*self._static, *reversed(self._dynamic))
+        return self._by_index
+
+
+def static_fields(kind_of: Callable[[str], int]) -> tuple[Field, ...]:
+    """The fields that everybody knows, by index. The first is none: no block may refer to it."""
+    return (
+        Field("", "", 0, 0),
+        *(
+            Field(name.decode(), value.decode(), kind_of(name.decode()), len(name) + len(value) + _FIELD_BYTES)
+            for name, value in HeaderTable.STATIC_TABLE
+        ),
+    )
+
+
+def _more(block: bytes, at: int, value: int) -> tuple[int, int]:
+    """An integer whose prefix is full, and the index behind it."""
+    shift = 0
+    for byte in block[at : at + _MORE_BYTES_MAX]:
+        at += 1
+        value += (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("an integer that does not end")
+
+
+def _text(block: bytes, at: int) -> tuple[str, int, int]:
+    """A text, what it counts, and the index behind it."""
+    size = block[at]
+    at += 1
+    coded = size > 0x7F
+    size &= 0x7F
+    if size == 0x7F:
+        size, at = _more(block, at, size)
+    stop = at + size
+    if stop > len(block):
+        raise ValueError("a truncated text")
+    data = block[at:stop]
+    if coded:
+        data = decode_huffman(data)
+    return data.decode(), len(data), stop

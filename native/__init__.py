@@ -1,0 +1,1 @@
+"""The shared library `libtritonserver.so`, and what it is made of: see README.md beside this."""

@@ -1,0 +1,340 @@
+"""A ModelInferRequest straight from its bytes, for the way that nearly all are written: one pass over its fields.
+
+    model_name | model_version | id | parameters | inputs, outputs | raw contents
+      read anew                                    one stretch       copies or views
+                                                  `- Layout, where all is small -'
+
+The stretch that describes inputs and outputs is decoded once and remembered: clients vary ids, parameters and tensors,
+and ask again and again for the same names, datatypes and shapes. Where it and the contents behind it are small, they
+are cut apart in one go, by what was found in their places before. Elements that came as lists stand in the
+descriptions, and are taken out of them first. Nothing is decided here that the message's way (kserve_grpc.py) would
+decide otherwise: whatever is unusual is left to it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from .fault import InvalidArgument
+from .inference import LATEST, InferenceRequest, Template
+from .kserve_grpc_contents import memory_in
+from .kserve_grpc_parameters import BOOL, DOUBLE, INT64, STRING, UINT64, Said, apply_parameters
+from .tensor import Tensor
+from .texts import MANY_BYTES_MIN, counted
+from .wire import codec
+from .wire.generated.inference import ModelInferRequest
+from .wire.varint import read_varint, varint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .tensor import Buffer
+
+_FORMS_MAX: Final = 512
+_FORM_BYTES_MAX: Final = 512
+"""Of a stretch that is remembered."""
+_VERSION_DIGITS_MAX: Final = 18
+_COPIED_BYTES_MAX: Final = 1024
+"""Messages whose contents are copied out of them: that costs less than views."""
+_LAYOUTS_MAX: Final = 256
+_LAYOUT_BYTES_MAX: Final = 8192
+"""Of descriptions and contents that are cut apart in one go, which copies them."""
+_ALTERNATIVES_MAX: Final = 4
+"""Layouts of one model and one size."""
+_TEXTS: Final = b"\x12\x05BYTES"
+"""In the description of an input with BYTES."""
+_CONTENTS_BYTES_MAX: Final = 32_768
+"""Of an input with its elements that is read at once, in a millisecond or two."""
+_DESCRIBING: Final = frozenset((0x2A, 0x32))
+"""Tags of inputs and outputs."""
+_DOUBLE = struct.Struct("<d").unpack_from
+
+
+class Form:
+    """What a stretch of inputs and outputs describes, and what requests of that form and size have in common."""
+
+    __slots__ = ("columns", "inputs", "outputs", "sizes", "template")
+
+    def __init__(self, inputs: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[str]) -> None:
+        self.inputs = inputs
+        """Name, datatype and shape of each."""
+        self.columns = tuple(zip(*inputs, strict=True)) if inputs else ((), (), ())
+        """The names, the datatypes and the shapes."""
+        self.outputs = outputs
+        self.sizes: list[int] = []
+        """Bytes of each input of those that `template` is for."""
+        self.template = Template()
+
+    def template_for(self, sizes: list[int]) -> Template:
+        """Shared by requests whose tensors have these sizes, for as long as no other sizes come between."""
+        if sizes != self.sizes:
+            self.sizes = sizes
+            self.template = Template()
+        return self.template
+
+
+class Layout:
+    """Where descriptions and contents lie behind each other, each with its tag and size, and nothing else with them."""
+
+    __slots__ = ("cut", "form", "heads", "template")
+
+    def __init__(self, form: Form, heads: Sequence[bytes], sizes: Sequence[int], template: Template) -> None:
+        self.form = form
+        self.template = template
+        self.heads = tuple(heads)
+        """What is before each of the contents; the descriptions are in the first."""
+        pairs = zip(map(len, heads), sizes, strict=True)
+        self.cut = struct.Struct("".join(f"{head}s{size}s" for head, size in pairs)).unpack_from
+        """The heads and the contents in turn, of a message from an index on."""
+
+
+_layouts: dict[tuple[str, int], tuple[Layout, ...]] = {}
+"""By the model's name and the size of the whole: those used last first. Clients choose; oldest first."""
+_UNKNOWN: Final = Form((), ())
+_forms: dict[bytes, Form | None] = {}
+"""By the stretch; None for what is not plain. Oldest first."""
+
+
+class _NotPlain(ValueError):
+    """To be read as a message."""
+
+
+def takes_long(message: Buffer) -> bool:
+    """Whether the request in `message` should be read in a worker thread: it has many numbers, or texts, one by one."""
+    at, end = 0, len(message)
+    try:
+        while at < end:
+            tag = message[at]
+            size, start = read_varint(message, at + 1)
+            if tag == 0x2A and (size > _CONTENTS_BYTES_MAX or _TEXTS in bytes(message[start : start + size])):
+                return True
+            at = start + size
+    except (IndexError, ValueError):
+        return False
+    return False
+
+
+def read_plain_request(data: Buffer) -> InferenceRequest | None:
+    """The request in `data`, its tensors mostly views of it, or None when it must be decoded as a message: parameters
+    that are refused or the door's, shared memory, classes, a version that is not plain digits, fields out of order or
+    unknown, tensors without their bytes or with more than one list of elements, malformed bytes. From any thread."""
+    name = version = id = ""
+    parameters: dict[str, Said] | None = None
+    source = data if len(data) <= _COPIED_BYTES_MAX else memoryview(data)
+    raw: list[Buffer] = []
+    contents: Sequence[Buffer]
+    form: Form | None = None
+    form_at = form_stop = 0
+    at, end = 0, len(data)
+    try:
+        while at < end:
+            tag = data[at]
+            if tag in _DESCRIBING:
+                if form_stop:
+                    return None
+                if not raw:
+                    for layout in _layouts.get((name, end - at), ()):
+                        pieces = layout.cut(data, at)
+                        if pieces[::2] == layout.heads:
+                            form, contents, template = layout.form, pieces[1::2], layout.template
+                            break
+                    if form is not None:
+                        at = end
+                        break
+                form_at = at
+                while tag in _DESCRIBING:
+                    size = data[at + 1]
+                    if size < 128:
+                        at += size + 2
+                    else:
+                        size, at = read_varint(data, at + 1)
+                        at += size
+                    tag = data[at] if at < end else 0
+                form_stop = at
+                continue
+            size = data[at + 1]
+            start = at + 2
+            if size > 127:
+                size, start = read_varint(data, at + 1)
+            stop = start + size
+            if stop > end:
+                return None
+            if tag == 0x3A:
+                raw.append(source[start:stop])
+            elif tag == 0x22:
+                if parameters is None:
+                    parameters = {}
+                key, said = _parameter(data, start, stop)
+                parameters[key] = said
+            elif tag == 0x0A:
+                name = str(data[start:stop], "utf-8")
+            elif tag == 0x1A:
+                id = str(data[start:stop], "utf-8")
+            elif tag == 0x12:
+                version = str(data[start:stop], "utf-8")
+            else:
+                return None
+            at = stop
+        if at != end:
+            return None
+        if form is None:
+            if raw:
+                form, contents = _known_form(bytes(data[form_at:form_stop])), raw
+                template = form.template_for(list(map(len, raw)))
+                if end - form_at <= _LAYOUT_BYTES_MAX:
+                    _lay_out(name, bytes(data[form_at:]), form_stop - form_at, form, raw)
+            else:
+                form, contents = _with_elements(source[form_at:form_stop])
+                template = form.template_for(list(map(len, contents)))
+        if version and not (len(version) <= _VERSION_DIGITS_MAX and version.isascii() and version.isdigit()):
+            return None
+        names, datatypes, shapes = form.columns
+        if len(names) != len(contents):
+            return None
+        inputs = dict(zip(names, map(Tensor, names, datatypes, shapes, contents), strict=True))
+        request = InferenceRequest(
+            name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=form.outputs
+        )
+        if len(data) >= MANY_BYTES_MIN:
+            request.inputs = {tensor: counted(value) for tensor, value in inputs.items()}
+        request.template = template
+        if parameters is not None:
+            apply_parameters(parameters.items(), request)
+    except (IndexError, ValueError, struct.error):
+        return None
+    except InvalidArgument:
+        return None  # refused in its turn: other things may be wrong, too
+    return request
+
+
+def _lay_out(name: str, rest: bytes, stop: int, form: Form, raw: Sequence[Buffer]) -> None:
+    """Remembers how `rest` is made of a stretch of descriptions, up to `stop`, and the contents `raw`; not where these
+    come in another way than all write them, or with something between."""
+    if not stop or stop > _FORM_BYTES_MAX or len(raw) != len(form.inputs):
+        return
+    heads = []
+    start, at = 0, stop
+    for memory in raw:
+        at += 1 + len(varint(len(memory)))
+        heads.append(rest[start:at])
+        start = at = at + len(memory)
+    if rest != b"".join(part for pair in zip(heads, raw, strict=True) for part in pair):
+        return
+    key = name, len(rest)
+    others = _layouts.pop(key, ())
+    if len(_layouts) >= _LAYOUTS_MAX:
+        del _layouts[next(iter(_layouts))]
+    layout = Layout(form, heads, list(map(len, raw)), form.template)
+    _layouts[key] = (layout, *others[: _ALTERNATIVES_MAX - 1])
+
+
+def _with_elements(view: Buffer) -> tuple[Form, list[Buffer]]:
+    """What a stretch describes whose inputs have their elements in them, and the contents of each input. Raises
+    ValueError for what is not plain."""
+    at, stop = 0, len(view)
+    heads: list[Buffer] = []
+    typed: list[Buffer] = []
+    while at < stop:
+        tag = view[at]
+        size, start = view[at + 1], at + 2
+        if size > 127:
+            size, start = read_varint(view, at + 1)
+        at = start + size
+        if tag == 0x2A:
+            contents_at = _contents_in(view, start, at)
+            heads += (b"\x2a", varint(contents_at - start), view[start:contents_at])
+            typed.append(view[contents_at:at])
+        else:
+            heads += (b"\x32", varint(size), view[start:at])
+    if not typed:
+        raise _NotPlain
+    form = _known_form(b"".join(heads))
+    return form, [memory_in(one, datatype) for one, (_, datatype, _) in zip(typed, form.inputs, strict=True)]
+
+
+def _contents_in(view: Buffer, at: int, stop: int) -> int:
+    """Where a description of an input has its last field, which is its contents."""
+    while at < stop:
+        tag = view[at]
+        size, start = view[at + 1], at + 2
+        if size > 127:
+            size, start = read_varint(view, at + 1)
+        if tag == 0x2A:
+            if start + size != stop:
+                raise _NotPlain
+            return at
+        if tag not in (0x0A, 0x12, 0x1A):
+            raise _NotPlain
+        at = start + size
+    raise _NotPlain
+
+
+def _known_form(stretch: bytes) -> Form:
+    form = _forms.get(stretch, _UNKNOWN)
+    if form is _UNKNOWN:
+        form = _described(stretch)
+    if form is None:
+        raise _NotPlain
+    return form
+
+
+def _described(stretch: bytes) -> Form | None:
+    """What a stretch says that is not known yet."""
+    message = codec.decode(ModelInferRequest, stretch)
+    inputs = [(entry.name, entry.datatype, tuple(entry.shape)) for entry in message.inputs]
+    outputs = [entry.name for entry in message.outputs]
+    is_plain = (
+        not any(entry.parameters or entry.contents is not None for entry in message.inputs)
+        and not any(entry.parameters for entry in message.outputs)
+        and len({name for name, _, _ in inputs}) == len(inputs)
+        and len(set(outputs)) == len(outputs)
+    )
+    form = Form(inputs, outputs) if is_plain else None
+    if len(stretch) <= _FORM_BYTES_MAX:
+        if len(_forms) >= _FORMS_MAX:
+            del _forms[next(iter(_forms))]
+        _forms[stretch] = form
+    return form
+
+
+def _parameter(data: Buffer, at: int, stop: int) -> tuple[str, Said]:
+    """One entry of the map in data[at:stop], key and value in order and both there. Raises ValueError or IndexError for
+    any other, and for what is said to the door and not to the model."""
+    key_size = data[at + 1]
+    key_stop = at + 2 + key_size
+    value_at = key_stop + 2
+    value_size = stop - value_at
+    if (
+        data[at] != 0x0A
+        or data[key_stop] != 0x12
+        or data[key_stop + 1] != value_size
+        or value_size > 127
+        or key_size > 127
+    ):
+        raise _NotPlain
+    key = str(data[at + 2 : key_stop], "utf-8")
+    if key.startswith("triton_"):
+        raise _NotPlain
+    tag = data[value_at]
+    if tag == 0x1A:
+        if data[value_at + 1] != value_size - 2:
+            raise _NotPlain
+        return key, (STRING, str(data[value_at + 2 : stop], "utf-8"))
+    if tag == 0x21:
+        if value_size != 9:
+            raise _NotPlain
+        return key, (DOUBLE, _DOUBLE(data, value_at + 1)[0])
+    if tag not in (0x08, 0x10, 0x28):
+        raise _NotPlain
+    value = data[value_at + 1]
+    value_stop = value_at + 2
+    if value > 127:
+        value, value_stop = read_varint(data, value_at + 1)
+    if value_stop != stop:
+        raise _NotPlain
+    if tag == 0x08:
+        return key, (BOOL, value != 0)
+    if tag == 0x28:
+        return key, (UINT64, value)
+    return key, (INT64, value - (1 << 64) if value >> 63 else value)

@@ -1,0 +1,312 @@
+"""Doors served within trio's wait: nobody else waits longer, and where trio is not as expected all works as well."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import select
+import threading
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+from despina.engine.port import dispatch as module
+from despina.engine.port.dispatch import Dispatcher, dispatch
+
+AROUND = contextvars.ContextVar("AROUND", default="nothing")
+
+
+class Bell:
+    """A descriptor that is readable after each `ring`; `answer` is what a door does of it."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.heard = 0
+        self._more = trio.Event()
+
+    def ring(self) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def answer(self) -> None:
+        self.heard += os.eventfd_read(self.fd)
+        self._more.set()
+
+    async def has_heard(self, count: int = 1) -> None:
+        while self.heard < count:
+            self._more = trio.Event()
+            await self._more.wait()
+
+
+@pytest.fixture
+def bell():
+    made = Bell()
+    yield made
+    os.close(made.fd)
+
+
+class Turns(trio.abc.Instrument):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+def run(main):
+    """In true time, where doors are served directly."""
+
+    async def bounded():
+        with trio.fail_after(20):
+            await main()
+
+    trio.run(bounded)
+
+
+def test_serving_takes_no_turn(bell):
+    """Goal: a door hears a hundred rings without a turn of the scheduler for each, as itself and in its context."""
+    seen = []
+
+    async def main():
+        turns = Turns()
+        trio.lowlevel.add_instrument(turns)
+        async with trio.open_nursery() as nursery:
+
+            def answer():
+                bell.answer()
+                if bell.heard < 100:
+                    bell.ring()
+                else:
+                    seen.append((trio.lowlevel.current_task().name, AROUND.get(), turns.count))
+                    nursery.cancel_scope.cancel()
+
+            AROUND.set("the door")
+            nursery.start_soon(dispatch, bell.fd, answer, name="door")
+            bell.ring()
+        assert isinstance(module._dispatcher(), Dispatcher), "this version of trio is known"
+
+    run(main)
+    ((name, around, turns),) = seen
+    assert (name, around) == ("door", "the door")
+    assert turns < 10
+
+
+def test_a_busy_door_keeps_nobody_waiting(bell):
+    """Goal: sleepers, threads that call back, other descriptors and tasks that the door wakes all get their turns while
+    the door always has something."""
+
+    async def main():
+        other, done, woken = Bell(), [], trio.Event()
+
+        def answer():
+            bell.answer()
+            bell.ring()
+            if bell.heard == 1000:
+                woken.set()
+
+        async def note(name, wait):
+            await wait()
+            done.append(name)
+
+        async def hear():
+            await trio.lowlevel.wait_readable(other.fd)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, bell.fd, answer)
+            bell.ring()
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(note, "slept", partial(trio.sleep, 0.02))
+                waiting.start_soon(
+                    note, "thread", partial(trio.to_thread.run_sync, trio.from_thread.run_sync, other.ring)
+                )
+                waiting.start_soon(note, "descriptor", hear)
+                waiting.start_soon(note, "woken", woken.wait)
+            nursery.cancel_scope.cancel()
+        os.close(other.fd)
+        assert sorted(done) == ["descriptor", "slept", "thread", "woken"]
+
+    run(main)
+
+
+def test_an_idle_door_keeps_nobody_waiting(bell):
+    """Goal: the same where the door has nothing: deadlines come in time, and `wait_all_tasks_blocked` ends."""
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, bell.fd, bell.answer)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0.01) as scope:
+                await trio.sleep_forever()
+            assert scope.cancelled_caught
+            timer = threading.Timer(0.01, bell.ring)
+            timer.start()
+            await bell.has_heard()
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_two_doors(bell):
+    """Goal: both are served, in turn; one that ends leaves the other."""
+    other = Bell()
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            first, gone = trio.CancelScope(), trio.Event()
+
+            async def short_lived():
+                with first:
+                    await dispatch(bell.fd, bell.answer)
+                gone.set()
+
+            def answer():
+                other.answer()
+                if other.heard < 10:
+                    bell.ring()
+                    other.ring()
+                else:
+                    first.cancel()
+
+            nursery.start_soon(short_lived)
+            nursery.start_soon(dispatch, other.fd, answer)
+            other.ring()
+            await gone.wait()
+            assert bell.heard == 9
+            other.ring()
+            await other.has_heard(11)
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    os.close(other.fd)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_what_serving_raises(bell, is_direct, monkeypatch):
+    """Goal: it comes out of `dispatch`, which can be called again. Also where trio is not as expected."""
+    if not is_direct:
+
+        def unknown(_):
+            raise AttributeError("no such thing")
+
+        monkeypatch.setattr(Dispatcher, "__init__", unknown)
+
+    async def main():
+        async def failing():
+            for _ in range(2):
+                with pytest.raises(ZeroDivisionError):
+                    await dispatch(bell.fd, lambda: 1 // 0)
+            await dispatch(bell.fd, bell.answer)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing)
+            bell.ring()
+            await bell.has_heard()
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_waiting_that_breaks(bell, monkeypatch):
+    """Goal: the door hears that waiting is not possible, and may try again: trio drops an instrument that raises."""
+    failures = iter([OSError("no"), MemoryError()])
+    serve = Dispatcher._serve
+
+    def breaks(self, timeout):
+        for failure in failures:
+            raise failure
+        return serve(self, timeout)
+
+    monkeypatch.setattr(Dispatcher, "_serve", breaks)
+
+    async def main():
+        async def failing():
+            with pytest.raises(OSError, match="no"):
+                await dispatch(bell.fd, bell.answer)
+            with pytest.raises(MemoryError):
+                await dispatch(bell.fd, bell.answer)
+            await dispatch(bell.fd, bell.answer)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing)
+            bell.ring()
+            await bell.has_heard()
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_raising_when_cancelled_already(bell):
+    """Goal: a door that breaks after it was cancelled is woken once."""
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+
+            def answer():
+                nursery.cancel_scope.cancel()
+                raise ValueError
+
+            nursery.start_soon(dispatch, bell.fd, answer)
+            bell.ring()
+
+    run(main)
+
+
+async def test_virtual_time(bell, autojump_clock):
+    """Goal: the clock jumps while a door waits, and the door hears all the same."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dispatch, bell.fd, bell.answer)
+        await trio.sleep(3600)
+        bell.ring()
+        await trio.sleep(3600)
+        assert bell.heard == 1
+        assert not isinstance(module._dispatcher(), Dispatcher)
+        nursery.cancel_scope.cancel()
+
+
+def test_many_descriptors_at_once(bell):
+    """Goal: what epoll reports beside doors are trio's events only."""
+    bells = [Bell() for _ in range(50)]
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for one in bells:
+                nursery.start_soon(dispatch, one.fd, one.answer)
+            await trio.testing.wait_all_tasks_blocked()
+            for one in bells:
+                one.ring()
+            for one in bells:
+                await one.has_heard()
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    assert all(not select.select([one.fd], [], [], 0)[0] for one in bells)
+    for one in bells:
+        os.close(one.fd)
+
+
+def test_nobody_has_a_deadline(bell):
+    """Goal: after a door was served that has made nobody runnable, the wait for the next has no end, which epoll must
+    not be told."""
+    heard = threading.Semaphore(0)
+
+    def serve():
+        os.eventfd_read(bell.fd)
+        heard.release()
+
+    def ring(over, token):
+        for _ in range(3):
+            bell.ring()
+            heard.acquire(timeout=10)
+        token.run_sync_soon(over.set)
+
+    async def main():
+        over = trio.Event()
+        ringing = threading.Thread(target=ring, args=(over, trio.lowlevel.current_trio_token()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, bell.fd, serve)
+            ringing.start()
+            await over.wait()
+            nursery.cancel_scope.cancel()
+        ringing.join()
+
+    trio.run(main)
