@@ -2,11 +2,11 @@
 
     model_name | model_version | id | parameters | inputs, outputs | raw contents
       read anew                                    one stretch       copies or views
-                                                  `- Layout, where all is small -'
+                                                  `------- Layout -------'
 
 The stretch that describes inputs and outputs is decoded once and remembered: clients vary ids, parameters and tensors,
-and ask again and again for the same names, datatypes and shapes. Where it and the contents behind it are small, they
-are cut apart in one go, by what was found in their places before. Elements that came as lists stand in the
+and ask again and again for the same names, datatypes and shapes. It and the contents behind it are cut apart in one
+go, by what was found in their places before. Elements that came as lists stand in the
 descriptions, and are taken out of them first. Nothing is decided here that the message's way (kserve_grpc.py) would
 decide otherwise: whatever is unusual is left to it.
 """
@@ -39,7 +39,7 @@ _COPIED_BYTES_MAX: Final = 1024
 """Messages whose contents are copied out of them: that costs less than views."""
 _LAYOUTS_MAX: Final = 256
 _LAYOUT_BYTES_MAX: Final = 8192
-"""Of descriptions and contents that are cut apart in one go, which copies them."""
+"""Of descriptions and contents that are copied when they are cut apart; of more there are views."""
 _ALTERNATIVES_MAX: Final = 4
 """Layouts of one model and one size."""
 _TEXTS: Final = b"\x12\x05BYTES"
@@ -48,6 +48,8 @@ _CONTENTS_BYTES_MAX: Final = 32_768
 """Of an input with its elements that is read at once, in a millisecond or two."""
 _DESCRIBING: Final = frozenset((0x2A, 0x32))
 """Tags of inputs and outputs."""
+_BEFORE: Final = frozenset((0x12, 0x1A, 0x22))
+"""Tags of what may be between the model's name and those."""
 _DOUBLE = struct.Struct("<d").unpack_from
 
 
@@ -77,16 +79,36 @@ class Form:
 class Layout:
     """Where descriptions and contents lie behind each other, each with its tag and size, and nothing else with them."""
 
-    __slots__ = ("cut", "form", "heads", "template")
+    __slots__ = ("_cut", "_heads", "_places", "form", "template")
 
     def __init__(self, form: Form, heads: Sequence[bytes], sizes: Sequence[int], template: Template) -> None:
         self.form = form
         self.template = template
-        self.heads = tuple(heads)
+        self._heads = tuple(heads)
         """What is before each of the contents; the descriptions are in the first."""
-        pairs = zip(map(len, heads), sizes, strict=True)
-        self.cut = struct.Struct("".join(f"{head}s{size}s" for head, size in pairs)).unpack_from
-        """The heads and the contents in turn, of a message from an index on."""
+        pairs = [*zip(map(len, heads), sizes, strict=True)]
+        copies = sum(map(sum, pairs)) <= _LAYOUT_BYTES_MAX
+        kind = "s" if copies else "x"
+        self._cut = struct.Struct("".join(f"{head}s{size}{kind}" for head, size in pairs)).unpack_from
+        """The heads and, where they are copied, the contents in turn, of a message from an index on."""
+        self._places: list[tuple[int, int]] | None = None if copies else []
+        """Of contents that are not copied: from where to where, as seen from that index."""
+        at = 0
+        for head, size in pairs:
+            if self._places is not None:
+                self._places.append((at + head, at + head + size))
+            at += head + size
+
+    def contents_in(self, data: Buffer, at: int) -> Sequence[Buffer] | None:
+        """The contents in what is left of `data` from that index on, which has the right size; None where something
+        else is around them."""
+        pieces = self._cut(data, at)
+        if self._places is None:
+            return pieces[1::2] if pieces[::2] == self._heads else None
+        if pieces != self._heads:
+            return None
+        view = memoryview(data)
+        return [view[at + start : at + stop] for start, stop in self._places]
 
 
 _layouts: dict[tuple[str, int], tuple[Layout, ...]] = {}
@@ -104,6 +126,8 @@ def takes_long(message: Buffer) -> bool:
     """Whether the request in `message` should be read in a worker thread: it has many numbers, or texts, one by one."""
     at, end = 0, len(message)
     try:
+        if _is_laid_out(message):
+            return False
         while at < end:
             tag = message[at]
             size, start = read_varint(message, at + 1)
@@ -113,6 +137,21 @@ def takes_long(message: Buffer) -> bool:
     except (IndexError, ValueError):
         return False
     return False
+
+
+def _is_laid_out(message: Buffer) -> bool:
+    """Whether it will be cut apart in one go, after small fields. Raises IndexError for one that ends before."""
+    size = message[1]
+    at = 2 + size
+    if message[0] != 0x0A or size > 127:
+        return False
+    name = str(message[2:at], "utf-8", "replace")
+    while message[at] in _BEFORE:
+        size = message[at + 1]
+        if size > 127:
+            return False
+        at += 2 + size
+    return any(layout.contents_in(message, at) for layout in _layouts.get((name, len(message) - at), ()))
 
 
 def read_plain_request(data: Buffer) -> InferenceRequest | None:
@@ -135,9 +174,9 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
                     return None
                 if not raw:
                     for layout in _layouts.get((name, end - at), ()):
-                        pieces = layout.cut(data, at)
-                        if pieces[::2] == layout.heads:
-                            form, contents, template = layout.form, pieces[1::2], layout.template
+                        found = layout.contents_in(data, at)
+                        if found is not None:
+                            form, contents, template = layout.form, found, layout.template
                             break
                     if form is not None:
                         at = end
@@ -182,8 +221,7 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             if raw:
                 form, contents = _known_form(bytes(data[form_at:form_stop])), raw
                 template = form.template_for(list(map(len, raw)))
-                if end - form_at <= _LAYOUT_BYTES_MAX:
-                    _lay_out(name, bytes(data[form_at:]), form_stop - form_at, form, raw)
+                _lay_out(name, source[form_at:], form_stop - form_at, form, raw)
             else:
                 form, contents = _with_elements(source[form_at:form_stop])
                 template = form.template_for(list(map(len, contents)))
@@ -196,7 +234,7 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
         request = InferenceRequest(
             name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=form.outputs
         )
-        if len(data) >= MANY_BYTES_MIN:
+        if "BYTES" in datatypes and len(data) >= MANY_BYTES_MIN:
             request.inputs = {tensor: counted(value) for tensor, value in inputs.items()}
         request.template = template
         if parameters is not None:
@@ -208,18 +246,24 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     return request
 
 
-def _lay_out(name: str, rest: bytes, stop: int, form: Form, raw: Sequence[Buffer]) -> None:
+def _lay_out(name: str, rest: Buffer, stop: int, form: Form, raw: Sequence[Buffer]) -> None:
     """Remembers how `rest` is made of a stretch of descriptions, up to `stop`, and the contents `raw`; not where these
-    come in another way than all write them, or with something between."""
+    come in another way than all write them, or with something between, or are many texts: those are counted first."""
     if not stop or stop > _FORM_BYTES_MAX or len(raw) != len(form.inputs):
+        return
+    if len(rest) > _LAYOUT_BYTES_MAX and "BYTES" in form.columns[1]:
         return
     heads = []
     start, at = 0, stop
     for memory in raw:
-        at += 1 + len(varint(len(memory)))
-        heads.append(rest[start:at])
+        size = b"\x3a" + varint(len(memory))
+        at += len(size)
+        head = bytes(rest[start:at])
+        if not head.endswith(size) or (start and head != size):
+            return
+        heads.append(head)
         start = at = at + len(memory)
-    if rest != b"".join(part for pair in zip(heads, raw, strict=True) for part in pair):
+    if at != len(rest):
         return
     key = name, len(rest)
     others = _layouts.pop(key, ())

@@ -95,32 +95,14 @@ class FrameReader:
         return bool(self._data_left or self._pad_left)
 
     def read(self) -> None:
-        """Reads once and acts on every complete frame. Raises BlockingIOError, OSError for a peer that is gone, and
+        """Reads and acts on every complete frame. Raises BlockingIOError, OSError for a peer that is gone, and
         Http2Error for one that broke a rule."""
         connection = self._connection
         bulk = connection.bulk
         if self._has_more and not bulk.may_move(connection.fd):
             return
-        if self._data_left >= _DIRECT_BYTES_MIN:
-            call = connection.calls.get(self._data_id)
-            space = call.free_space if call is not None else None
-            if call is not None and space is not None and len(space) >= _DIRECT_BYTES_MIN:
-                wanted = min(self._data_left, max(bulk.left, _DIRECT_BYTES_MIN))
-                count = connection.sock.recv_into(space[:wanted])
-                if not count:
-                    raise ConnectionResetError
-                self._has_more = True
-                bulk.moved(connection.fd, count)
-                connection.count_data(count, call)
-                self._data_left -= count
-                self._note_end(call)
-                call.advance(count)
-                if not self.is_mid_data:
-                    self.part_since = 0.0
-                    self._end_data(call)
-                if connection.tls is not None and (data := connection.tls.surplus()):
-                    self._take(data)
-                return
+        if self._data_left >= _DIRECT_BYTES_MIN and self._read_into_place():
+            return
         data = connection.sock.recv(_READ_BYTES)
         if not data:
             raise ConnectionResetError
@@ -128,6 +110,33 @@ class FrameReader:
         if self._has_more:
             bulk.moved(connection.fd, _READ_BYTES)
         self._take(data)
+        if self._has_more and self._data_left >= _DIRECT_BYTES_MIN and connection.is_open and bulk.left > 0:
+            self._read_into_place()
+
+    def _read_into_place(self) -> bool:
+        """Reads once from the socket straight into the message of a DATA frame. False where that is not worth it."""
+        connection = self._connection
+        bulk = connection.bulk
+        call = connection.calls.get(self._data_id)
+        space = call.free_space if call is not None else None
+        if call is None or space is None or len(space) < _DIRECT_BYTES_MIN:
+            return False
+        wanted = min(self._data_left, max(bulk.left, _DIRECT_BYTES_MIN))
+        count = connection.sock.recv_into(space[:wanted])
+        if not count:
+            raise ConnectionResetError
+        bulk.moved(connection.fd, count)
+        connection.count_data(count, call)
+        self._data_left -= count
+        self._has_more = self._data_left > 0
+        self._note_end(call)
+        call.advance(count)
+        if not self.is_mid_data:
+            self.part_since = 0.0
+            self._end_data(call)
+        if connection.tls is not None and (data := connection.tls.surplus()):
+            self._take(data)
+        return True
 
     def _take(self, data: bytes) -> None:
         """Acts on every frame that is complete now."""

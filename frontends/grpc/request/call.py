@@ -144,7 +144,7 @@ class Call(Incoming):
             if not compressed and self.ended and outlet.takes(self, size + 5):
                 id = self.id
                 head = _pack_beginning(_INITIAL, id, block.INITIAL, size + 5 << 8, 0, id, 0, size)
-                outlet.put(b"".join((head, *buffers, _pack_ending(_ENDING, id, block.TRAILERS_OK))))
+                outlet.put_parts(head, buffers, _pack_ending(_ENDING, id, block.TRAILERS_OK), size)
                 self.sent_whole()
             else:
                 self._reply_in_turns(buffers, size, compressed)

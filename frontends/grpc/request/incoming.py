@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _RESOURCE_EXHAUSTED, _INTERNAL = 8, 13
 PREFIX_BYTES = 5
 """Before each message: a flag and its length."""
-WHOLE_BYTES_MAX = 65_536
-"""Of messages that are taken out of their frame at once."""
+WHOLE_BYTES_MAX = 65_536 + 4_096
+"""Of messages that are taken out of their frame at once: a tensor of 64 KiB with what describes it."""
 _PROGRESS_BYTES = 16_384
 """What counts as progress of a message that is not complete."""
 NONE: deque[Any] = deque(maxlen=0)

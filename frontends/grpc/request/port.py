@@ -25,7 +25,11 @@ class Sender(Protocol):
 
     def takes(self, call: Any, size: int) -> bool:
         """Takes `size` DATA bytes, the call's only ones, off the windows; False, and takes nothing, where they have to
-        wait or are too many to be copied."""
+        wait, or to go in several frames."""
+        ...
+
+    def put_parts(self, head: bytes, buffers: Sequence[Buffer], tail: bytes, size: int) -> None:
+        """Queues frames that are ready; `size` is that of the buffers."""
         ...
 
     def put_message(

@@ -165,6 +165,30 @@ async def test_closed_windows_hold_answers_back(door, caller, taken):
     assert trailers["grpc-status"] == "0"
 
 
+@pytest.mark.parametrize("frame_bytes", [16_384, 1 << 24])
+async def test_answers_of_any_size(door, caller, frame_bytes):
+    """Goal: answers that are joined, leave in parts, or take turns, come whole in frames as large as the client takes
+    them; so do those of many calls that are read late, which the kernel takes bit by bit."""
+    client = caller.client
+    big = (1 << 31) - 1
+    await client.send(client.frame(client.SETTINGS, 0, 0, struct.pack(">HIHI", 4, big, 5, (1 << 24) - 1)))
+    if frame_bytes < 1 << 24:
+        await client.send(client.frame(client.SETTINGS, 0, 0, struct.pack(">HI", 5, frame_bytes)))
+    await client.send(client.frame(client.WINDOW_UPDATE, 0, 0, struct.pack(">I", big - 65_535)))
+    many = (1, 100, 250, 1000, 1100, 3000)
+    for rows in many:
+        message, expected = asking(rows, rows=rows)
+        assert outputs_in((await caller.ask(message))[0]) == expected
+    first = caller.last + 2
+    for rows in many * 4:
+        await client.send(caller.frames(asking(rows, rows=rows)[0]))
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    for index, rows in enumerate(many * 4):
+        body, trailers = await client.answer(first + 2 * index)
+        assert outputs_in(body) == asking(rows, rows=rows)[1]
+        assert trailers["grpc-status"] == "0"
+
+
 async def test_the_connections_window_is_counted(door, caller, taken):
     """Goal: answers stop when 64 KiB are out, to the byte, and go on when the client lets them."""
     with_templates(door.engine.models["addsub"])

@@ -103,6 +103,53 @@ def test_requests_of_one_size_are_told_apart():
     assert len(_layouts["of one size", len(wholes[0]) - len("of one size") - 2]) == 4
 
 
+@pytest.mark.parametrize("form", [bytes, memoryview])
+def test_large_requests_of_one_form(form):
+    """Goal: what is large is cut apart by what was found in its places before, too, and read as its message says, with
+    any byte around the contents another. Method: two inputs of 40,000 and 100 bytes in either order of sizes."""
+    dice = random.Random(5)
+    wholes = []
+    for sizes in ((40_000, 100), (100, 40_000)):
+        message = service_pb2.ModelInferRequest(
+            model_name="of large ones",
+            id="an id",
+            inputs=[{"name": name, "datatype": "UINT8", "shape": [1000]} for name in "AB"],
+            raw_input_contents=[dice.randbytes(size) for size in sizes],
+        )
+        wholes.append(message.SerializeToString())
+    for _ in range(300):
+        data = bytearray(dice.choice(wholes))
+        if dice.random() < 0.7:
+            around = [at for start in (0, data.index(b"UINT8"), 140, 40_040) for at in range(start, start + 60)]
+            data[dice.choice(around)] ^= 1 << dice.randrange(8)
+        data = bytes(data)
+        short = read_plain_request(form(data))
+        try:
+            long = read_request(codec.decode(ModelInferRequest, data), LATEST)
+        except (codec.Malformed, Fault):
+            assert short is None
+            continue
+        if short is not None:
+            assert said(short) == said(long)
+    key = "of large ones", len(wholes[0]) - len("of large ones") - len("an id") - 4
+    assert len(_layouts[key]) >= 2
+    first = read_plain_request(form(wholes[0]))
+    assert first.template is read_plain_request(form(wholes[0])).template
+
+
+def test_many_texts_are_counted_each_time():
+    """Goal: a known form does not keep large BYTES from being read in a thread."""
+    message = service_pb2.ModelInferRequest(
+        model_name="of texts",
+        inputs=[{"name": "A", "datatype": "BYTES", "shape": [20_000]}],
+        raw_input_contents=[b"\1\0\0\0x" * 20_000],
+    )
+    data = memoryview(message.SerializeToString())
+    for _ in range(2):
+        assert takes_long(data)
+        assert read_plain_request(data).inputs["A"].elements == 20_000
+
+
 LISTS = {
     "bool_contents": (["BOOL"], 0, 2),
     "int_contents": (["INT8", "INT16", "INT32"], -(2**31), 2**31),
