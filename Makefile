@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench fuzz api soak chaos sanitize gpu walk changes clean
+.PHONY: help serve test bench latency scale plot fuzz api soak chaos sanitize gpu walk changes clean
 
 help:  ## Say what the targets do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,16 @@ test: .venv/test.stamp  ## Run every test, the style checks among them, in WORKE
 
 bench: .venv/test.stamp  ## Measure CPU and throughput, answers checked; options in ARGS="..."
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+latency: .venv/test.stamp  ## Measure how long requests wait at fixed rates, p50 to the longest, answers checked; options in ARGS="..."
+	$(BIN)/python tests/bench/open_loop.py $(ARGS)
+
+scale: .venv/test.stamp  ## Measure what more and more of one thing costs: models, connections, streams, the queue, loads; ARGS="--share 0.1" for a tenth
+	$(BIN)/python tests/bench/scale.py $(ARGS)
+
+plot: .venv/test.stamp  ## Draw what bench, latency and scale have written with ARGS="--json FILE"; here ARGS="FILE... --out FOLDER"
+	$(INSTALL) --editable '.[bench]'
+	$(BIN)/python tests/bench/plot.py $(ARGS)
 
 fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine, each for SECONDS (default 60); a seed in ARGS="--seed N"
 	@set -e; for target in fuzz/fuzz_*.py; do echo "$$target"; $(BIN)/python $$target --seconds $(or $(SECONDS),60) $(ARGS); done

@@ -36,6 +36,8 @@ class Row:
     """Tensors in the text of the message and not as bytes: JSON, or gRPC's typed contents."""
     is_health: bool = False
     """No inference: is the server live?"""
+    model: str = MODELS[0]
+    """That is asked where it does not vary."""
 
     def questions(self) -> list[Question]:
         """All of them, the same for everybody who asks."""
@@ -106,7 +108,7 @@ def in_turn(asks: Sequence[Any], place: int, count: int) -> Iterator[Any]:
 
 def _question(row: Row, dice: random.Random, index: int) -> Question:
     varies = row.varies
-    model = MODELS[index % 3] if "model" in varies else MODELS[0]
+    model = MODELS[index % 3] if "model" in varies else row.model
     rows = dice.randint(1, 8) if "rows" in varies else 1
     values = np.random.default_rng(dice.randrange(1 << 30) if "values" in varies else 7)
     if model == "onnx_mlp":
