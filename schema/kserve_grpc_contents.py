@@ -62,37 +62,38 @@ def typed_contents(entry: ModelInferRequestInferInputTensor, model: str) -> Buff
 
 _TEXT = 0x42
 """The tag of a text."""
-_BY_TAG = {number << 3 | 2: (datatypes, held) for number, (_, _, datatypes, held) in enumerate(_LISTS, start=1)}
-"""By the tag of each list of InferTensorContents: the datatypes that may use it, and what it holds."""
+_NUMBERS = {
+    (number << 3 | 2, datatype): (BY_NAME[datatype].dtype, 32 if held[-1:] == "4" else 64)
+    for number, (_, _, datatypes, held) in enumerate(_LISTS, start=1)
+    for datatype in datatypes
+}
+"""By the tag of each list of InferTensorContents and a datatype that may use it: what is made of the numbers, and of
+how many of their bits."""
 
 
 def memory_in(contents: Buffer, datatype: str) -> Buffer:
-    """The same for the encoded field `contents` of an input; numbers must be one packed list, and its only one. Raises
-    ValueError for all else, which is to be decoded as a message. From any thread; lets others run."""
-    size, at = read_varint(contents, 1)
-    if at == len(contents):
-        raise ValueError("no elements, which is one thing less to compare")
-    tag = contents[at]
-    datatypes, held = _BY_TAG.get(tag, ((), ""))
-    if datatype not in datatypes:
-        raise ValueError("a list that is not the datatype's")
-    if not held:
-        return _texts_in(contents, at)
-    size, at = read_varint(contents, at + 1)
+    """The same for an input's encoded InferTensorContents; numbers must be one packed list, and the only one. Raises
+    ValueError or LookupError for all else, which is to be decoded as a message: no elements at all, too. From any
+    thread; lets others run."""
+    if datatype == "BYTES":
+        return _texts_in(contents)
+    dtype, bits = _NUMBERS[contents[0], datatype]
+    size, at = contents[1], 2
+    if size > 127:
+        size, at = read_varint(contents, 1)
     if at + size != len(contents):
         raise ValueError("more than one list")
     data = contents[at:]
-    if held in ("<f4", "<f8"):
-        if size % int(held[2]):
-            raise ValueError("a part of an element")
-        return data
-    numbers = unpack_varints(data)
-    return (numbers.astype(bool) if held == "?" else numbers.astype(BY_NAME[datatype].dtype)).tobytes()
+    if dtype.kind != "f":
+        return unpack_varints(data, bits).astype(dtype).tobytes()
+    if size % dtype.itemsize:
+        raise ValueError("a part of an element")
+    return data
 
 
-def _texts_in(contents: Buffer, at: int) -> bytearray:
+def _texts_in(contents: Buffer) -> bytearray:
     memory = bytearray()  # and no list of parts: millions of them would keep the garbage collector busy
-    end, count = len(contents), 0
+    at, end, count = 0, len(contents), 0
     while at < end:
         if contents[at] != _TEXT:
             raise ValueError("more than texts")

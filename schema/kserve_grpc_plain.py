@@ -50,6 +50,8 @@ _DESCRIBING: Final = frozenset((0x2A, 0x32))
 """Tags of inputs and outputs."""
 _BEFORE: Final = frozenset((0x12, 0x1A, 0x22))
 """Tags of what may be between the model's name and those."""
+_BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
+"""Tags of an input's name, datatype and shape."""
 _DOUBLE = struct.Struct("<d").unpack_from
 
 
@@ -114,8 +116,8 @@ class Layout:
 _layouts: dict[tuple[str, int], tuple[Layout, ...]] = {}
 """By the model's name and the size of the whole: those used last first. Clients choose; oldest first."""
 _UNKNOWN: Final = Form((), ())
-_forms: dict[bytes, Form | None] = {}
-"""By the stretch; None for what is not plain. Oldest first."""
+_forms: dict[bytes | tuple[bytes, ...], Form | None] = {}
+"""By the stretch, or its parts; None for what is not plain. Oldest first."""
 
 
 class _NotPlain(ValueError):
@@ -223,7 +225,7 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
                 template = form.template_for(list(map(len, raw)))
                 _lay_out(name, source[form_at:], form_stop - form_at, form, raw)
             else:
-                form, contents = _with_elements(source[form_at:form_stop])
+                form, contents = _with_elements(data, form_at, form_stop, source)
                 template = form.template_for(list(map(len, contents)))
         if version and not (len(version) <= _VERSION_DIGITS_MAX and version.isascii() and version.isdigit()):
             return None
@@ -239,7 +241,7 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
         request.template = template
         if parameters is not None:
             apply_parameters(parameters.items(), request)
-    except (IndexError, ValueError, struct.error):
+    except (LookupError, ValueError, struct.error):
         return None
     except InvalidArgument:
         return None  # refused in its turn: other things may be wrong, too
@@ -273,58 +275,52 @@ def _lay_out(name: str, rest: Buffer, stop: int, form: Form, raw: Sequence[Buffe
     _layouts[key] = (layout, *others[: _ALTERNATIVES_MAX - 1])
 
 
-def _with_elements(view: Buffer) -> tuple[Form, list[Buffer]]:
-    """What a stretch describes whose inputs have their elements in them, and the contents of each input. Raises
-    ValueError for what is not plain."""
-    at, stop = 0, len(view)
-    heads: list[Buffer] = []
+def _with_elements(data: Buffer, at: int, stop: int, source: Buffer) -> tuple[Form, list[Buffer]]:
+    """What a stretch describes whose inputs have their elements in them, each as its last field, and the contents of
+    each input. Raises ValueError or LookupError for what is not plain."""
+    parts: list[bytes] = []
     typed: list[Buffer] = []
     while at < stop:
-        tag = view[at]
-        size, start = view[at + 1], at + 2
+        begin, start, size = at, at + 2, data[at + 1]
         if size > 127:
-            size, start = read_varint(view, at + 1)
+            size, start = read_varint(data, at + 1)
         at = start + size
-        if tag == 0x2A:
-            contents_at = _contents_in(view, start, at)
-            heads += (b"\x2a", varint(contents_at - start), view[start:contents_at])
-            typed.append(view[contents_at:at])
-        else:
-            heads += (b"\x32", varint(size), view[start:at])
-    if not typed:
-        raise _NotPlain
-    form = _known_form(b"".join(heads))
-    return form, [memory_in(one, datatype) for one, (_, datatype, _) in zip(typed, form.inputs, strict=True)]
-
-
-def _contents_in(view: Buffer, at: int, stop: int) -> int:
-    """Where a description of an input has its last field, which is its contents."""
-    while at < stop:
-        tag = view[at]
-        size, start = view[at + 1], at + 2
-        if size > 127:
-            size, start = read_varint(view, at + 1)
-        if tag == 0x2A:
-            if start + size != stop:
+        if data[begin] == 0x32:
+            parts.append(bytes(source[begin:at]))
+            continue
+        last = start
+        while data[last] in _BEFORE_CONTENTS:
+            size = data[last + 1]
+            if size > 127:
                 raise _NotPlain
-            return at
-        if tag not in (0x0A, 0x12, 0x1A):
+            last += size + 2
+        size, first = data[last + 1], last + 2
+        if size > 127:
+            size, first = read_varint(data, last + 1)
+        if data[last] != 0x2A or first + size != at:
             raise _NotPlain
-        at = start + size
-    raise _NotPlain
+        parts.append(bytes(source[start:last]))
+        typed.append(source[first:at])
+    form = _known_form(tuple(parts))
+    return form, list(map(memory_in, typed, form.columns[1]))
 
 
-def _known_form(stretch: bytes) -> Form:
-    form = _forms.get(stretch, _UNKNOWN)
+def _known_form(key: bytes | tuple[bytes, ...]) -> Form:
+    """What a stretch describes, or one of such parts: an output, or of an input what is before its contents."""
+    form = _forms.get(key, _UNKNOWN)
     if form is _UNKNOWN:
-        form = _described(stretch)
+        form = _described(key)
     if form is None:
         raise _NotPlain
     return form
 
 
-def _described(stretch: bytes) -> Form | None:
-    """What a stretch says that is not known yet."""
+def _described(key: bytes | tuple[bytes, ...]) -> Form | None:
+    """The same for one that is not known yet."""
+    if isinstance(key, bytes):
+        stretch = key
+    else:
+        stretch = b"".join(part if part[:1] == b"\x32" else b"\x2a" + varint(len(part)) + part for part in key)
     message = codec.decode(ModelInferRequest, stretch)
     inputs = [(entry.name, entry.datatype, tuple(entry.shape)) for entry in message.inputs]
     outputs = [entry.name for entry in message.outputs]
@@ -338,7 +334,7 @@ def _described(stretch: bytes) -> Form | None:
     if len(stretch) <= _FORM_BYTES_MAX:
         if len(_forms) >= _FORMS_MAX:
             del _forms[next(iter(_forms))]
-        _forms[stretch] = form
+        _forms[key] = form
     return form
 
 
