@@ -5,16 +5,18 @@
                                      └─ all others, which are the caller's: only kept
 
 So a new trace context or another timeout with each call costs its own reading and no more. A block that equals one
-before is not read at all, as long as no block has changed the table.
+before is not read at all, as long as no block has changed the table; nor is the beginning of one that refers to fields
+of the table, which is the same with nearly each call of a connection.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from grpclib.metadata import decode_metadata, decode_timeout
 
-from ..wire.header_block import Field, HeaderBlocks, static_fields
+from ..wire.header_block import Field, HeaderBlocks, Vocabulary, references_end
 from ..wire.reply import refusal
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
 _CONNECTION_HEADERS: Final = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _OWN, _PSEUDO, _SERVING, _TIMEOUT = range(4)
 """Kinds of fields: the caller's own, HTTP/2's, those that say how a call is served, and its timeout."""
+_KIND: Final = attrgetter("kind")
 _LATE: Final = Field(":late", "", _PSEUDO, 0)
 """Stands before a pseudo-header that comes too late: there is none of its name."""
 
@@ -69,11 +72,26 @@ class Meaning:
 class Head:
     """What a header block says. Shared by all calls that sent the same block: read only."""
 
-    __slots__ = ("_fields", "_metadata", "encoding", "is_plain", "malformed", "method", "refusal", "timeout_s")
+    __slots__ = (
+        "_metadata",
+        "encoding",
+        "fields",
+        "is_plain",
+        "malformed",
+        "meaning",
+        "method",
+        "refusal",
+        "size",
+        "timeout",
+        "timeout_s",
+    )
 
-    def __init__(self, fields: Sequence[Field], meaning: Meaning, timeout: str | None) -> None:
-        self._fields = fields
+    def __init__(self, fields: Sequence[Field], meaning: Meaning, timeout: str | None, size: int) -> None:
+        self.fields = fields
+        self.size = size
+        """Of the fields, as the protocol counts."""
         self._metadata: Any = None
+        self.meaning = meaning
         self.method = meaning.method
         self.encoding = meaning.encoding
         self.refusal = meaning.refusal
@@ -82,6 +100,7 @@ class Head:
         """HTTP/2 forbids such a head: the stream is reset."""
         self.is_plain = meaning.is_plain
         """It opens a call that somebody serves when its one message is there."""
+        self.timeout = timeout
         self.timeout_s: float | None = None
         if timeout is not None:
             try:
@@ -93,13 +112,13 @@ class Head:
 
     def field(self, name: str) -> str:
         """The value of a header, "" if there is none."""
-        return next((field.value for field in self._fields if field.name == name), "")
+        return next((field.value for field in self.fields if field.name == name), "")
 
     def forwardable(self) -> list[tuple[str, str]]:
         """The caller's metadata, without what belongs to the transport."""
         return [
             (field.name, field.value)
-            for field in self._fields
+            for field in self.fields
             if field.name[:1] != ":" and not field.name.startswith("grpc-") and field.name not in ("te", "content-type")
         ]
 
@@ -107,7 +126,7 @@ class Head:
     def metadata(self) -> Any:
         """The caller's metadata, as grpclib gives it (a MultiDict)."""
         if self._metadata is None:
-            self._metadata = decode_metadata([(field.name, field.value) for field in self._fields])
+            self._metadata = decode_metadata([(field.name, field.value) for field in self.fields])
         return self._metadata
 
 
@@ -147,7 +166,7 @@ class Meanings:
         self._serving = {"te", "content-type", "grpc-encoding", *_CONNECTION_HEADERS}
         self._serving |= {key.lower() for key, _ in restricted.values()}
         self._known: dict[tuple[Field, ...], Meaning] = {}
-        self.static = static_fields(self.kind_of)
+        self.vocabulary = Vocabulary(self.kind_of)
 
     def kind_of(self, name: str) -> int:
         """What fields of that name are to `of`."""
@@ -157,8 +176,8 @@ class Meanings:
             return _TIMEOUT
         return _SERVING if name in self._serving or name != name.lower() else _OWN
 
-    def head(self, fields: Sequence[Field]) -> Head:
-        """What the fields of a block say."""
+    def head(self, fields: Sequence[Field], size: int) -> Head:
+        """What the fields of a block say, which count `size`."""
         deciding: list[Field] = []
         timeout: str | None = None
         regular = False
@@ -181,7 +200,7 @@ class Meanings:
                 if len(self._known) >= _MEANINGS_MAX:
                     self._known.clear()
                 self._known[key] = meaning
-        return Head(fields, meaning, timeout)
+        return Head(fields, meaning, timeout, size)
 
 
 class HeadReader:
@@ -191,7 +210,7 @@ class HeadReader:
 
     def __init__(self, meanings: Meanings, list_bytes_max: int) -> None:
         self._meanings = meanings
-        self._blocks = HeaderBlocks(list_bytes_max, meanings.kind_of, meanings.static)
+        self._blocks = HeaderBlocks(list_bytes_max, meanings.vocabulary)
         self._known: dict[bytes, Head] = {}
         self._bytes = 0
         self._changes = 0
@@ -201,20 +220,34 @@ class HeadReader:
         head = self._known.get(block)
         if head is not None:
             return head
-        fields = self._blocks.decode(block)
-        head = self._meanings.head(fields)
-        changes = self._blocks.changes
-        if changes != self._changes:
-            self._changes = changes
+        blocks = self._blocks
+        at = references_end(block)
+        first = self._known.get(block[:at])
+        if first is None:
+            fields = blocks.decode(block)
+        else:
+            fields = blocks.decode(block, at, first.size)
+            if not any(map(_KIND, fields)):
+                head = Head([*first.fields, *fields], first.meaning, first.timeout, blocks.size)
+            fields = [*first.fields, *fields]
+        head = head or self._meanings.head(fields, blocks.size)
+        if blocks.changes != self._changes:
+            self._changes = blocks.changes
             self._forget()
         else:
-            size = len(block) + self._blocks.size
-            if size <= _BLOCK_BYTES_MAX:
-                if len(self._known) >= _BLOCKS_MAX or self._bytes + size > _BLOCK_BYTES_MAX:
-                    self._forget()
-                self._bytes += size
-                self._known[block] = head
+            if first is None and 0 < at < len(block):
+                size = sum(field.size for field in fields[:at])
+                self._keep(block[:at], self._meanings.head(fields[:at], size))
+            self._keep(block, head)
         return head
+
+    def _keep(self, block: bytes, head: Head) -> None:
+        size = len(block) + head.size
+        if size <= _BLOCK_BYTES_MAX:
+            if len(self._known) >= _BLOCKS_MAX or self._bytes + size > _BLOCK_BYTES_MAX:
+                self._forget()
+            self._bytes += size
+            self._known[block] = head
 
     def _forget(self) -> None:
         self._known.clear()

@@ -1,7 +1,8 @@
 """Header blocks from the peer: HPACK decoded in one loop, with a table that remembers what each field is to us.
 
-A field is looked at once, when it enters the table; most fields of most blocks are references to those. Huffman codes,
-which gRPC's C core does not send, are the library's affair. Tests hold the whole to the library, field by field.
+A field is looked at once, when it enters the table; most fields of most blocks are references to those, and stand before
+those that are not. Huffman codes, which gRPC's C core does not send, are the library's affair. Tests hold the whole to
+the library, field by field.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hpack import HPACKError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from ....schema.memo import Memo
 from .constants import ErrorCode, Http2Error
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ _find_references = re.compile(rb"[\x81-\xfe]*").match
 """Fields that the table has, one byte each."""
 _MORE_BYTES_MAX: Final = 5
 """Of an integer that does not fit its prefix."""
+_NAMES_MAX: Final = 256
+_NAME_BYTES_MAX: Final = 64
+_NAMES_BYTES_MAX: Final = 8192
+"""Of names that are remembered."""
 
 
 class Field(NamedTuple):
@@ -41,29 +47,51 @@ class Field(NamedTuple):
     size: int
 
 
+class Vocabulary:
+    """What headers are to one server, whatever connection they come on."""
+
+    def __init__(self, kind_of: Callable[[str], int]) -> None:
+        """`kind_of` says of a header's name what kind its fields are."""
+        self._kind_of = kind_of
+        self.names: Memo[bytes, tuple[str, int, int]] = Memo(
+            count_max=_NAMES_MAX, bytes_max=_NAMES_BYTES_MAX, text_bytes_max=_NAME_BYTES_MAX
+        )
+        """By a name as sent: the name, its kind, and what a field counts without its value."""
+        self.static = (Field("", "", 0, 0), *(self._field(*entry) for entry in HeaderTable.STATIC_TABLE))
+        """The fields that everybody knows, by index. The first is none: no block may refer to it."""
+
+    def learn(self, name: bytes) -> tuple[str, int, int]:
+        """What `names` has of a name from then on."""
+        text = name.decode()
+        said = text, self._kind_of(text), len(name) + _FIELD_BYTES
+        self.names.keep(name, said, len(name))
+        return said
+
+    def _field(self, name: bytes, value: bytes) -> Field:
+        text = name.decode()
+        return Field(text, value.decode(), self._kind_of(text), len(name) + len(value) + _FIELD_BYTES)
+
+
 class HeaderBlocks:
     """One connection's decoder."""
 
     __slots__ = (
         "_by_index",
         "_dynamic",
-        "_kind_of",
         "_list_bytes_max",
-        "_static",
         "_table_bytes",
         "_table_bytes_max",
+        "_vocabulary",
         "changes",
         "size",
     )
 
-    def __init__(self, list_bytes_max: int, kind_of: Callable[[str], int], static: tuple[Field, ...]) -> None:
-        """`kind_of` says of a header's name what kind its fields are; `static` is what `static_fields` made with it."""
-        self._kind_of = kind_of
+    def __init__(self, list_bytes_max: int, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._list_bytes_max = list_bytes_max
-        self._static = static
         self._dynamic: list[Field] = []
         """Oldest first: the last one has the lowest index."""
-        self._by_index: Sequence[Field] = static
+        self._by_index: Sequence[Field] = vocabulary.static
         self._table_bytes = 0
         self._table_bytes_max = _TABLE_BYTES_MAX
         self.changes = 0
@@ -71,22 +99,28 @@ class HeaderBlocks:
         self.size = 0
         """Of all fields of the last block, as the protocol counts."""
 
-    def decode(self, block: bytes) -> list[Field]:
-        """The fields in order. Raises Http2Error, after which the table cannot be trusted any more."""
+    def decode(self, block: bytes, at: int = 0, size: int = 0) -> list[Field]:
+        """The fields in order; those of block[at:] if the ones before it have been decoded and count `size`. Raises
+        Http2Error, after which the table cannot be trusted any more."""
         try:
-            fields = self._decode(block)
+            fields = self._decode(block, at)
         except (HPACKError, IndexError, ValueError) as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from error
+        # What is in the list is in the table or in the block, so that even a large one is small until it is read.
+        self.size = size + sum(map(_SIZE, fields))
+        if self.size > self._list_bytes_max:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
         return fields
 
-    def _decode(self, block: bytes) -> list[Field]:
+    def _decode(self, block: bytes, at: int) -> list[Field]:
         fields: list[Field] = []
         table = self._by_index
-        at, end = 0, len(block)
+        names = self._vocabulary.names
+        begin, end = at, len(block)
         while at < end:
             byte = block[at]
             if byte > 0x80:
-                stop = _find_references(block, at).end()  # type: ignore[union-attr]  # matches everything
+                stop = references_end(block, at)
                 if stop > at:
                     fields.extend(map(table.__getitem__, block[at:stop].translate(_TO_INDEX)))
                     at = stop
@@ -96,7 +130,7 @@ class HeaderBlocks:
                 continue
             at += 1
             if byte & 0xE0 == 0x20:
-                if fields:
+                if fields or begin:
                     raise ValueError("a size of the table amid fields")
                 size = byte & 0x1F
                 if size == 0x1F:
@@ -110,19 +144,29 @@ class HeaderBlocks:
             if index == mask:
                 index, at = _more(block, at, index)
             if index:
-                name = table[index].name
-                name_bytes = len(name) if name.isascii() else len(name.encode())
+                raw = table[index].name.encode()
             else:
-                name, name_bytes, at = _text(block, at)
-            value, value_bytes, at = _text(block, at)
-            field = Field(name, value, self._kind_of(name), name_bytes + value_bytes + _FIELD_BYTES)
+                size = block[at]
+                at += 1
+                if size < 0x7F:
+                    raw = block[at : at + size]
+                    at += size
+                else:
+                    raw, at = _text(block, at, size)
+            name, kind, bytes_before = names.get(raw) or self._vocabulary.learn(raw)
+            size = block[at]
+            at += 1
+            if size < 0x7F:
+                raw = block[at : at + size]
+                at += size
+            else:
+                raw, at = _text(block, at, size)
+            if at > end:
+                raise ValueError("a truncated text")
+            field = Field(name, str(raw, "utf-8"), kind, bytes_before + len(raw))
             fields.append(field)
             if byte & 0x40:
                 table = self._insert(field)
-        # What is in the list is in the table or in the block, so that even a large one is small until it is read.
-        self.size = sum(map(_SIZE, fields))
-        if self.size > self._list_bytes_max:
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
         return fields
 
     def _insert(self, field: Field) -> Sequence[Field]:
@@ -144,19 +188,13 @@ class HeaderBlocks:
             count += 1
         del self._dynamic[:count]
         self.changes += 1
-        self._by_index = (*self._static, *reversed(self._dynamic))
+        self._by_index = (*self._vocabulary.static, *reversed(self._dynamic))
         return self._by_index
 
 
-def static_fields(kind_of: Callable[[str], int]) -> tuple[Field, ...]:
-    """The fields that everybody knows, by index. The first is none: no block may refer to it."""
-    return (
-        Field("", "", 0, 0),
-        *(
-            Field(name.decode(), value.decode(), kind_of(name.decode()), len(name) + len(value) + _FIELD_BYTES)
-            for name, value in HeaderTable.STATIC_TABLE
-        ),
-    )
+def references_end(block: bytes, at: int = 0) -> int:
+    """The index behind the fields from `at` on that the table has, one byte each."""
+    return _find_references(block, at).end()  # type: ignore[union-attr]  # matches everything
 
 
 def _more(block: bytes, at: int, value: int) -> tuple[int, int]:
@@ -171,10 +209,8 @@ def _more(block: bytes, at: int, value: int) -> tuple[int, int]:
     raise ValueError("an integer that does not end")
 
 
-def _text(block: bytes, at: int) -> tuple[str, int, int]:
-    """A text, what it counts, and the index behind it."""
-    size = block[at]
-    at += 1
+def _text(block: bytes, at: int, size: int) -> tuple[bytes, int]:
+    """A long text, or one in codes, behind the byte `size`, and the index behind it."""
     coded = size > 0x7F
     size &= 0x7F
     if size == 0x7F:
@@ -183,6 +219,4 @@ def _text(block: bytes, at: int) -> tuple[str, int, int]:
     if stop > len(block):
         raise ValueError("a truncated text")
     data = block[at:stop]
-    if coded:
-        data = decode_huffman(data)
-    return data.decode(), len(data), stop
+    return decode_huffman(data) if coded else data, stop

@@ -6,7 +6,7 @@ import hpack
 import pytest
 from despina.frontends.grpc.request.head import HeadReader, Meanings
 from despina.frontends.grpc.wire.constants import ErrorCode, Http2Error
-from despina.frontends.grpc.wire.header_block import HeaderBlocks, static_fields
+from despina.frontends.grpc.wire.header_block import HeaderBlocks, Vocabulary
 from grpclib.metadata import decode_metadata
 
 LIST_BYTES_MAX = 1200
@@ -18,7 +18,7 @@ class Method:
 
 
 def ours(bytes_max=LIST_BYTES_MAX):
-    return HeaderBlocks(bytes_max, len, static_fields(len))
+    return HeaderBlocks(bytes_max, Vocabulary(len))
 
 
 def theirs(bytes_max=LIST_BYTES_MAX):
