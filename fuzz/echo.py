@@ -81,8 +81,8 @@ class Entered:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def watch(self, owner: type, method: str) -> None:
-        """Counts the calls of `owner.method` that return something true."""
+    def watch(self, owner: Any, method: str) -> None:
+        """Counts the calls of `owner.method`, a class's or a module's, that return something true."""
         original = getattr(owner, method)
 
         def watched(*arguments: Any, **more: Any) -> Any:
@@ -92,5 +92,5 @@ class Entered:
 
         setattr(owner, method, watched)
 
-    def count(self, owner: type) -> int:
+    def count(self, owner: Any) -> int:
         return self._counts[owner.__name__]

@@ -4,8 +4,8 @@
 
 Whatever arrives, the door must not raise, must keep no call and no connection once the peer has gone, and must answer a
 well-formed call on another connection afterwards. Half of the streams follow three whole calls, which must have been
-taken at once; a connection that takes all calls frame by frame must then be answered the same bytes. A
-failure ends the run; the bytes are printed as a Python literal.
+taken at once; a connection that takes all calls frame by frame, and remembers no heads, must then be answered the same
+bytes. A failure ends the run; the bytes are printed as a Python literal.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hpack
 import trio
@@ -79,10 +80,18 @@ WARM, COLD = 3, 2
 """Calls before the damage, and damaged ones."""
 
 
+class Forgetful(dict[Any, Any]):
+    """Keeps nothing."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
 class Calls:
-    """The frames of calls that differ in their stream only."""
+    """The frames of calls that differ in their stream and in what is the caller's own of their heads."""
 
     def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         # Of one of the two texts the answers say that they are alike.
         text = rng.choice((b"odd", b"even"))
         inputs = [
@@ -97,7 +106,10 @@ class Calls:
 
     def next(self) -> bytes:
         self._last += 2
-        block = self._encoder.encode([*FIELDS.items(), ("te", "trailers"), ("content-type", "application/grpc")])
+        fields = [*FIELDS.items(), ("te", "trailers"), ("content-type", "application/grpc")]
+        own = self._rng.choice(("x-own", "traceparent", "user-agent", "grpc-timeout"))
+        fields.append(hpack.NeverIndexedHeaderTuple(own, f"{self._rng.randrange(1000)}S"))
+        block = self._encoder.encode(fields, huffman=False)
         head = struct.pack(">IBI", len(block) << 8 | 1, 4, self._last)
         return head + block + struct.pack(">IBI", len(self._data) << 8, 1, self._last) + self._data
 
@@ -124,7 +136,9 @@ class Target:
             connection = await self._connection_of(stream)
             if not short:
                 connection.whole_bytes_max = 0
+                connection._heads._known = Forgetful()
             before = self._entered.count(Connection)
+            known = connection._heads._known
             for call in calls:
                 await stream.send_all(call)
                 got = b""
@@ -132,6 +146,7 @@ class Target:
                     got += await stream.receive_some(65536)
             taken = self._entered.count(Connection) - before
             assert taken == (len(calls) if short else 0), "whether a seed was taken whole"
+            assert any(calls[-1].startswith(first, 9) for first in known) == short, "whether a head began as one before"
             return await self._exchange(stream, data, sizes)
 
     async def _connection_of(self, stream: trio.SocketStream) -> Connection:

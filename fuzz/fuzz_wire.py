@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from despina.schema import kserve_grpc, kserve_grpc_plain
 from despina.schema.fault import Fault
 from despina.schema.inference import InferenceRequest
 from despina.schema.version import parse_version
-from despina.schema.wire import codec
+from despina.schema.wire import codec, packed
 from despina.schema.wire.generated import inference
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2, service_pb2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fuzz.echo import Entered
 
 SEEDS = Path(__file__).parent / "seeds" / "wire"
 PAIRS = [
@@ -104,6 +109,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     seeds = [path.read_bytes() for path in sorted(SEEDS.iterdir())]
+    entered = Entered()
+    entered.watch(packed, "_joined")
     until = time.monotonic() + arguments.seconds
     count = plain = 0
     while time.monotonic() < until:
@@ -117,6 +124,7 @@ def main() -> None:
     print(f"{count} inputs, {plain} of them read straight from their bytes, no difference")
     assert plain, "no request was read straight from its bytes"
     assert kserve_grpc_plain._layouts, "no request was cut apart in one go"
+    assert entered.count(packed), "no list was unpacked as one number"
 
 
 if __name__ == "__main__":
