@@ -1,8 +1,8 @@
 """Header blocks from the peer: HPACK decoded in one loop, with a table that remembers what each field is to us.
 
-A field is looked at once, when it enters the table; most fields of most blocks are references to those, and stand before
-those that are not. Huffman codes, which gRPC's C core does not send, are the library's affair. Tests hold the whole to
-the library, field by field.
+A field is looked at once, when it enters the table; most fields of most blocks are references to those, and come before
+all others. Huffman codes, which gRPC's C core does not send, are the library's affair. Tests hold the whole to the
+library, field by field.
 """
 
 from __future__ import annotations

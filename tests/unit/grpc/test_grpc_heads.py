@@ -145,8 +145,9 @@ def told(read, block):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_heads_that_begin_alike(seed):
-    """Goal: what is remembered of a block's beginning changes nothing in what the whole says. Method: calls of one client
-    with fields of all kinds that the table has not, some blocks damaged, beside a reader that remembers nothing."""
+    """Goal: what is remembered of a block's beginning changes nothing in what the whole says. Method: calls of one
+    client with fields of all kinds that the table has not, some blocks damaged, beside a reader that remembers
+    nothing."""
     dice = random.Random(seed)
     meanings = Meanings({"/m": Method}, {"/m": ("key", "value")} if seed % 2 else {})
     encoder, reader = hpack.Encoder(), HeadReader(meanings, 600)
@@ -155,7 +156,14 @@ def test_heads_that_begin_alike(seed):
     def anew(block):
         return meanings.head(blocks.decode(block), blocks.size)
 
-    more = [("x-own", "1"), ("traceparent", "00-ab"), ("x-own", "w" * 200), ("te", "late"), (":path", "/late"), ("key", "value")]
+    more = [
+        ("x-own", "1"),
+        ("traceparent", "00-ab"),
+        ("x-own", "w" * 200),
+        ("te", "late"),
+        (":path", "/late"),
+        ("key", "value"),
+    ]
     more += [("grpc-timeout", "5S"), ("grpc-timeout", "none"), ("grpc-encoding", "gzip"), ("Upper", "x"), ("x-ü", "é")]
     shortened = 0
     for _ in range(200):

@@ -1,5 +1,5 @@
-"""Inference requests over gRPC in every way that protobuf lets clients write them, read straight from their bytes and as
-messages: lists whole, in parts or element by element, long varints, fields twice, unknown, in groups or of a wrong
+"""Inference requests over gRPC in every way that protobuf lets clients write them, read straight from their bytes and
+as messages: lists whole, in parts or element by element, long varints, fields twice, unknown, in groups or of a wrong
 type."""
 
 import struct
@@ -44,8 +44,12 @@ varints = st.builds(lengthened, numbers.map(int), st.sampled_from([1, 1, 1, 1, 3
 oddities = st.one_of(
     st.builds(lambda number, value: varint(number << 3) + varint(value), st.integers(1, 40), numbers.map(int)),
     st.builds(lambda number, data: sized(number, data), st.integers(1, 40), st.binary(max_size=6)),
-    st.builds(lambda number, data: varint(number << 3 | 5) + data, st.integers(1, 9), st.binary(min_size=4, max_size=4)),
-    st.builds(lambda number, data: varint(number << 3 | 1) + data, st.integers(1, 9), st.binary(min_size=8, max_size=8)),
+    st.builds(
+        lambda number, data: varint(number << 3 | 5) + data, st.integers(1, 9), st.binary(min_size=4, max_size=4)
+    ),
+    st.builds(
+        lambda number, data: varint(number << 3 | 1) + data, st.integers(1, 9), st.binary(min_size=8, max_size=8)
+    ),
     st.builds(
         lambda number, data: varint(number << 3 | 3) + sized(1, data) + varint(number << 3 | 4),
         st.integers(1, 40),
@@ -104,14 +108,22 @@ def disturbed(draw, fields, odd):
 
 @st.composite
 def requests(draw, odd):
-    names = draw(st.lists(st.sampled_from([b"A", b"B", b"in", b"n" * 90, "ü".encode()]), min_size=1, max_size=3, unique=True))
-    fields = [sized(1, b"m"), sized(2, draw(st.sampled_from([b"", b"3"]))), sized(3, draw(st.sampled_from([b"", b"an id"])))]
+    names = draw(
+        st.lists(st.sampled_from([b"A", b"B", b"in", b"n" * 90, "ü".encode()]), min_size=1, max_size=3, unique=True)
+    )
+    fields = [
+        sized(1, b"m"),
+        sized(2, draw(st.sampled_from([b"", b"3"]))),
+        sized(3, draw(st.sampled_from([b"", b"an id"]))),
+    ]
     if draw(st.booleans()):
         value = draw(st.sampled_from([sized(3, b"text"), b"\x08\x01", b"\x10" + varint(-2), b"\x10\x05"]))
         key = draw(st.sampled_from([b"mine", b"timeout"] if odd else [b"mine"]))
         fields.append(sized(4, sized(1, key) + sized(2, value)))
     fields += [sized(5, draw(an_input(name, odd))) for name in names]
-    fields += [sized(6, sized(1, name)) for name in draw(st.lists(st.sampled_from([b"O", b"P"]), max_size=2, unique=not odd))]
+    fields += [
+        sized(6, sized(1, name)) for name in draw(st.lists(st.sampled_from([b"O", b"P"]), max_size=2, unique=not odd))
+    ]
     return b"".join(disturbed(draw, fields, odd))
 
 
@@ -130,8 +142,8 @@ def test_what_clients_write_is_read_straight_from_its_bytes(data):
 @settings(max_examples=400, deadline=None)
 @given(requests(odd=True))
 def test_what_protobuf_allows_is_read_alike(data):
-    """Goal: whatever else a message may hold, what is read straight is what the message says, and what it is refused for
-    is left to it, and so has its text."""
+    """Goal: whatever else a message may hold, what is read straight is what the message says, and what it is refused
+    for is left to it, and so has its text."""
     for _ in range(2):
         request = read_plain_request(data)
         try:
@@ -156,7 +168,9 @@ def one_by_one(data):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(varints, max_size=200).map(b"".join), st.sampled_from([b"", b"\x80", b"\xff" * 10, b"\xff" * 10 + b"\1"]))
+@given(
+    st.lists(varints, max_size=200).map(b"".join), st.sampled_from([b"", b"\x80", b"\xff" * 10, b"\xff" * 10 + b"\1"])
+)
 def test_packed_numbers(data, ending):
     """Goal: lists of every length read as one number after the other; those that end amid one or have one that is too
     long are refused."""
