@@ -301,6 +301,8 @@ def _with_elements(data: Buffer, at: int, stop: int, source: Buffer) -> tuple[Fo
             raise _NotPlain
         parts.append(bytes(source[start:last]))
         typed.append(source[first:at])
+    if not typed:
+        raise _NotPlain
     form = _known_form(tuple(parts))
     return form, list(map(memory_in, typed, form.columns[1]))
 
