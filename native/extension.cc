@@ -2,6 +2,7 @@
 #include "extension/objects.cc"
 #include "extension/forms.cc"
 #include "extension/server.cc"
+#include "extension/batch.cc"
 #include "extension/backend.cc"
 #include "extension/plugin.cc"
 #include "extension/module.cc"

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..schema.inference import Parameter
-    from ..schema.tensor import Buffer
+    from ..schema.tensor import Buffer, Tensor
 
 TakenInput = tuple[str, str, tuple[int, ...], bytes, bool]
 """Name, datatype, shape, bytes, and whether it is raw."""
@@ -45,6 +45,19 @@ Report = tuple[Any, ...]
 
 ANSWER, STATE, RESCHEDULE, WATCH = range(4)
 """Kinds of what a backend has told."""
+GivenRequest = tuple[
+    str,
+    "dict[str, Tensor]",
+    "Sequence[str]",
+    "dict[str, Parameter] | None",
+    int,
+    "int | str",
+    bool,
+    bool,
+]
+"""Id, inputs, outputs, parameters, timeout in microseconds, correlation id, whether a sequence starts, and ends."""
+AnswerOutput = tuple[str, str, tuple[int, ...], int]
+"""Name, datatype, shape, size in bytes."""
 Told = tuple[int, int, bool, Any, "dict[str, Parameter] | None", int, str]
 """Kind, tag, final, outputs (None for an end without a response; of a state, it), parameters, code or -1, text."""
 Outcome = tuple[int, "str | None"]
@@ -144,8 +157,22 @@ class Extension(Protocol):
     def instance_ready(self, instance: int, /) -> Outcome: ...
 
     def instance_execute(
-        self, instance: int, requests: Sequence[tuple[Any, ...]], /
-    ) -> tuple[Outcome, int, int, list[Told]]: ...
+        self,
+        instance: int,
+        first: int,
+        requests: Sequence[GivenRequest],
+        reshape: Callable[[str, Sequence[int]], Sequence[int]] | None,
+        make: Callable[[tuple[AnswerOutput, ...]], object],
+        /,
+    ) -> tuple[Outcome, int, int, list[tuple[Any, tuple[bytes, ...]] | None], list[Told]]:
+        """Executes a batch, whose tags are `first` and those after it: what came of it, when it began and ended to
+        compute, and of each request its answer, where it has a usual one: what stands for the answer's form, and the
+        outputs' bytes. What is told besides comes whole.
+
+        `reshape(input's name, shape)` is what the library sees of a shape; it and what it gives stay the same.
+        `make(outputs)` is called when a form of answer is met that is new, and gives what is to stand for it, or None
+        where such answers are to be told whole. What they raise fails a request, or the call."""
+        ...
 
     def instance_let_be_late(self, instance: int, tags: Sequence[int], /) -> list[Told]: ...
 

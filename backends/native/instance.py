@@ -6,13 +6,15 @@ execute ──one call──▶ library ──▶ answers of this batch, in one 
 
 from __future__ import annotations
 
-import itertools
 import logging
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
 from ...native.extension_port import ANSWER, RESCHEDULE, STATE
-from ...schema.fault import Fault
+from ...schema.datatype import BY_NAME
+from ...schema.fault import Fault, ModelFailure
+from ...schema.inference import ResponseTemplate
 from ...schema.tensor import Tensor
 from .faults import check, fault_of
 from .latecomers import Latecomers
@@ -21,13 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ...engine.port.work import BackendJob, Batch
-    from ...native.extension_port import Extension, Told
-    from ...schema.inference import InferenceRequest
+    from ...native.extension_port import AnswerOutput, Extension, Told
     from .shapes import Shapes
 
 log = logging.getLogger("despina.backends.native")
-
-_START, _END = 1, 2
 
 
 class NativeInstance:
@@ -57,28 +56,56 @@ class NativeInstance:
         self._shapes = shapes
         self._decoupled = decoupled
         self._on_close = on_close
-        self._tags = itertools.count(1)
+        self._reshape = shapes.of_input if shapes.reshapes_inputs else None
+        self._next_tag = 1
         self._late = Latecomers(native, address, name, self.tensors)
 
     def execute(self, batch: Batch) -> None:
-        jobs = {next(self._tags): job for job in batch.jobs}
-        self._late.executing = jobs
+        jobs, first = batch.jobs, self._next_tag
+        self._next_tag = first + len(jobs)
+        self._late.executing = first, jobs
         if self._decoupled:
-            self._late.expect_streams(jobs)  # type: ignore[arg-type]  # decoupled models get no others
-        outcome, started_ns, ended_ns, told = self._native.instance_execute(
-            self._address, [self._given(tag, job.request) for tag, job in jobs.items()]
+            self._late.expect_streams(dict(enumerate(jobs, first)))  # type: ignore[arg-type]  # they get no others
+        every = self._shapes.outputs
+        outcome, started_ns, ended_ns, answers, told = self._native.instance_execute(
+            self._address,
+            first,
+            [
+                (
+                    request.id,
+                    request.inputs,
+                    request.outputs or every,
+                    request.parameters,
+                    request.timeout_us,
+                    request.correlation_id,
+                    request.sequence_start,
+                    request.sequence_end,
+                )
+                for job in jobs
+                for request in (job.request,)
+            ],
+            self._reshape,
+            self._template,
         )
         if batch.started_ns <= started_ns <= ended_ns:
             batch.inputs_ready_ns, batch.outputs_started_ns = started_ns, ended_ns
         if self._decoupled:
             if outcome[0] >= 0:
-                self._late.forget(jobs)
+                self._late.forget(range(first, self._next_tag))
             check(outcome)
             return
-        answered = self._answer(jobs, told)
+        others = []
+        for place, answer in enumerate(answers):
+            if answer is None:
+                others.append(place)
+            else:
+                template, wires = answer
+                jobs[place].respond_as(template, wires)
+        answered = self._answer(first, jobs, told) if told else ()
         check(outcome)
-        if len(answered) < len(jobs):
-            self._defer({tag: job for tag, job in jobs.items() if tag not in answered})
+        late = [place for place in others if place not in answered]
+        if late:
+            self._defer({first + place: jobs[place] for place in late})
 
     def close(self) -> None:
         with self._asking:
@@ -100,40 +127,45 @@ class NativeInstance:
         return code < 0
 
     def tensors(self, outputs: Sequence[Any]) -> list[Tensor]:
-        """What a response of the library's holds, with the shapes that clients see. Raises InvalidArgument."""
+        """What a response of the library's holds, with the shapes that clients see. Raises InvalidArgument, and
+        ModelFailure for an output that has another size than its shape."""
         of_output = self._shapes.of_output
-        return [Tensor(name, datatype, of_output(name, shape), data) for name, datatype, shape, data in outputs]
+        made = []
+        for name, datatype, shape, data in outputs:
+            check_size(name, datatype, shape, len(data))
+            made.append(Tensor(name, datatype, of_output(name, shape), data))
+        return made
 
-    def _given(self, tag: int, request: InferenceRequest) -> tuple[Any, ...]:
-        of_input = self._shapes.of_input
-        return (
-            tag,
-            request.id,
-            (_START if request.sequence_start else 0) | (_END if request.sequence_end else 0),
-            request.correlation_id,
-            request.timeout_us,
-            [
-                (name, tensor.datatype, of_input(name, tensor.shape), tensor.memory())
-                for name, tensor in request.inputs.items()
-            ],
-            request.outputs or self._shapes.outputs,
-            request.parameters,
-        )
+    def _template(self, outputs: Sequence[AnswerOutput]) -> ResponseTemplate | None:
+        """What the jobs' answers with such outputs have in common. None where something is wrong with them, which
+        `tensors` says."""
+        of_output = self._shapes.of_output
+        try:
+            for output in outputs:
+                check_size(*output)
+            tensors = [(name, datatype, tuple(of_output(name, shape))) for name, datatype, shape, _ in outputs]
+        except Fault:
+            return None
+        _, jobs = self._late.executing
+        return ResponseTemplate(jobs[0].request.model_name, jobs[0].version_text, tensors)
 
-    def _answer(self, jobs: dict[int, BackendJob], told: Sequence[Told]) -> set[int]:
-        """Answers what was answered within `execute`. Which those are."""
+    def _answer(self, first: int, jobs: Sequence[BackendJob], told: Sequence[Told]) -> set[int]:
+        """Takes what the library has told within `execute` otherwise. The places of those that were answered."""
         answered = set()
         for kind, tag, _, outputs, parameters, code, text in told:
-            job = jobs[tag]
+            place = tag - first
+            if not 0 <= place < len(jobs):
+                continue  # of a batch that has failed since
+            job = jobs[place]
             try:
                 if kind == STATE:
                     (tensor,) = self.tensors([outputs])
                     job.set_state(tensor.name, tensor)
                 elif kind == RESCHEDULE:
-                    answered.add(tag)
+                    answered.add(place)
                     job.reschedule()
                 elif kind == ANSWER:
-                    answered.add(tag)
+                    answered.add(place)
                     if code >= 0:
                         job.fail(fault_of(code, text))
                     else:
@@ -146,3 +178,13 @@ class NativeInstance:
         """The library keeps these: their answers come later."""
         self._late.expect({tag: job.defer() for tag, job in jobs.items()}, jobs)
         self._late.take(self._native.instance_let_be_late(self._address, list(jobs)))
+
+
+def check_size(name: str, datatype: str, shape: Sequence[int], size: int) -> None:
+    """Raises ModelFailure for an output that a library has given so many bytes, where its shape says otherwise."""
+    kind = BY_NAME.get(datatype)
+    if kind is not None and kind.byte_size and size != kind.byte_size * math.prod(shape):
+        raise ModelFailure(
+            f"output '{name}': shape {list(shape)} of {datatype} needs {kind.byte_size * math.prod(shape)} bytes, the "
+            f"backend gave {size}"
+        )

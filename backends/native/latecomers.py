@@ -38,8 +38,8 @@ class Latecomers:
         self._address = address
         self._name = name
         self._tensors = tensors
-        self.executing: Mapping[int, BackendJob] = {}
-        """The batch in hand, by tag."""
+        self.executing: tuple[int, Sequence[BackendJob]] = (0, ())
+        """The batch in hand: the first tag, and the jobs that have it and those after it."""
         self._lock = threading.Lock()
         self._streams: dict[int, BackendStream] = {}
         self._answers: dict[int, LateAnswer] = {}
@@ -92,7 +92,7 @@ class Latecomers:
         kind, tag, final, outputs, parameters, code, text = told
         if kind == WATCH:
             with self._lock:
-                job = self._watchable.get(tag) or self.executing.get(tag)
+                job = self._watchable.get(tag) or self._job_in_hand(tag)
                 if job is not None:
                     self._watched[tag] = job
             return
@@ -108,6 +108,10 @@ class Latecomers:
             self._send(stream, final, outputs, parameters, code, text)
         elif answer is not None:
             self._answer(answer, outputs, parameters, code, text)
+
+    def _job_in_hand(self, tag: int) -> BackendJob | None:
+        first, jobs = self.executing
+        return jobs[tag - first] if 0 <= tag - first < len(jobs) else None
 
     def _send(self, stream: BackendStream, final: bool, outputs: Any, parameters: Any, code: int, text: str) -> None:
         try:

@@ -16,7 +16,7 @@ class Shapes:
     """Of one configuration. Stateless."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.outputs = [item.name for item in config.output]
+        self.outputs = tuple(item.name for item in config.output)
         """What a request gets that names none."""
         self._first = 1 if config.max_batch_size > 0 else 0
         self._inputs = {
@@ -29,6 +29,11 @@ class Shapes:
             for item in config.output
             if item.reshape is not None
         }
+
+    @property
+    def reshapes_inputs(self) -> bool:
+        """Whether `of_input` ever gives another shape."""
+        return bool(self._inputs)
 
     def of_input(self, name: str, shape: Sequence[int]) -> Sequence[int]:
         return self._applied(self._inputs.get(name), shape)

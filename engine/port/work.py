@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...schema.fault import Fault
-    from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
-    from ...schema.tensor import Tensor
+    from ...schema.inference import InferenceRequest, InferenceResponse, Parameter, ResponseTemplate
+    from ...schema.tensor import Buffer, Tensor
 
 
 class LateAnswer(Protocol):
@@ -57,6 +57,11 @@ class BackendJob(Protocol):
     def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
         """Answers the request. Shapes include the batch dimension. Delivered when the batch's execute returns. An
         output that has no wire form (an array of what are no strings) fails the request."""
+        ...
+
+    def respond_as(self, template: ResponseTemplate, wires: Sequence[Buffer]) -> None:
+        """The same with outputs of a form that is known: as the template says, with these bytes, which have the sizes
+        that it stands for. Not for streams."""
         ...
 
     def fail(self, fault: Fault) -> None:

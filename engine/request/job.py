@@ -23,10 +23,11 @@ from ...schema.inference import InferenceRequest, InferenceResponse, Parameter
 from .deferral import Deferral
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ...schema.fault import Fault
-    from ...schema.tensor import Tensor
+    from ...schema.inference import ResponseTemplate
+    from ...schema.tensor import Buffer, Tensor
 
 
 class JobState(IntEnum):
@@ -171,6 +172,11 @@ class Job:
         ledger = self.ledger
         assert ledger is not None, "a job in a backend was accepted"
         self.response = InferenceResponse(request.model_name, ledger.version_text, outputs, request.id, parameters)
+
+    def respond_as(self, template: ResponseTemplate, wires: Sequence[Buffer]) -> None:
+        """The same with outputs of a form that is known: as the template says, with these bytes, which have the sizes
+        that it stands for. Not for streams."""
+        self.response = template.response(self.request.id, wires)
 
     def fail(self, fault: Fault) -> None:
         """Answers this request alone with a fault; its neighbours in the batch are not touched."""

@@ -61,11 +61,11 @@ struct TRITONBACKEND_Model {
 namespace despina {
 
 struct BackendInput {
-  Tensor tensor;
+  TensorHandle tensor;
   uint64_t byte_size = 0;
   const void* base = nullptr;
-  std::unique_ptr<char[]> copy;       // of small ones
-  void* owner = nullptr;              // keeps the bytes of large ones
+  std::unique_ptr<char[]> copy;       // of a small view
+  void* owner = nullptr;              // keeps the bytes otherwise
   TRITONSERVER_BufferAttributes attributes;
 };
 
@@ -80,6 +80,8 @@ struct BackendOutput {
   BackendOutput& operator=(const BackendOutput&) = delete;
   ~BackendOutput() { std::free(base); }
 };
+
+using NamesHandle = std::shared_ptr<const std::vector<std::string>>;
 
 struct Flight;
 using FlightHandle = std::shared_ptr<Flight>;
@@ -99,6 +101,8 @@ class Outbox {
  public:
   // For the instance's thread: what was told of the requests since the last time, but for those that are late.
   std::vector<Told> collect();
+  // The same, and what is spent.
+  std::vector<Told> collect(std::vector<void*>& spent);
   // From now on what is told of these goes the other way.
   void let_be_late(const std::vector<FlightHandle>& flights);
   // Waits for something of the other kind, at most so long.
@@ -111,7 +115,7 @@ class Outbox {
 
   // A request of the instance is the library's now, and has been let go of, with what its inputs held.
   void enter();
-  void leave(std::vector<void*>&& owners);
+  void leave(const std::list<TRITONBACKEND_Input>& inputs);
   // Waits until the library has none.
   void until_left();
   std::vector<void*> spent();
@@ -153,7 +157,7 @@ struct TRITONBACKEND_ModelInstance {
   TRITONSERVER_Message host_policy;
   std::shared_ptr<despina::Outbox> outbox = std::make_shared<despina::Outbox>();
   std::mutex mutex;
-  std::map<uint64_t, std::weak_ptr<despina::Flight>> flights;   // of those that outlive their batch
+  std::vector<std::pair<uint64_t, std::weak_ptr<despina::Flight>>> flights;   // by tag, which only grow
   uint64_t compute_start_ns = 0;      // of the last execution, as the backend has reported it
   uint64_t compute_end_ns = 0;
   void* state = nullptr;
@@ -181,7 +185,7 @@ struct TRITONBACKEND_Request {
   uint64_t timeout_us = 0;
   std::list<TRITONBACKEND_Input> inputs;
   std::list<TRITONBACKEND_State> states;
-  std::vector<std::string> outputs;
+  despina::NamesHandle outputs;
   despina::Parameters parameters;
 };
 

@@ -106,16 +106,16 @@ TRITONSERVER_Error* TRITONBACKEND_InputProperties(
   return guarded([&] {
     const TRITONBACKEND_Input& found = need(input, "input");
     if (name != nullptr) {
-      *name = found.tensor.name.c_str();
+      *name = found.tensor->name.c_str();
     }
     if (datatype != nullptr) {
-      *datatype = found.tensor.datatype;
+      *datatype = found.tensor->datatype;
     }
     if (shape != nullptr) {
-      *shape = found.tensor.shape.data();
+      *shape = found.tensor->shape.data();
     }
     if (dims_count != nullptr) {
-      *dims_count = static_cast<uint32_t>(found.tensor.shape.size());
+      *dims_count = static_cast<uint32_t>(found.tensor->shape.size());
     }
     if (byte_size != nullptr) {
       *byte_size = found.byte_size;
@@ -143,7 +143,7 @@ TRITONSERVER_Error* TRITONBACKEND_InputBuffer(
   return guarded([&] {
     const TRITONBACKEND_Input& found = need(input, "input");
     if (index != 0) {
-      invalid("unable to get buffer " + std::to_string(index) + " of input '" + found.tensor.name + "': it has 1");
+      invalid("unable to get buffer " + std::to_string(index) + " of input '" + found.tensor->name + "': it has 1");
     }
     *buffer = found.base;
     *buffer_byte_size = found.byte_size;
@@ -168,7 +168,7 @@ TRITONSERVER_Error* TRITONBACKEND_InputBufferAttributes(
   return guarded([&] {
     TRITONBACKEND_Input& found = need(input, "input");
     if (index != 0) {
-      invalid("unable to get buffer " + std::to_string(index) + " of input '" + found.tensor.name + "': it has 1");
+      invalid("unable to get buffer " + std::to_string(index) + " of input '" + found.tensor->name + "': it has 1");
     }
     found.attributes.byte_size = found.byte_size;
     *buffer = found.base;
@@ -267,7 +267,7 @@ TRITONSERVER_Error* TRITONBACKEND_RequestInputName(
     TRITONBACKEND_Request* request, const uint32_t index, const char** input_name)
 {
   *input_name = nullptr;
-  return guarded([&] { *input_name = nth_input(need(request, "request"), index).tensor.name.c_str(); });
+  return guarded([&] { *input_name = nth_input(need(request, "request"), index).tensor->name.c_str(); });
 }
 
 TRITONSERVER_Error* TRITONBACKEND_RequestInput(
@@ -277,7 +277,7 @@ TRITONSERVER_Error* TRITONBACKEND_RequestInput(
   return guarded([&] {
     BackendRequest& found = need(request, "request");
     for (TRITONBACKEND_Input& candidate : found.inputs) {
-      if (candidate.tensor.name == text_of(name)) {
+      if (candidate.tensor->name == text_of(name)) {
         *input = &candidate;
         return;
       }
@@ -295,7 +295,7 @@ TRITONSERVER_Error* TRITONBACKEND_RequestInputByIndex(
 
 TRITONSERVER_Error* TRITONBACKEND_RequestOutputCount(TRITONBACKEND_Request* request, uint32_t* count)
 {
-  return guarded([&] { *count = static_cast<uint32_t>(need(request, "request").outputs.size()); });
+  return guarded([&] { *count = static_cast<uint32_t>(need(request, "request").outputs->size()); });
 }
 
 TRITONSERVER_Error* TRITONBACKEND_RequestOutputName(
@@ -304,11 +304,11 @@ TRITONSERVER_Error* TRITONBACKEND_RequestOutputName(
   *output_name = nullptr;
   return guarded([&] {
     const BackendRequest& found = need(request, "request");
-    if (index >= found.outputs.size()) {
+    if (index >= found.outputs->size()) {
       invalid(prefix_of(found) + "out of bounds index " + std::to_string(index) + ": request has " +
-              std::to_string(found.outputs.size()) + " requested outputs");
+              std::to_string(found.outputs->size()) + " requested outputs");
     }
-    *output_name = found.outputs[index].c_str();
+    *output_name = (*found.outputs)[index].c_str();
   });
 }
 

@@ -15,6 +15,13 @@ inline std::vector<Told> Outbox::collect()
   return std::exchange(collected_, {});
 }
 
+inline std::vector<Told> Outbox::collect(std::vector<void*>& spent)
+{
+  std::lock_guard<std::mutex> lock(mutex_);
+  spent = std::exchange(spent_, {});
+  return std::exchange(collected_, {});
+}
+
 inline void Outbox::let_be_late(const std::vector<FlightHandle>& flights)
 {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -61,10 +68,14 @@ inline void Outbox::enter()
   ++requests_;
 }
 
-inline void Outbox::leave(std::vector<void*>&& owners)
+inline void Outbox::leave(const std::list<TRITONBACKEND_Input>& inputs)
 {
   std::lock_guard<std::mutex> lock(mutex_);
-  spent_.insert(spent_.end(), owners.begin(), owners.end());
+  for (const TRITONBACKEND_Input& input : inputs) {
+    if (input.owner != nullptr) {
+      spent_.push_back(input.owner);
+    }
+  }
   if (--requests_ == 0) {
     left_.notify_all();
   }
@@ -105,11 +116,5 @@ inline TRITONBACKEND_Request::TRITONBACKEND_Request(despina::FlightHandle given)
 
 inline TRITONBACKEND_Request::~TRITONBACKEND_Request()
 {
-  std::vector<void*> owners;
-  for (const TRITONBACKEND_Input& input : inputs) {
-    if (input.owner != nullptr) {
-      owners.push_back(input.owner);
-    }
-  }
-  flight->outbox->leave(std::move(owners));
+  flight->outbox->leave(inputs);
 }

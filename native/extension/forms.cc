@@ -1,15 +1,11 @@
 #include "extension/forms.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 namespace despina {
 
 namespace {
-
-constexpr size_t kFormsMax = 1024;   // clients choose them
-constexpr size_t kRecentTensors = 8;
 
 template <class Number>
 void add(std::string& key, Number number)
@@ -75,66 +71,67 @@ PyObject* made_by_python(const TRITONSERVER_InferenceRequest& request, PyObject*
   return made;
 }
 
-// The tensor that the objects describe: that of an earlier answer, where it is the same.
-TensorHandle tensor_from(PyObject* name, PyObject* datatype, PyObject* shape)
+}  // namespace
+
+void FormTable::clear()
 {
-  static auto& recent = *new std::array<TensorHandle, kRecentTensors>;  // for good: threads outlive the end of main
-  static size_t oldest = 0;
+  last_ = nullptr;
+  for (const auto& [key, made] : std::exchange(made_, {})) {
+    Py_DECREF(made);
+  }
+}
+
+TensorHandle RecentTensors::of(PyObject* name, PyObject* datatype, PyObject* shape, PyObject* reshape)
+{
+  constexpr Py_ssize_t kDims = 8;
   Py_ssize_t size = 0;
   const char* text = PyUnicode_AsUTF8AndSize(name, &size);
   if (text == nullptr) {
     throw PythonError{};
   }
   const TRITONSERVER_DataType type = datatype_from(datatype);
-  int64_t dims[8];
-  const Py_ssize_t rank = PyTuple_Check(shape) ? PyTuple_Size(shape) : 9;
-  if (rank <= 8) {
+  int64_t dims[kDims];
+  const Py_ssize_t rank = PyTuple_Check(shape) ? PyTuple_Size(shape) : kDims + 1;
+  if (rank <= kDims) {
     for (Py_ssize_t place = 0; place < rank; ++place) {
       dims[place] = number_from(PyTuple_GetItem(shape, place));
     }
-    for (const TensorHandle& tensor : recent) {
-      if (tensor != nullptr && tensor->datatype == type && tensor->shape.size() == static_cast<size_t>(rank) &&
-          tensor->name.size() == static_cast<size_t>(size) &&
-          std::memcmp(tensor->name.data(), text, tensor->name.size()) == 0 &&
-          std::equal(dims, dims + rank, tensor->shape.begin())) {
-        return tensor;
+    for (const Met& met : met_) {
+      if (met.tensor != nullptr && met.tensor->datatype == type && met.shape.size() == static_cast<size_t>(rank) &&
+          met.tensor->name.size() == static_cast<size_t>(size) &&
+          std::memcmp(met.tensor->name.data(), text, met.tensor->name.size()) == 0 &&
+          std::equal(dims, dims + rank, met.shape.begin())) {
+        return met.tensor;
       }
     }
   }
-  auto made = std::make_shared<const Tensor>(
-      Tensor{std::string(text, static_cast<size_t>(size)), type, shape_from(shape)});
-  recent[oldest++ % kRecentTensors] = made;
+  Tensor tensor{std::string(text, static_cast<size_t>(size)), type, shape_from(shape)};
+  std::vector<int64_t> described = tensor.shape;
+  if (reshape != Py_None) {
+    const Ref reshaped(PyObject_CallFunctionObjArgs(reshape, name, shape, nullptr));
+    tensor.shape = shape_from(reshaped.get());
+  }
+  auto made = std::make_shared<const Tensor>(std::move(tensor));
+  met_[oldest_++ % met_.size()] = {std::move(described), made};
   return made;
 }
-
-}  // namespace
 
 PyObject* Forms::of(const TRITONSERVER_InferenceRequest& request, PyObject* make)
 {
   if (!is_plain(request) || !write_key(key_, request)) {
     return nullptr;
   }
-  if (last_ == nullptr || key_ != last_key_) {
-    auto found = made_.find(key_);
-    if (found == made_.end()) {
-      if (made_.size() >= kFormsMax) {
-        clear();
-      }
-      PyObject* made = made_by_python(request, make);
-      found = made_.emplace(key_, made).first;
-    }
-    last_key_ = key_;
-    last_ = found->second;
-  }
-  return last_ == Py_None ? nullptr : last_;
+  return made_.of(key_, [&] { return made_by_python(request, make); });
 }
 
-void Forms::clear()
+void add_output(std::string& key, const BackendOutput& output)
 {
-  last_ = nullptr;
-  for (const auto& [key, made] : std::exchange(made_, {})) {
-    Py_DECREF(made);
-  }
+  add_text(key, output.tensor.name);
+  add(key, output.tensor.datatype);
+  add(key, output.byte_size);
+  add(key, output.tensor.shape.size());
+  key.append(
+      reinterpret_cast<const char*>(output.tensor.shape.data()), output.tensor.shape.size() * sizeof(int64_t));
 }
 
 Ref joined(const Input& input)
@@ -165,8 +162,9 @@ Ref usual_object(const TRITONSERVER_InferenceRequest& request)
 
 OutputBytes output_from(PyObject* name, PyObject* datatype, PyObject* shape, PyObject* buffer)
 {
+  static auto& recent = *new RecentTensors;  // for good: threads outlive the end of main
   OutputBytes output;
-  output.tensor = tensor_from(name, datatype, shape);
+  output.tensor = recent.of(name, datatype, shape);
   hold(output, buffer);
   return output;
 }

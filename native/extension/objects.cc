@@ -183,7 +183,7 @@ void hold(OutputBytes& output, PyObject* buffer)
     output.base = PyBytes_AsString(buffer);
     output.byte_size = static_cast<size_t>(PyBytes_Size(buffer));
     Py_INCREF(buffer);
-    output.owner = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(buffer) | 1);
+    output.owner = owner_of_bytes(buffer);
     return;
   }
   auto view = std::make_unique<Py_buffer>();
@@ -198,6 +198,11 @@ void hold(OutputBytes& output, PyObject* buffer)
     output.copy.assign(static_cast<const char*>(view->buf), output.byte_size);
     PyBuffer_Release(view.get());
   }
+}
+
+void* owner_of_bytes(PyObject* bytes)
+{
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(bytes) | 1);
 }
 
 void release_owner(void* owner)

@@ -112,6 +112,9 @@ void hold(OutputBytes& output, PyObject* buffer);
 
 OutputBytes output_from(PyObject* name, PyObject* datatype, PyObject* shape, PyObject* buffer);
 
+// An owner that is a `bytes` object, whose reference it has from now on.
+void* owner_of_bytes(PyObject* bytes);
+
 void release_owner(void* owner);
 
 // What Python has raised, which is cleared.

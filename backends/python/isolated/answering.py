@@ -17,8 +17,8 @@ from .frames import fault_fields
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ....schema.inference import InferenceRequest, Parameter
-    from ....schema.tensor import Tensor
+    from ....schema.inference import InferenceRequest, Parameter, ResponseTemplate
+    from ....schema.tensor import Buffer, Tensor
 
 STREAM_WINDOW = 16
 """Answers of one stream on their way to a caller, or waiting for it; then the model waits."""
@@ -98,6 +98,9 @@ class ChildJob:
             self.response = _ANSWERED
             self.outputs = outputs
             self.parameters = parameters
+
+    def respond_as(self, template: ResponseTemplate, wires: Sequence[Buffer]) -> None:
+        self.respond(template.response("", wires).outputs)
 
     def fail(self, fault: Fault) -> None:
         self.fault = fault
