@@ -58,6 +58,8 @@ GivenRequest = tuple[
 """Id, inputs, outputs, parameters, timeout in microseconds, correlation id, whether a sequence starts, and ends."""
 AnswerOutput = tuple[str, str, tuple[int, ...], int]
 """Name, datatype, shape, size in bytes."""
+BatchAnswer = tuple[Any, tuple[bytes, ...]] | None
+"""Of one request of a batch: what stands for the form of its answer, and the outputs' bytes."""
 Told = tuple[int, int, bool, Any, "dict[str, Parameter] | None", int, str]
 """Kind, tag, final, outputs (None for an end without a response; of a state, it), parameters, code or -1, text."""
 Outcome = tuple[int, "str | None"]
@@ -164,7 +166,7 @@ class Extension(Protocol):
         reshape: Callable[[str, Sequence[int]], Sequence[int]] | None,
         make: Callable[[tuple[AnswerOutput, ...]], object],
         /,
-    ) -> tuple[Outcome, int, int, list[tuple[Any, tuple[bytes, ...]] | None], list[Told]]:
+    ) -> tuple[Outcome, int, int, list[BatchAnswer], list[Told]]:
         """Executes a batch, whose tags are `first` and those after it: what came of it, when it began and ended to
         compute, and of each request its answer, where it has a usual one: what stands for the answer's form, and the
         outputs' bytes. What is told besides comes whole.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...native.extension_port import ANSWER, RESCHEDULE, STATE
 from ...schema.datatype import BY_NAME
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ...engine.port.work import BackendJob, Batch
-    from ...native.extension_port import AnswerOutput, Extension, Told
+    from ...native.extension_port import AnswerOutput, BatchAnswer, Extension, Outcome, Told
     from .shapes import Shapes
 
 log = logging.getLogger("despina.backends.native")
+
+_NOTHING: Final = (0, ())
+"""As the batch in hand."""
 
 
 class NativeInstance:
@@ -64,8 +67,41 @@ class NativeInstance:
         jobs, first = batch.jobs, self._next_tag
         self._next_tag = first + len(jobs)
         self._late.executing = first, jobs
-        if self._decoupled:
-            self._late.expect_streams(dict(enumerate(jobs, first)))  # type: ignore[arg-type]  # they get no others
+        try:
+            if self._decoupled:
+                self._start_streams(batch, jobs, first)
+            else:
+                self._execute(batch, jobs, first)
+        finally:
+            self._late.executing = _NOTHING
+
+    def _start_streams(self, batch: Batch, jobs: Sequence[BackendJob], first: int) -> None:
+        self._late.expect_streams(dict(enumerate(jobs, first)))  # type: ignore[arg-type]  # decoupled models get no others
+        outcome, _, _ = self._call(batch, jobs, first)
+        if outcome[0] >= 0:
+            self._late.forget(range(first, first + len(jobs)))
+        check(outcome)
+
+    def _execute(self, batch: Batch, jobs: Sequence[BackendJob], first: int) -> None:
+        outcome, answers, told = self._call(batch, jobs, first)
+        others = []
+        for place, answer in enumerate(answers):
+            if answer is None:
+                others.append(place)
+            else:
+                template, wires = answer
+                jobs[place].respond_as(template, wires)
+        if others or told or outcome[0] >= 0:
+            answered = self._answer(first, jobs, told)
+            check(outcome)
+            late = {first + place: jobs[place] for place in others if place not in answered}
+            if late:
+                self._defer(late)
+
+    def _call(
+        self, batch: Batch, jobs: Sequence[BackendJob], first: int
+    ) -> tuple[Outcome, Sequence[BatchAnswer], list[Told]]:
+        """The one into the library: what came of it, of each job its answer if that is a usual one, and all else."""
         every = self._shapes.outputs
         outcome, started_ns, ended_ns, answers, told = self._native.instance_execute(
             self._address,
@@ -89,23 +125,7 @@ class NativeInstance:
         )
         if batch.started_ns <= started_ns <= ended_ns:
             batch.inputs_ready_ns, batch.outputs_started_ns = started_ns, ended_ns
-        if self._decoupled:
-            if outcome[0] >= 0:
-                self._late.forget(range(first, self._next_tag))
-            check(outcome)
-            return
-        others = []
-        for place, answer in enumerate(answers):
-            if answer is None:
-                others.append(place)
-            else:
-                template, wires = answer
-                jobs[place].respond_as(template, wires)
-        answered = self._answer(first, jobs, told) if told else ()
-        check(outcome)
-        late = [place for place in others if place not in answered]
-        if late:
-            self._defer({first + place: jobs[place] for place in late})
+        return outcome, answers, told
 
     def close(self) -> None:
         with self._asking:

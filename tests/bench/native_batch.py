@@ -2,12 +2,13 @@
 
     python tests/bench/native_batch.py [--sketch FOLDER] [--against CHECKOUT]
 
-In scope is what lies between the engine and a library: from requests, with their tensors, to the outputs of each. Beside
-it the same with what the engine makes of a batch anyhow: its jobs, and the batch. Outputs of jobs are responses by then,
-ready for a door.
-A sketch is a folder with the C++ of a library that takes a batch in one call, and of a server nothing else (core.cc,
-tsx.h); sketch.py is its Python. Each contestant is a process of its own; they take turns, and what is printed are the
-medians of the turns. Answers are checked, byte for byte, in the first and the last batch of each turn.
+Scope `batch` is what lies between engine and library: from jobs, with their requests, to their responses; `jobs` is the
+same with what the engine makes of a batch anyhow: its jobs, and the batch.
+A sketch is a folder with the C++ of a library that takes a batch in one call and has no server (core.cc, tsx.h);
+sketch.py is its Python, from requests to outputs. It describes the tensors of each (`batch`), or only says where their
+bytes are, as if all requests ever were alike (`alike`).
+Each contestant is a process of its own; they take turns, and what is printed are the medians of the turns. Answers are
+checked, byte for byte, in the first and the last batch of each turn.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 BOOK: Any = SimpleNamespace(version_text="1", defers=False)
 SIZES = (1, 8, 32)
 BYTES = 1024
-BATCH, JOBS = "batch", "jobs"
-"""Scopes: without and with the making of jobs and their batch."""
+BATCH, JOBS, ALIKE = "batch", "jobs", "alike"
+"""Scopes."""
 
 
 def requests_of(size: int) -> list[InferenceRequest]:
@@ -172,16 +173,17 @@ def compete(contestants: Sequence[tuple[Contestant, Sequence[str]]], options: ar
                     contestant.turn(scope, size, options.seconds)
     print("| scope | " + " | ".join(f"batch of {size}" for size in options.sizes) + " |")
     print("|---|" + "---|" * len(options.sizes))
-    bottom = contestants[-1][0]
+    last, its_scopes = contestants[-1]
+    bottom = its_scopes[-1]
     for contestant, scopes in contestants:
         for scope in scopes:
             cells = []
             for size in options.sizes:
                 turns = contestant.turns[scope, size]
-                ratio = statistics.median(map(float.__truediv__, turns, bottom.turns[BATCH, size]))
+                ratio = statistics.median(map(float.__truediv__, turns, last.turns[bottom, size]))
                 cells.append(f"{statistics.median(turns):.2f} ({ratio:.2f})")
             print(f"| {contestant.name}, {scope} | " + " | ".join(cells) + " |")
-    print(f"\nIn brackets: median ratio of turns to {bottom.name}, {BATCH}.")
+    print(f"\nIn brackets: median ratio of turns to {last.name}, {bottom}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.sketch:
             try:
                 build_sketch(options.sketch, folder)
-                contestants.append((Contestant("the sketch", "sketch", library, folder), (BATCH,)))
+                contestants.append((Contestant("the sketch", "sketch", library, folder), (BATCH, ALIKE)))
             except MissingSketch as problem:
                 print(f"without the sketch: {problem}\n")
         try:

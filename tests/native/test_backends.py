@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from despina.schema.fault import (
     Unsupported,
 )
 
-from tests.native.conftest import TENSORS
+from tests.native.conftest import SOURCES, TENSORS, compile_plugin
 
 IDENTITY = 'backend: "identity" max_batch_size: 8 dynamic_batching {}' + TENSORS.format("TYPE_FP32")
 COUNTDOWN = """
@@ -156,6 +157,17 @@ async def test_failing_to_execute_fails_requests(repository, opened, where, faul
         for _ in range(2):
             with pytest.raises(fault, match=text):
                 await engine.infer("failing", {"INPUT0": np.zeros((1, 3), np.int8)})
+
+
+async def test_an_output_that_has_not_its_shapes_size_is_an_error(repository, opened, include):
+    """Goal: a library that has failed without a word gives outputs without bytes: the client is told, each time."""
+    repository("short", 'backend: "short" max_batch_size: 4' + TENSORS.format("TYPE_INT8"))
+    source, library = Path(__file__).with_name("short.cc"), repository.path / "short" / "libtriton_short.so"
+    await trio.to_thread.run_sync(compile_plugin, source, library, include, SOURCES)
+    async with opened() as engine:
+        for _ in range(2):
+            with pytest.raises(ModelFailure, match=r"shape \[1, 3\] of INT8 needs 3 bytes, the backend gave 0"):
+                await engine.infer("short", {"INPUT0": np.zeros((1, 3), np.int8)})
 
 
 async def test_streams_from_a_thread_of_the_librarys(repository, opened):
