@@ -132,7 +132,7 @@ class PythonInstance:
         self._loop = ThreadLoop()
         try:
             self._user = load()
-            asker = None if nested is None else Asker(nested, self._user.name, name)
+            asker = None if nested is None else Asker(nested, self._user.name, name, inline=movable)
             self._user.imports.asker = asker
             try:
                 with self._user.failing_as_internal(f"model instance '{self.name}': initialize failed"):

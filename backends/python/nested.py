@@ -36,12 +36,14 @@ going_on: ContextVar[Sequence[BackendJob]] = ContextVar("going_on", default=())
 class Asker:
     """What one instance's model asks of the engine, from before it is initialized until it is finalized."""
 
-    def __init__(self, nested: NestedCaller, model_name: str, instance_name: str) -> None:
+    def __init__(self, nested: NestedCaller, model_name: str, instance_name: str, *, inline: bool) -> None:
+        """`inline`: what it executes holds the engine's own thread."""
         self.model_name = model_name
         self.name = instance_name
         self.executes = False
         """It is initialized, and may ask other models."""
         self._nested = nested
+        self._inline = inline
         self._there = vars(executing)
         """What is executed on the instance's own thread, which makes this."""
         self._kept: dict[int, weakref.finalize[..., Any]] = {}
@@ -54,6 +56,8 @@ class Asker:
         """Sends a request on its way. `waits`: the calling thread stands still until the answer."""
         if not self.executes:
             raise TritonModelException(ONLY_IN_EXECUTE)
+        if self._inline:  # on whatever thread: `execute` may wait for that one
+            raise self._refusal()
         nested = self.waiting()
         jobs = going_on.get() or [one.job for one in self._there.get("requests", ())]
         made = NestedRequest(
@@ -94,11 +98,14 @@ class Asker:
     def waiting(self) -> NestedCaller:
         """The engine, to be waited for. Raises TritonModelException on its own thread."""
         if not self._nested.may_wait():
-            raise TritonModelException(
-                f"model instance '{self.name}' executes on the engine's own thread, which must not wait for other "
-                "models: take DESPINA_EXECUTOR out of its configuration"
-            )
+            raise self._refusal()
         return self._nested
+
+    def _refusal(self) -> TritonModelException:
+        return TritonModelException(
+            f"model instance '{self.name}' executes on the engine's own thread, which must not wait for other "
+            "models: take DESPINA_EXECUTOR out of its configuration"
+        )
 
 
 def asker() -> Asker:

@@ -17,10 +17,12 @@ import time
 from typing import TYPE_CHECKING
 
 from ...schema.wire.generated.inference import ModelOptimizationPolicyModelPriority as Priority
+from ..port.concerns import of_model
 from ..request.batch import Batch
 from ..request.job import JobState, move
 from ..request.ledger import End
 from .company import Company
+from .cost import LONG_S
 
 if TYPE_CHECKING:
     from ..port.work import Instance
@@ -35,6 +37,9 @@ LEARN_EVERY = 8
 
 INLINE_SLICE_NS = 5_000_000
 """How long executions may hold the trio thread before everybody else gets a turn."""
+
+HELD_S = 0.1
+"""An execution that holds the trio thread for so long is told of by itself, others by what they take as a rule."""
 
 
 class Placement:
@@ -57,6 +62,7 @@ class Placement:
         self._running = False
         """Something executes on the trio thread just now: what it calls may submit again."""
         self._learn_in = 0
+        self._held_s_told = LONG_S / 2
 
     def execute_at_once(self, job: Job) -> bool:
         """Executes a job that never queued, if that can be done here and now; it is over then."""
@@ -73,11 +79,13 @@ class Placement:
             instance.execute(batch)  # type: ignore[attr-defined]  # its model's instances are all movable
             self._statistics.inline_count += 1
             self._ledger.end(batch.jobs, End.EXECUTED, batch)
+            lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
             self._learn_in -= 1
             if self._learn_in <= 0:
                 self._learn_in = LEARN_EVERY
-                lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
                 self._cost.learn(lasted_s, lasted_s)
+            if self._cost.forced:
+                self._tell_if_held(lasted_s)
         except Exception:  # what raises here is beside the execution: the job is over
             log.exception("learning from an execution failed")
         finally:
@@ -139,6 +147,8 @@ class Placement:
                 batch.over(self._ledger)
                 lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
                 cost.learn(lasted_s, lasted_s)
+                if cost.forced:
+                    self._tell_if_held(lasted_s)
                 if batch.ended_ns > until:
                     return True
         except Exception:  # its own thread looks next, and ends if that fails there, too
@@ -147,3 +157,17 @@ class Placement:
             self._running = False
         instance.start()
         return False
+
+    def _tell_if_held(self, lasted_s: float) -> None:
+        """Its parameter keeps the model here, however long it takes: the log says so, again each time that doubles."""
+        held_s = lasted_s if lasted_s > HELD_S else self._cost.cost_s
+        if held_s <= 2 * self._held_s_told:
+            return
+        self._held_s_told = held_s
+        log.warning(
+            "model '%s' executes on the engine's own thread (DESPINA_EXECUTOR = inline) and held up every other "
+            "request and health check for %.0f ms: without that parameter it would not",
+            self._ledger.name,
+            held_s * 1e3,
+            extra=of_model(self._ledger.name),
+        )

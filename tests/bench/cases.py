@@ -54,15 +54,20 @@ def known_cases() -> dict[str, Case]:
     left, right = (random.integers(0, 1000, (1, 16)).astype(np.int32) for _ in range(2))
     rows = {"INPUT0": left, "INPUT1": right}
     sums: dict[str, np.ndarray | None] = {"OUTPUT0": left + right, "OUTPUT1": left - right}
+    twice: dict[str, np.ndarray | None] = {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}
     cases = [
         Case("ONNX add/sub", "onnx_addsub", rows, dict(sums)),
         Case("ONNX add/sub, no batching", "onnx_addsub_single", rows, dict(sums)),
-        Case("Python add/sub", "simple", rows, dict(sums)),
-        Case("sequence of Python add/sub, oldest", "seq_oldest", rows, dict(sums), of_sequences=True),
-        Case("sequence of Python add/sub, direct", "seq_direct", rows, dict(sums), of_sequences=True),
-        Case("ensemble of ONNX add/sub", "ens_onnx", rows, {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}),
-        Case("ensemble of Python add/sub", "ens_simple", rows, {"OUTPUT0": 2 * left, "OUTPUT1": 2 * right}),
+        Case("ensemble of ONNX add/sub", "ens_onnx", rows, dict(twice)),
     ]
+    for label, suffix in (("", ""), (", inline", "_inline")):  # on threads of their own; on our trio thread
+        sequence = f"sequence of Python add/sub, {{}}{label}".format
+        cases += [
+            Case(f"Python add/sub{label}", f"simple{suffix}", rows, dict(sums)),
+            Case(sequence("oldest"), f"seq_oldest{suffix}", rows, dict(sums), of_sequences=True),
+            Case(sequence("direct"), f"seq_direct{suffix}", rows, dict(sums), of_sequences=True),
+            Case(f"ensemble of Python add/sub{label}", f"ens_simple{suffix}", rows, dict(twice)),
+        ]
     for label, size in SIZES.items():
         values = random.standard_normal((1, size // 4)).astype(np.float32)
         cases.append(Case(f"identity {label}", "identity_fp32", {"INPUT0": values}, {"OUTPUT0": values}))

@@ -62,6 +62,11 @@ SEQUENCES = """sequence_batching {
 }
 """
 SEQUENCE_MODELS = {"seq_oldest": "oldest { max_candidate_sequences: 64 }", "seq_direct": "direct { }"}
+INLINE_MODELS = ("simple_inline", *(f"{name}_inline" for name in SEQUENCE_MODELS))
+"""The same, executed on our trio thread. The reference server ignores the parameters that say so."""
+INLINE = """parameters { key: "DESPINA_ISOLATION" value: { string_value: "none" } }
+parameters { key: "DESPINA_EXECUTOR" value: { string_value: "inline" } }
+"""
 PYTHON_MODELS = ("simple", "identity_fp32", "identity_bytes")
 ISOLATED_MODELS = {
     "isolated_identity": ("FP32", 1, PYTHON_IDENTITY),
@@ -73,13 +78,20 @@ ISOLATED = 'parameters { key: "DESPINA_ISOLATION" value: { string_value: "proces
 ONNX_MODELS = ("onnx_addsub", "onnx_addsub2", "onnx_addsub_single", "onnx_mlp", "onnx_conv")
 WEIGHTS = 0
 """The seed of the networks' weights."""
-ENSEMBLES = {"ens_simple": "simple", "ens_onnx": "onnx_addsub"}
+ENSEMBLES = {"ens_simple": "simple", "ens_simple_inline": "simple_inline", "ens_onnx": "onnx_addsub"}
 """Two steps each, of that model: what comes out is twice what goes in."""
 
 
 def write_models(
     root: Path,
-    names: tuple[str, ...] = (*PYTHON_MODELS, *ISOLATED_MODELS, *SEQUENCE_MODELS, *ONNX_MODELS, *ENSEMBLES),
+    names: tuple[str, ...] = (
+        *PYTHON_MODELS,
+        *ISOLATED_MODELS,
+        *SEQUENCE_MODELS,
+        *INLINE_MODELS,
+        *ONNX_MODELS,
+        *ENSEMBLES,
+    ),
 ) -> None:
     """Writes the named models under `root`; what is there already is overwritten."""
     random = np.random.default_rng(WEIGHTS)
@@ -87,13 +99,14 @@ def write_models(
         [(f"INPUT{index}", "INT32", "16") for index in (0, 1)],
         [(f"OUTPUT{index}", "INT32", "16") for index in (0, 1)],
     )
-    if "simple" in names:
-        write_config(root, "simple", "python", 8, *pairs)
-        write_python(root, "simple", PYTHON_ADDSUB)
-    for name, strategy in SEQUENCE_MODELS.items():
-        if name in names:
-            write_config(root, name, "python", 32, *pairs, SEQUENCES % strategy)
-            write_python(root, name, PYTHON_SEQUENCE)
+    for suffix, more in (("", ""), ("_inline", INLINE)):
+        if f"simple{suffix}" in names:
+            write_config(root, f"simple{suffix}", "python", 8, *pairs, more)
+            write_python(root, f"simple{suffix}", PYTHON_ADDSUB)
+        for name, strategy in SEQUENCE_MODELS.items():
+            if name + suffix in names:
+                write_config(root, name + suffix, "python", 32, *pairs, SEQUENCES % strategy + more)
+                write_python(root, name + suffix, PYTHON_SEQUENCE)
     for name, datatype in (("identity_fp32", "FP32"), ("identity_bytes", "STRING")):
         if name in names:
             tensors = [("INPUT0", datatype, "-1")], [("OUTPUT0", datatype, "-1")]
