@@ -202,9 +202,9 @@ def test_a_call_longer_than_the_grace_is_cut_off(ageing):
     with triton.InferenceServerClient(f"127.0.0.1:{ageing.grpc_port}") as client:
         start = time.monotonic()
         with pytest.raises(InferenceServerException) as caught:
-            client.infer("nap", nap(triton, 2.5))
+            client.infer("nap", nap(triton, 6))
         assert caught.value.status() == "StatusCode.UNAVAILABLE"
-        assert time.monotonic() - start < 2.4
+        assert time.monotonic() - start < 5.5
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -32,7 +32,7 @@ def test_last_spans(models, tmp_path):
         begin = time.monotonic()
         server.terminate()
         assert server.ended()[0] == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         for door in DOORS:
             found = collector.of_request(f"last {door}")
             assert found["InferRequest"].resource["service.name"] == "triton-inference-server"
@@ -61,13 +61,13 @@ def test_collector_that_is_down(models, tmp_path):
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1/traces"
         with serving(models, tmp_path / "log", *options(url, *small)) as server:
-            assert longest_s(server, 200) < 2
+            assert longest_s(server, 200) < 8
             server.said("(Transient error|Failed to export)")
             begin = time.monotonic()
             server.terminate()
             code, _ = server.ended()
             assert code == 0
-            assert time.monotonic() - begin < 6
+            assert time.monotonic() - begin < 9
 
 
 def test_collector_that_does_not_answer(models, tmp_path):
@@ -79,7 +79,7 @@ def test_collector_that_does_not_answer(models, tmp_path):
         serving(models, tmp_path / "log", *options(collector.url, *small)) as server,
     ):
         collector.hold.clear()
-        assert longest_s(server, 200) < 2
+        assert longest_s(server, 200) < 8
         assert collector.held.wait(WAIT_S)
         collector.hold.set()
         infer(server, "http", request_id="well again")
@@ -93,5 +93,5 @@ def test_collector_that_does_not_answer(models, tmp_path):
         server.terminate()
         code, said = server.ended()
         assert code == 0
-        assert time.monotonic() - begin < 6
+        assert time.monotonic() - begin < 9
         assert "the collector did not take the last spans" in said

@@ -242,7 +242,7 @@ def test_stopping(models, certificates, tmp_path):
         assert [answers.get(timeout=WAIT_S) for _ in range(2)] == [None, None]
         assert read_to_end(sock).startswith(b"HTTP/1.1 200")  # a cut would be an SSLEOFError
         assert server.ended()[0] == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
 
 
 def outcomes(server, certificates):

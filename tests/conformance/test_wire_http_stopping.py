@@ -70,7 +70,7 @@ def test_sigterm_amid_everything(tmp_path, program):
             assert read_to_end(sock).startswith(b"HTTP/1.1 200 ")
         code, log = server.ended()
         assert code == 0, log
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 15
         for caller in callers:
             caller.join()
             assert caller.problem is None

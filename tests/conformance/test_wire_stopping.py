@@ -95,19 +95,19 @@ def test_sigterm_answers_all(tmp_path):
         for sock in unary:
             assert b" 200 OK" in read_to_end(sock).partition(b"\r\n")[0]
         for one in calls:
-            assert one.result(timeout=5).model_name == "nap"
+            assert one.result(timeout=30).model_name == "nap"
         for sock, data in events:
             with sock:
                 assert (data + read_to_end(sock)).count(b'"I":') == 2
         for _, answers in streams:
             assert [np.frombuffer(one.infer_response.raw_output_contents[0], np.int32)[0] for one in answers] == [1]
-        assert child.wait(5) == 0
-        assert time.monotonic() - begin < 2
+        assert child.wait(30) == 0
+        assert time.monotonic() - begin < 15
 
 
 def until_in_flight(stub, question):
     """Returns when the model has begun: its door has then read the calls, which came on connections opened before."""
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 30
     while time.monotonic() < give_up:
         if stub.ModelStatistics(question).model_stats[0].inference_count:
             return
