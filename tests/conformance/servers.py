@@ -98,7 +98,8 @@ def running_in_process(
 
 
 def asked_again(ask: Callable[[Path], Any], recorded: object, folder: Path) -> Any:
-    """What the reference server says; asked up to three times, for its threads race, and some questions end it."""
+    """What a server says; asked up to three times. The reference server's threads race, and some questions end it; of
+    this project's server only what depends on real times is asked so: on a busy machine a story's clients are late."""
     for turn in range(2):
         with contextlib.suppress(Exception):
             said = ask(_made(folder / f"asked{turn}"))

@@ -313,7 +313,11 @@ def answers(running, suite, folder):
 def test_answers_equal_the_reference_servers(suite, tmp_path):
     """Goal: the same answers, counts and orders as recorded, but for what is known and meant; and that differs."""
     running = running_despina if suite == "host policies" else running_in_process  # a process is placed as a whole
-    recorded, ours = json.loads(GOLDEN.read_text())[suite], answers(running, suite, tmp_path / "ours")
+    recorded = json.loads(GOLDEN.read_text())[suite]
+    if suite == "orders":  # of requests that must all have come while the first of them executes
+        ours = asked_again(lambda folder: answers(running, suite, folder / "ours"), recorded, tmp_path)
+    else:
+        ours = answers(running, suite, tmp_path / "ours")
     assert recorded.keys() == ours.keys()
     differing = {f"{suite}: {name}" for name in ours if ours[name] != recorded[name]}
     known = {name for name in KNOWN_DIFFERENCES if name.startswith(f"{suite}: ")}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import tempfile
 import time
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.walk.served import served
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.walk.walking import Walk
 
@@ -68,11 +70,20 @@ class NotifySocket:
         self._socket.close()
 
 
+@contextlib.contextmanager
+def notify_socket() -> Iterator[NotifySocket]:
+    """One with a short path, wherever the walk's folders are."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        manager = NotifySocket(Path(place) / "notify")
+        with contextlib.closing(manager):
+            yield manager
+
+
 def notified(walk: Walk, despina: Path, models: Path, folder: Path) -> None:
     """The life of a server as its manager hears it."""
     with walk.step("a notify socket: STATUS while models load, READY=1, then STOPPING=1"):
         folder.mkdir()
-        with contextlib.closing(NotifySocket(folder / "notify")) as manager:
+        with notify_socket() as manager:
             environment = {"NOTIFY_SOCKET": str(manager.path)}
             with served(despina, models, folder / "told", environment=environment) as server:
                 manager.hear("READY=1")
@@ -91,7 +102,7 @@ def bitten(walk: Walk, despina: Path, folder: Path) -> None:
         (model / "1").mkdir(parents=True)
         (model / "1" / "model.py").write_text(_STUCK)
         (model / "config.pbtxt").write_text(_CONFIG)
-        with contextlib.closing(NotifySocket(folder / "notify")) as manager:
+        with notify_socket() as manager:
             environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": str(round(WATCHDOG_S * 1e6))}
             with served(despina, folder / "models", folder / "first", environment=environment) as server:
                 manager.hear("READY=1")

@@ -109,13 +109,13 @@ def test_not_a_listening_socket():
         assert "refused: descriptor 3 was passed on, but is no listening" in process.communicate(timeout=WAIT_S)[0]
 
 
-def test_server_on_passed_on_sockets(tmp_path):
+def test_server_on_passed_on_sockets(tmp_path, socket_folder):
     """Goal: the real command serves HTTP, gRPC and metrics on sockets that it did not open, one of them a Unix socket,
     to clients that connected before it was ready. Method: real descriptors, real clients."""
     (tmp_path / "models").mkdir()
     http = socket.create_server(("127.0.0.1", 0))
     grpc = socket.socket(socket.AF_UNIX)
-    grpc.bind(str(tmp_path / "grpc.sock"))
+    grpc.bind(str(socket_folder / "grpc.sock"))
     grpc.listen()
     metrics = socket.create_server(("127.0.0.1", 0))
     early = socket.create_connection(http.getsockname())
@@ -132,7 +132,7 @@ def test_server_on_passed_on_sockets(tmp_path):
             assert said[-1], "".join(said)
         answer = early.makefile("rb").read()
         assert orjson.loads(answer.partition(b"\r\n\r\n")[2])["name"] == "triton"
-        with tritonclient.grpc.InferenceServerClient(f"unix:{tmp_path / 'grpc.sock'}") as client:
+        with tritonclient.grpc.InferenceServerClient(f"unix:{socket_folder / 'grpc.sock'}") as client:
             assert client.is_server_live(client_timeout=WAIT_S)
         with socket.create_connection(metrics.getsockname(), timeout=WAIT_S) as scraper:
             scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -144,14 +144,14 @@ def test_server_on_passed_on_sockets(tmp_path):
         for sock in (http, grpc, metrics):
             sock.close()
     assert process.returncode == 0, "".join(said)
-    assert (tmp_path / "grpc.sock").exists(), "a socket that was passed on is its maker's to remove"
-    assert f"Started GRPCInferenceService at unix:{tmp_path / 'grpc.sock'}" in "".join(said)
+    assert (socket_folder / "grpc.sock").exists(), "a socket that was passed on is its maker's to remove"
+    assert f"Started GRPCInferenceService at unix:{socket_folder / 'grpc.sock'}" in "".join(said)
 
 
-def test_server_on_unix_sockets(tmp_path):
+def test_server_on_unix_sockets(tmp_path, socket_folder):
     """Goal: both doors on Unix sockets, metrics on the loopback beside them; the files go when the server does."""
     (tmp_path / "models").mkdir()
-    paths = {door: tmp_path / f"{door}.sock" for door in ("http", "grpc")}
+    paths = {door: socket_folder / f"{door}.sock" for door in ("http", "grpc")}
     command = [sys.executable, "-c", "from despina.frontends.cli import main; main()", "serve", "--metrics-port=0"]
     command += [f"--model-repository={tmp_path / 'models'}"]
     process = subprocess.Popen(

@@ -54,11 +54,11 @@ def forked(tmp_path):
             os.kill(int(pid), signal.SIGKILL)
 
 
-def test_children_hold_no_port_and_no_connection(forked, tmp_path):
+def test_children_hold_no_port_and_no_connection(forked, socket_folder):
     """Goal: once the server has gone every port can be bound again, and its clients hear the end, whatever the children
     do. Method: real processes; children of before the doors listened and of while a client was connected."""
     repository, pids = forked
-    path = tmp_path / "door.sock"
+    path = socket_folder / "door.sock"
     with Serving(f"--model-repository={repository}", f"--grpc-address=unix:{path}") as server:
         ports = [server.port("HTTPService"), server.port("Metrics Service")]
         connections = [socket.create_connection(("127.0.0.1", port), WAIT_S) for port in ports]

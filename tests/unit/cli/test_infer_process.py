@@ -145,11 +145,11 @@ def test_mutual_tls(repository, tmp_path, door):
         assert done.stderr.startswith("error: cannot talk to ")
 
 
-def test_unix_sockets_and_headers(repository, tmp_path):
+def test_unix_sockets_and_headers(repository, socket_folder):
     """Goal: both doors at Unix sockets, and the headers by which a restricted API lets one in."""
     options = [
-        f"--http-address=unix:{tmp_path}/http.sock",
-        f"--grpc-address=unix:{tmp_path}/grpc.sock",
+        f"--http-address=unix:{socket_folder}/http.sock",
+        f"--grpc-address=unix:{socket_folder}/grpc.sock",
         "--http-restricted-api=inference:X-Key=secret",
         "--grpc-restricted-protocol=inference:key=secret",
         "--allow-metrics=false",
@@ -158,15 +158,15 @@ def test_unix_sockets_and_headers(repository, tmp_path):
     with Serving(f"--model-repository={repository}", *options) as server:
         server.wait_for("Started HTTPService")
         for place, header in (
-            (f"unix:{tmp_path}/http.sock", "X-Key: secret"),
-            (f"http+unix://{tmp_path}/http.sock", "x-key:secret"),
-            (f"grpc+unix:{tmp_path}/grpc.sock", "triton-grpc-protocol-key: secret"),
+            (f"unix:{socket_folder}/http.sock", "X-Key: secret"),
+            (f"http+unix://{socket_folder}/http.sock", "x-key:secret"),
+            (f"grpc+unix:{socket_folder}/grpc.sock", "triton-grpc-protocol-key: secret"),
         ):
             done = ask(*asked, place, "--header", header)
             assert (done.returncode, done.stdout) == (0, "TWICE: FP32 1x1\n  [[0.03125]]\n"), done.stderr
             assert "restricted" in ask(*asked, place).stderr
-        done = ask(*asked, f"unix:{tmp_path}/grpc.sock")
-        assert f"try --url grpc+unix:{tmp_path}/grpc.sock" in done.stderr
+        done = ask(*asked, f"unix:{socket_folder}/grpc.sock")
+        assert f"try --url grpc+unix:{socket_folder}/grpc.sock" in done.stderr
 
 
 @pytest.mark.parametrize("door", [0, 1])

@@ -76,9 +76,9 @@ def test_ipv6(address):
     door.close()
 
 
-def test_unix_socket_comes_and_goes(tmp_path):
+def test_unix_socket_comes_and_goes(socket_folder):
     """Goal: the file appears, lets clients in once listening, and goes with the door."""
-    path = tmp_path / "http.sock"
+    path = socket_folder / "http.sock"
     door = bind_door("HTTP", f"unix:{path}", 8000)
     assert door.place == f"unix:{path}"
     door.listen()
@@ -88,9 +88,9 @@ def test_unix_socket_comes_and_goes(tmp_path):
     assert not path.exists()
 
 
-def test_unix_socket_left_behind_is_replaced_and_a_live_one_is_not(tmp_path):
+def test_unix_socket_left_behind_is_replaced_and_a_live_one_is_not(socket_folder):
     """Goal: a file of a killed server is no obstacle; a server that listens, and another kind of file, are."""
-    path = tmp_path / "http.sock"
+    path = socket_folder / "http.sock"
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(path))
     door = bind_door("HTTP", f"unix:{path}", 0)
@@ -104,9 +104,9 @@ def test_unix_socket_left_behind_is_replaced_and_a_live_one_is_not(tmp_path):
     assert path.read_text() == "kept"
 
 
-def test_unix_socket_of_a_successor_stays(tmp_path):
+def test_unix_socket_of_a_successor_stays(socket_folder):
     """Goal: a door that closes removes only its own file."""
-    path = tmp_path / "http.sock"
+    path = socket_folder / "http.sock"
     door = bind_door("HTTP", f"unix:{path}", 0)
     path.unlink()
     successor = bind_door("HTTP", f"unix:{path}", 0)
@@ -132,10 +132,10 @@ def test_bad_unix_paths(path):
         bind_door("HTTP", f"unix:{path}", 0)
 
 
-def test_mode_and_owner_of_a_unix_socket(tmp_path, monkeypatch):
+def test_mode_and_owner_of_a_unix_socket(socket_folder, monkeypatch):
     """Goal: the file is its owner's and has the mode that was asked for, whatever the umask, before anybody can
     connect; without the options the umask decides. A real chown where the test may, else to what it has already."""
-    path = tmp_path / "door"
+    path = socket_folder / "door"
     user, group = (12345, 23456) if os.getuid() == 0 else (os.getuid(), os.getgid())
     old = os.umask(0o077)
     try:
