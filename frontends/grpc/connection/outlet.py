@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ..request.call import Call
 
 _TURN_BYTES = 262_144
-"""The most that one stream sends before the next has its turn."""
-_QUEUE_BYTES = 1_048_576
-"""Streams are moved to the queue until it holds this much."""
+"""The most that one stream sends before the next has its turn, if there is another."""
+_QUEUE_BYTES = 1_048_576 + 65_536
+"""Streams are moved to the queue until it holds this much: a tensor of 1 MiB with what is around it."""
 _PARTS_MAX = 128
 """Buffers given to one `sendmsg`."""
 
@@ -94,7 +94,7 @@ class Outlet:
             size > self.window
             or size > call.window
             or size > self.peer_frame_bytes
-            or (size > JOIN_BYTES_MAX and (self._waiting or size > _TURN_BYTES or self.queued_bytes >= _QUEUE_BYTES))
+            or (size > JOIN_BYTES_MAX and (self._waiting or self.queued_bytes + size > _QUEUE_BYTES))
         ):
             return False
         self.window -= size
@@ -199,7 +199,8 @@ class Outlet:
         waiting = self._waiting
         while waiting and self.window > 0 and self.queued_bytes < _QUEUE_BYTES:
             call = waiting.popleft()
-            size = min(call.unsent_bytes, call.window, self.window, self.peer_frame_bytes, _TURN_BYTES)
+            turn = _TURN_BYTES if waiting else _QUEUE_BYTES
+            size = min(call.unsent_bytes, call.window, self.window, self.peer_frame_bytes, turn)
             if size <= 0 or call.done:
                 call.is_waiting = False
                 continue

@@ -95,32 +95,36 @@ class FrameReader:
         return bool(self._data_left or self._pad_left)
 
     def read(self) -> None:
-        """Reads and acts on every complete frame. Raises BlockingIOError, OSError for a peer that is gone, and
-        Http2Error for one that broke a rule."""
+        """Reads once, and on while the rest of a large message seems to be there, and acts on every complete frame.
+        Raises BlockingIOError, OSError for a peer that is gone, and Http2Error for one that broke a rule."""
         connection = self._connection
         bulk = connection.bulk
         if self._has_more and not bulk.may_move(connection.fd):
             return
-        if self._data_left >= _DIRECT_BYTES_MIN and self._read_into_place():
-            return
+        while self._read_once() and connection.is_open and bulk.left > 0:
+            pass
+
+    def _read_once(self) -> bool:
+        """True where the rest of a large message is likely to be there."""
+        if self._data_left >= _DIRECT_BYTES_MIN:
+            call = self._connection.calls.get(self._data_id)
+            space = call.free_space if call is not None else None
+            if call is not None and space is not None and len(space) >= _DIRECT_BYTES_MIN:
+                return self._read_into_place(call, space)
+        connection = self._connection
         data = connection.sock.recv(_READ_BYTES)
         if not data:
             raise ConnectionResetError
         self._has_more = len(data) == _READ_BYTES
         if self._has_more:
-            bulk.moved(connection.fd, _READ_BYTES)
+            connection.bulk.moved(connection.fd, _READ_BYTES)
         self._take(data)
-        if self._has_more and self._data_left >= _DIRECT_BYTES_MIN and connection.is_open and bulk.left > 0:
-            self._read_into_place()
+        return self._has_more and self._data_left >= _DIRECT_BYTES_MIN
 
-    def _read_into_place(self) -> bool:
-        """Reads once from the socket straight into the message of a DATA frame. False where that is not worth it."""
+    def _read_into_place(self, call: Call, space: memoryview) -> bool:
+        """Reads from the socket straight into the message of a DATA frame. True as above."""
         connection = self._connection
         bulk = connection.bulk
-        call = connection.calls.get(self._data_id)
-        space = call.free_space if call is not None else None
-        if call is None or space is None or len(space) < _DIRECT_BYTES_MIN:
-            return False
         wanted = min(self._data_left, max(bulk.left, _DIRECT_BYTES_MIN))
         count = connection.sock.recv_into(space[:wanted])
         if not count:
@@ -128,7 +132,6 @@ class FrameReader:
         bulk.moved(connection.fd, count)
         connection.count_data(count, call)
         self._data_left -= count
-        self._has_more = self._data_left > 0
         self._note_end(call)
         call.advance(count)
         if not self.is_mid_data:
@@ -136,7 +139,8 @@ class FrameReader:
             self._end_data(call)
         if connection.tls is not None and (data := connection.tls.surplus()):
             self._take(data)
-        return True
+        self._has_more = self._data_left > 0 or call.is_mid_message
+        return self._has_more and count == wanted
 
     def _take(self, data: bytes) -> None:
         """Acts on every frame that is complete now."""
@@ -144,7 +148,7 @@ class FrameReader:
             data = self._rest + data
             self._rest = b""
         self._parse(data)
-        if not self._rest and not self.is_mid_data:
+        if not (self._rest or self._data_left or self._pad_left):
             self.part_since = 0.0
         elif not self.part_since:
             self.part_since = self._connection.now
