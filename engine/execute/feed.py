@@ -50,6 +50,10 @@ class Feed:
         """Whose turns it waits for, though it is idle; from any thread. None where nothing is limited."""
         return ()
 
+    def idles(self, instance: Instance) -> bool:
+        """It has executed, on the trio thread: whether nothing waits. Then it is idle, and need not `take` to be."""
+        return self.scheduler.rest(instance)
+
     def take(self, instance: Instance) -> Batch | None:
         """The next batch; None, and the instance is idle, if there is none. On the trio thread."""
         batch, late, look_at = self.scheduler.take(instance, self.cost.over_within_s)

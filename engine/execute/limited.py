@@ -181,6 +181,9 @@ class LimitedFeed(Feed):
         seat = self._seats.get(instance)
         return () if seat is None else self._resources.holders(seat)
 
+    def idles(self, instance: Instance) -> bool:
+        return False  # its turn is over: others may wait for that
+
     def take(self, instance: Instance) -> Batch | None:
         seat = self._seats.get(instance)
         turn = WAITS if seat is None else self._turn(instance, seat, self.limits.look_at)

@@ -176,7 +176,7 @@ class TaskInstance:
             self._fault = fault
         if self.ends or self._fault is not None:
             self.start()
-        else:
+        elif not self._feed.idles(self):
             self._begin_next()
 
     # --- By its task

@@ -115,6 +115,7 @@ class DynamicBatcher:
     def rest(self, instance: Instance) -> bool:
         if self.live:
             return False
+        self.deadlines = False
         self.idle.append(instance)
         return True
 

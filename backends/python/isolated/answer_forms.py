@@ -26,12 +26,12 @@ class AnswerForms:
     ) -> None:
         """Answers with those of the message's tensors."""
         forms = message.forms[start:stop]
-        if parameters is not None or not forms or not all(form[3] for form in forms):
-            job.respond(message.some_tensors(start, stop), parameters)
-            return
+        template = self._templates.get(forms) if parameters is None else None
         request = job.request
-        template = self._templates.get(forms)
         if template is None:
+            if parameters is not None or not forms or not all(form[3] for form in forms):
+                job.respond(message.some_tensors(start, stop), parameters)
+                return
             if len(self._templates) >= FORMS_MAX:
                 self._templates.clear()
             described = [(name, datatype, shape) for name, datatype, shape, _ in forms]

@@ -126,18 +126,12 @@ class ChildJob:
         self.again = True
 
     def answer(self) -> tuple[Any, ...]:
-        """As plain values, next to `states` and `outputs`."""
-        fault = None if self.fault is None else fault_fields(self.fault)
-        return (
-            self.number,
-            self.again,
-            self.is_deferred,
-            self.response is not None,
-            fault,
-            self.parameters,
-            len(self.outputs),
-            len(self.states),
-        )
+        """As plain values, next to `states` and `outputs`: the last is None for one that has just answered."""
+        unusual = None
+        if self.response is None or self.fault is not None or self.again or self.is_deferred or self.states:
+            fault = None if self.fault is None else fault_fields(self.fault)
+            unusual = (self.again, self.is_deferred, self.response is not None, fault, len(self.states))
+        return self.number, len(self.outputs), self.parameters, unusual
 
 
 class ChildLater:

@@ -102,12 +102,15 @@ class Served:
             fault = Internal(failure_text(error, ()))
         batch.outputs_started_ns = batch.outputs_started_ns or time.monotonic_ns()
         told = None if fault is None else fault_fields(fault)
+        answers = []
+        tensors: list[Tensor] = []
         for job in jobs:
             if job.again:
                 self._streams.pop(job.number, None)
-        answers = [job.answer() for job in jobs]
-        placed = self._link.place([tensor for job in jobs for tensor in (*job.states, *job.outputs)])
-        return (told, batch.inputs_ready_ns, batch.outputs_started_ns, answers), placed
+            answers.append(job.answer())
+            tensors += job.states
+            tensors += job.outputs
+        return (told, batch.inputs_ready_ns, batch.outputs_started_ns, answers), self._link.place(tensors)
 
     def close(self) -> None:
         self._instance.close()

@@ -1,6 +1,6 @@
 """What the two processes say to each other: tuples of plain values, and the tensors that go with them.
 
-    (kind, new, released, gone, segment, forms, wires, *fields)      one packet of a SOCK_SEQPACKET socket, by marshal
+    (kind, new, released, gone, segment, forms, wires, fields)      one packet of a SOCK_SEQPACKET socket, by marshal
 
 Tensors up to INLINE_BYTES_MAX in all travel in the packet (`wires`), larger ones in one segment of shared memory, one
 after the other, whose file goes along the first time (`new`). So does a message that is too large for a packet: then
@@ -15,6 +15,7 @@ import marshal
 import os
 import socket
 from collections import deque
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -43,6 +44,8 @@ Contents = tuple[list[Form], list[Buffer], int]
 Placed = tuple[int, tuple[int, ...], tuple[int, ...], tuple[Form, ...], list[Buffer]]
 """Of tensors: their segment, its number and its file if it is new, their forms, and their bytes where in no segment."""
 _NO_CONTENTS: Final[Contents] = ([], [], 0)
+_SIZE: Final = itemgetter(3)
+"""Of a form."""
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
 
 _ELSEWHERE: Final = "elsewhere"
@@ -132,7 +135,7 @@ class Codec:
         gone = []
         while self._gone:
             gone.append(self._gone.popleft())
-        said = (kind, new, self.mappings.released(), gone, number, forms, wires, *fields)
+        said = (kind, new, self.mappings.released(), gone, number, forms, wires, fields)
         data = marshal.dumps(said, MARSHAL_VERSION)
         if len(data) <= PACKET_BYTES_MAX:
             return Packet(data, files)
@@ -155,16 +158,16 @@ class Codec:
                 said = marshal.loads(self.mappings.lease(number)[:length])
             elif said[1]:
                 self._map(said[1], files)
-            kind, _, released, gone, number, forms, wires, *fields = said
+            kind, _, released, gone, number, forms, wires, fields = said
             for other in gone:
                 self.mappings.forget(other)
             if released:
                 self._gone.extend(self.pool.give_back(released))
             if number:
                 wires = _parts(self.mappings.lease(number), forms)
-            elif [*map(len, wires)] != [form[3] for form in forms]:
+            elif [*map(len, wires)] != [*map(_SIZE, forms)]:
                 raise ValueError("tensors of other sizes")
-            return Message(kind, tuple(fields), forms, wires)
+            return Message(kind, fields, forms, wires)
         except (ValueError, TypeError, EOFError, KeyError, IndexError, OSError) as problem:
             raise Internal(f"what came is no message: {type(problem).__name__}: {problem}") from problem
 

@@ -119,9 +119,14 @@ class Listening:
 
     def batch(self) -> Message | None:
         """The next batch; None when there will be no more. For the main thread."""
-        if not self._has_reader:
-            self._read_until(self._batches)
-        return self._batches.get()
+        batches = self._batches
+        if not self._has_reader and batches.empty():
+            with self._reads:
+                while not self._has_reader and batches.empty():
+                    batch = self._take()
+                    if batch is not None:
+                        return batch
+        return batches.get()
 
     def until(self, queue: queue.SimpleQueue[Any]) -> None:
         """Reads until something is in the queue. Where that is not the main thread's to do, a thread does it, and this
@@ -135,7 +140,7 @@ class Listening:
         """For the main thread."""
         with self._reads:
             while not self._has_reader and queue.empty():
-                self._take()
+                self._heed_next()
 
     def begin(self) -> None:
         """From now on a thread reads, so that the main thread may wait for something else."""
@@ -148,24 +153,31 @@ class Listening:
     def _read(self) -> None:
         with self._reads:
             while True:
-                self._take()
+                self._heed_next()
 
-    def _take(self) -> None:
+    def _heed_next(self) -> None:
+        batch = self._take()
+        if batch is not None:
+            self._batches.put(batch)
+
+    def _take(self) -> Message | None:
+        """Heeds what comes next, but for a batch, which it returns."""
         try:
             message = self._link.receive()
             if message is None:  # the server is gone: nobody is there to answer
                 os.killpg(0, signal.SIGKILL)
+            elif message.kind == "execute":
+                return message
             else:
                 self._heed(message)
         except BaseException:
             logging.getLogger("despina.backends.python").exception("the link to the server broke")
             os._exit(1)
+        return None
 
     def _heed(self, message: Message) -> None:
         kind = message.kind
-        if kind == "execute":
-            self._batches.put(message)
-        elif kind == "told":
+        if kind == "told":
             self._link.told(message)
         elif kind == "answer":
             self._engine.answered(message)
