@@ -68,7 +68,7 @@ def watched_ways(monkeypatch):
 def frame_by_frame(monkeypatch):
     """From here on gRPC calls are taken frame by frame, and their requests read as messages."""
 
-    def take_call(self, block, stream_id, message, is_only):
+    def take_call(self, block, stream_id, message, grown, is_only):
         self.on_block(block, 4, stream_id)
         return False
 

@@ -314,9 +314,9 @@ class Connection:
 
     # For the reader.
 
-    def take_call(self, block: bytes, stream_id: int, message: bytes, is_only: bool) -> bool:
-        """A call with one plain message that is all there; nothing else is if `is_only`. False, and only its header
-        block is taken, where that needs the way of all others."""
+    def take_call(self, block: bytes, stream_id: int, message: bytes, grown: int, is_only: bool) -> bool:
+        """A call with one plain message that is all there; no other is if `is_only`. Its window has `grown` already.
+        False, and only its header block is taken, where that needs the way of all others."""
         head = self._heads.read(block)
         count = len(message) + PREFIX_BYTES
         if (
@@ -333,6 +333,8 @@ class Connection:
         self.count_data(count, None)
         call = self.calls[stream_id] = Call(self, stream_id, head)
         call.ended = True
+        if grown:
+            call.window += grown
         if head.timeout_s is not None:
             call.deadline = self.now + head.timeout_s
         if is_only and self.server.is_lone:

@@ -55,9 +55,9 @@ class Framed(Protocol):
         """A header block is complete."""
         ...
 
-    def take_call(self, block: bytes, stream_id: int, message: bytes, is_only: bool) -> bool:
-        """A call with one plain message that is all there; nothing else is if `is_only`. False, and only its header
-        block is taken, where that needs the way of all others."""
+    def take_call(self, block: bytes, stream_id: int, message: bytes, grown: int, is_only: bool) -> bool:
+        """A call with one plain message that is all there; no other is if `is_only`. Its window has `grown` already.
+        False, and only its header block is taken, where that needs the way of all others."""
         ...
 
     def on_reset(self, length: int, stream_id: int) -> None:

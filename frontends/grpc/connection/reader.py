@@ -21,11 +21,16 @@ from ..wire.constants import (
     PREFIXED_HEAD_BYTES,
     RST_STREAM,
     SETTINGS,
+    WINDOW_MAX,
+    WINDOW_UPDATE,
+    WINDOW_UPDATE_BYTES,
+    WINDOW_UPDATE_WORD,
     WITH_PRIORITY,
     ErrorCode,
     Http2Error,
     unpack_frame_head,
     unpack_prefixed_head,
+    unpack_window_update,
 )
 
 if TYPE_CHECKING:
@@ -289,24 +294,39 @@ class FrameReader:
 
     def _on_plain_headers(self, data: bytes, at: int, stop: int, stream_id: int) -> int:
         """A whole header block; the call's one message is taken with it if it is behind it in one frame, plain and the
-        last, as those of small calls mostly are. The index behind what was taken."""
+        last, as those of small calls mostly are. gRPC's own clients put a WINDOW_UPDATE of the stream between the two,
+        and one of the connection behind them. The index behind what was taken."""
+        connection = self._connection
         block = data[at:stop]
-        message = stop + PREFIXED_HEAD_BYTES
-        if message <= len(data):
-            word, flags, data_id, compressed, size = unpack_prefixed_head(data, stop)
+        head, grown = stop, 0
+        message = head + PREFIXED_HEAD_BYTES
+        there = len(data)
+        if message + WINDOW_UPDATE_BYTES <= there and data[stop + 3] == WINDOW_UPDATE:
+            word, _, update_id, grown = unpack_window_update(data, stop)
+            if (
+                word == WINDOW_UPDATE_WORD
+                and update_id == stream_id
+                and 0 < grown <= WINDOW_MAX - connection.outlet.peer_window_bytes
+            ):
+                head += WINDOW_UPDATE_BYTES
+                message += WINDOW_UPDATE_BYTES
+        if message <= there:
+            word, flags, data_id, compressed, size = unpack_prefixed_head(data, head)
             end = message + size
             if (
                 word == size + PREFIX_BYTES << 8  # DATA is 0
                 and flags == END_STREAM
                 and data_id == stream_id
                 and not compressed
-                and end <= len(data)
+                and end <= there
                 and size < WHOLE_BYTES_MAX
             ):
-                is_only = at == FRAME_HEAD_BYTES and end == len(data)
-                taken = self._connection.take_call(block, stream_id, data[message:end], is_only)
+                is_only = at == FRAME_HEAD_BYTES and (
+                    end == there or (end + WINDOW_UPDATE_BYTES == there and data[end + 3] == WINDOW_UPDATE)
+                )
+                taken = connection.take_call(block, stream_id, data[message:end], grown, is_only)
                 return end if taken else stop
-        self._connection.on_block(block, END_HEADERS, stream_id)
+        connection.on_block(block, END_HEADERS, stream_id)
         return stop
 
     def _on_headers(self, data: bytes, at: int, stop: int, flags: int, stream_id: int) -> None:

@@ -34,6 +34,11 @@ PREFIXED_HEAD_BYTES = 14
 unpack_prefixed_head = struct.Struct(">IBIBI").unpack_from
 """The same of DATA that begins with a message, and that one's prefix: whether it is compressed, and its length."""
 
+WINDOW_UPDATE_BYTES = 13
+WINDOW_UPDATE_WORD = 4 << 8 | WINDOW_UPDATE
+unpack_window_update = struct.Struct(">IBII").unpack_from
+"""The same of a WINDOW_UPDATE, and its increment."""
+
 
 class ErrorCode(IntEnum):
     NO_ERROR = 0

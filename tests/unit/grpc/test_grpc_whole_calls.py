@@ -31,6 +31,15 @@ class Caller:
         self.last += 2
         return self.client.call(self.last, INFER, message, **extra)
 
+    def as_grpcs_own(self, message, grown=5):
+        """The frames of a call as clients on gRPC's C core write them."""
+        client = self.client
+        frames = self.frames(message)
+        stop = 9 + int.from_bytes(frames[:3], "big")
+        of_stream = client.frame(client.WINDOW_UPDATE, 0, self.last, struct.pack(">I", grown))
+        of_connection = client.frame(client.WINDOW_UPDATE, 0, 0, struct.pack(">I", len(message)))
+        return frames[:stop] + of_stream + frames[stop:] + of_connection
+
     async def ask(self, message, **extra):
         await self.client.send(self.frames(message, **extra))
         return await self.client.answer(self.last)
@@ -279,7 +288,26 @@ async def test_a_block_that_means_something_else_now(door, caller, taken):
     assert (await client.answer(caller.last + 2))[1]["grpc-status"] == "12"
 
 
-async def outcome(door, change):
+async def test_calls_as_grpcs_own_clients_write_them(door, caller, taken):
+    """Goal: a WINDOW_UPDATE between head and message is taken with them, and counts: an answer that is larger than the
+    stream's window by as much leaves at once; with one that is not allowed the call is reset, as it always is."""
+    client = caller.client
+    message, expected = asking(1)
+    size = len((await caller.ask(message))[0])
+    await client.send(client.frame(client.SETTINGS, 0, 0, struct.pack(">HI", 4, size - 5)))
+    for _ in range(3):
+        await client.send(caller.as_grpcs_own(message))
+        body, trailers = await client.answer(caller.last)
+        assert outputs_in(body) == expected
+        assert trailers["grpc-status"] == "0"
+    assert taken == [True] * 4
+    for grown in (0, 2**31 - 1):
+        await client.send(caller.as_grpcs_own(message, grown))
+        await client.wait_for(client.RST, caller.last)
+    assert taken == [True] * 4
+
+
+async def outcome(door, change, kind=Caller.frames):
     """What the server sends after a few calls and then the frames of another that `change` has damaged."""
     caller = Caller(await door.connect())
     before = set(door.server.connections.values())
@@ -287,7 +315,7 @@ async def outcome(door, change):
         await caller.ask(asking(seed)[0])
     connection = max(before, key=lambda each: each.opened_at)
     client = caller.client
-    await client.send(change(caller.frames(asking(9)[0])) + client.frame(client.PING, 0, 0, b"87654321"))
+    await client.send(change(kind(caller, asking(9)[0])) + client.frame(client.PING, 0, 0, b"87654321"))
     frames = []
     with trio.move_on_after(0.05):
         while (frame := await client.next_frame()) is not None and frame[0] != client.PING:
@@ -297,7 +325,8 @@ async def outcome(door, change):
     return frames
 
 
-async def test_damaged_frames_are_read_as_on_the_long_way(door, taken, monkeypatch):
+@pytest.mark.parametrize("kind", [Caller.frames, Caller.as_grpcs_own])
+async def test_damaged_frames_are_read_as_on_the_long_way(door, taken, monkeypatch, kind):
     """Goal: one wrong byte, anywhere, has the effect that it always has."""
     with_templates(door.engine.models["addsub"])
     dice = random.Random(7)
@@ -312,12 +341,12 @@ async def test_damaged_frames_are_read_as_on_the_long_way(door, taken, monkeypat
 
         return change
 
-    whole = [await outcome(door, damaging(*each)) for each in changes]
+    whole = [await outcome(door, damaging(*each), kind) for each in changes]
     assert taken.count(True) > 4 * len(changes)
     assert False in taken
     frame_by_frame(monkeypatch)
     for each, found in zip(changes, whole, strict=True):
-        assert await outcome(door, damaging(*each)) == found, each
+        assert await outcome(door, damaging(*each), kind) == found, each
 
 
 async def test_a_call_that_is_alone_is_told_so(door, caller, monkeypatch):
@@ -333,6 +362,10 @@ async def test_a_call_that_is_alone_is_told_so(door, caller, monkeypatch):
         told.clear()
         await caller.ask(asking(seed)[0])
         assert True in told
+    told.clear()
+    await caller.client.send(caller.as_grpcs_own(asking(1)[0]))
+    await caller.client.answer(caller.last)
+    assert True in told
     both = caller.frames(asking(1)[0]) + caller.frames(asking(2)[0])
     told.clear()
     await caller.client.send(both)
