@@ -123,7 +123,7 @@ class PythonModel:
             output_names=[output.name for output in self.config.output],
             decoupled=is_decoupled(self.config),
             iterative=is_iterative(self.config),
-            movable=_is_inline(self.config),
+            movable=_may_execute_inline(self.config, instance),
             nested=self._context.nested,
         )
 
@@ -148,9 +148,15 @@ def _completed(context: ModelContext, source: Source) -> ModelConfig:
 
 
 def _is_inline(config: ModelConfig) -> bool:
-    """Whether a model may execute on the trio thread."""
+    """Whether a model is to execute on the trio thread."""
     wanted = config.parameters.get(EXECUTOR)
     return wanted is not None and wanted.string_value == "inline"
+
+
+def _may_execute_inline(config: ModelConfig, instance: InstanceContext) -> bool:
+    """Whether this instance of it does: the engine leaves those of GPUs, bound ones and streams to their threads."""
+    is_free = instance.kind != "GPU" and not instance.host_policy.binds
+    return _is_inline(config) and is_free and not is_decoupled(config)
 
 
 def _check_cpu_only(context: ModelContext) -> None:

@@ -69,6 +69,7 @@ ABOUT_THIS_PROCESS = {
     "test_large_fresh_outputs_are_not_copied",
     "test_sending_too_late",
     "test_where_a_model_may_run",
+    "test_which_instances_may_not_run_inline",
     "test_modules_are_forgotten",
     "test_summary_names_the_interpreter",
 }
@@ -784,6 +785,15 @@ def test_where_a_model_may_run(bench, value, movable):
     write_execute(bench, "pass")
     parameters = {} if value is None else {"DESPINA_EXECUTOR": ModelParameter(string_value=value)}
     assert opened(bench, configuration(parameters=parameters)).movable is movable
+
+
+def test_which_instances_may_not_run_inline(bench):
+    """Goal: those that the engine leaves to their own threads know it, whatever the parameter says."""
+    write_execute(bench, "pass")
+    inline = {"DESPINA_EXECUTOR": ModelParameter(string_value="inline")}
+    assert not opened(bench, configuration(parameters=inline), kind="GPU").movable
+    streams = ModelTransactionPolicy(decoupled=True)
+    assert not opened(bench, configuration(parameters=inline, model_transaction_policy=streams)).movable
 
 
 def test_finalize(bench, caplog):
