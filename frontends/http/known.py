@@ -18,17 +18,14 @@ from ...schema.kserve_http_reply import encode_infer
 from ...schema.texts import MANY_BYTES_MIN
 from ..refusals import log_refusal
 from .connection.http1_request import Http1Request
-from .connection.outlet import JOIN_BYTES_MAX
 from .connection.status import beginning_of_reply
 from .handler.problems import reply_fault, reply_problem
 from .request.request import BINARY, JSON
-from .usual import expect_repeats
 
 if TYPE_CHECKING:
     from ...engine.port.caller import Caller
     from ...engine.port.served import Inference, Served
     from ...schema.infer_head import ReplyFormat
-    from ...schema.inference import InferenceRequest
     from .handler.infer import Answer, Decode
     from .request.request import HttpRequest
 
@@ -89,10 +86,7 @@ class KnownInfer:
         except Exception:
             return False  # who meets it again tells it
         model = self._model
-        connection = request.connection
         try:
-            if inference.template is not None and connection is not None and connection.usual_left:
-                expect_repeats(self._engine, request, model, inference, reply, self._answer)
             job = model.submit(inference, partial(self._finish, request, reply))
         except Fault as fault:
             log_refusal(_logger, inference.id, fault, inference.model_name, request)
@@ -132,23 +126,12 @@ class KnownInfer:
             start = _JSON_ONLY % size
         request.connection = None
         try:
-            if size <= JOIN_BYTES_MAX:
-                connection.answer_whole(b"".join((start, head, *buffers)))
-            else:
-                connection.answer_parts((start, head, *buffers))
+            connection.answer_made((start, head, *buffers))
         except Exception as problem:
             connection.cut(problem)
 
 
-def expect_alike(
-    engine: Caller,
-    request: HttpRequest,
-    model: Served,
-    inference: InferenceRequest,
-    reply: ReplyFormat,
-    decode: Decode,
-    answer: Answer,
-) -> None:
+def know_form(engine: Caller, request: HttpRequest, model: Served, decode: Decode, answer: Answer) -> None:
     """Lets requests whose heads have the form that the head of `request` has, just decoded and allowed, go past the
     handler from now on, unless requests are logged, or the door closes."""
     if type(request) is not Http1Request or request.connection is None:
@@ -165,5 +148,3 @@ def expect_alike(
     ):
         notes.known = known = KnownInfer(engine, request, model, decode, answer)
         engine.generation.keep(known)
-    if inference.template is not None:
-        expect_repeats(engine, request, model, inference, reply, answer)

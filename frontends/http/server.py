@@ -14,7 +14,7 @@ from .connection.listener import Listener
 from .handler.handlers import routes_of
 from .handler.logged import LoggedInferHandler, logged
 from .handler.routes import Router
-from .known import expect_alike
+from .known import know_form
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +62,7 @@ async def serve_http(
 
     def routing(nursery: trio.Nursery) -> Router:
         if access_log is None:
-            routes = routes_of(engine, settings, shown, nursery, partial(expect_alike, engine))
+            routes = routes_of(engine, settings, shown, nursery, partial(know_form, engine))
         else:
             routes = routes_of(engine, settings, shown, nursery, infer=LoggedInferHandler(engine, settings, nursery))
         return Router(engine, routes, settings, nursery)

@@ -102,8 +102,6 @@ class Connection(Receiver):
                     self.refuse(408, f"request head not received within {settings.head_timeout:g} seconds")
             elif waited > settings.idle_timeout:
                 self.close()
-            elif self.usual is not None and waited > 1.0:
-                self.usual.rest()
         elif state in (BODY, CHUNKS):
             if waited > settings.body_stall_timeout:
                 self.refuse(408, f"no request body received for {settings.body_stall_timeout:g} seconds")

@@ -89,6 +89,7 @@ class HeadForm:
         """The same, of a request after which its connection ends."""
         form = copy(self)
         form.keep_alive = False
+        form.notes = Notes()
         return form
 
 
@@ -129,6 +130,8 @@ class HeadReader:
 
     def read(self, text: bytes) -> Head:
         """What `text` says, which ends with the empty line. Raises Refusal."""
+        if len(text) > self.bytes_max:
+            raise Refusal(431, f"request head exceeds {self.bytes_max} bytes")
         count = text.count(b"\n") - 2
         if count > self._count_max:
             raise Refusal(431, f"request has {count} headers, at most {self._count_max} are accepted")

@@ -26,17 +26,19 @@ class Intake:
         self.text = b""
         """Of the last head."""
         self._scanned = 0
-        """Where the search for the end of the head goes on."""
+        """Where the search for the end of the head goes on; 0 for one that has not begun."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> bool:
+        """Whether nothing was left of what came before."""
         at = self.at
-        if at < len(self.data):
-            self.data = self.data[at:] + data
-            self._scanned = max(0, self._scanned - at)
-        else:
+        if at >= len(self.data):
             self.data = data
-            self._scanned = 0
+            self.at = self._scanned = 0
+            return True
+        self.data = self.data[at:] + data
+        self._scanned = max(0, self._scanned - at)
         self.at = 0
+        return False
 
     def clear(self) -> None:
         self.data = b""
@@ -52,20 +54,16 @@ class Intake:
         at = self.at
         while data.startswith(b"\r\n", at):  # HTTP asks servers to skip empty lines before a request
             at += 2
-        self.at = at
-        end = data.find(b"\r\n\r\n", max(at, self._scanned - 3))
-        if end < 0:
+        end = data.find(b"\r\n\r\n", self._scanned or at) + 4
+        if end < 4:
+            self.at = at
             self._check_unfinished()
-            self._scanned = len(data)
+            self._scanned = max(at, len(data) - 3)
             return None
-        end += 4
-        if end - at > self._heads.bytes_max:
-            raise Refusal(431, f"request head exceeds {self._heads.bytes_max} bytes")
         self.text = text = data[at:end]
-        head = self._heads.known(text) or self._heads.read(text)
         self.at = end
         self._scanned = 0
-        return head
+        return self._heads.known(text) or self._heads.read(text)
 
     def _check_unfinished(self) -> None:
         data = self.data
@@ -75,7 +73,7 @@ class Intake:
             raise Refusal(431, f"request head exceeds {limit} bytes")
         if at < len(data) and not (65 <= data[at] <= 90 or (data[at] == _CARRIAGE_RETURN and at + 1 == len(data))):
             raise Refusal(400, "malformed request: a method in capitals is expected")
-        start = max(at, self._scanned)
+        start = self._scanned or at
         if data.find(b"\0", start) >= 0:
             raise Refusal(400, "malformed request: NUL in the head")
         while (line_end := data.find(b"\n", start)) >= 0:

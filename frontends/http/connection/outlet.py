@@ -34,22 +34,16 @@ class Outlet:
         if self.pending:
             self.pending.extend(buffers)
             return
-        if len(buffers) > 1:
-            size = sum(map(len, buffers))
-            if size > JOIN_BYTES_MAX:
-                self._send_parts(buffers, size)
-            else:
-                self.send_whole(b"".join(buffers))
-        else:
-            self.send_whole(buffers[0])
-
-    def send_whole(self, whole: Buffer) -> None:
-        """The same for one buffer, while nothing is pending."""
+        size = sum(map(len, buffers))
+        if size > JOIN_BYTES_MAX and len(buffers) > 1:
+            self._send_parts(buffers, size)
+            return
+        whole = b"".join(buffers)
         try:
             sent = self._sock.send(whole)
         except BlockingIOError:
             sent = 0
-        if sent < len(whole):
+        if sent < size:
             self.pending.append(memoryview(whole)[sent:])
 
     def _send_parts(self, buffers: Sequence[Buffer], size: int) -> None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import socket
 
     from ..request.request import Buffer
-    from ..request.short_way import ShortWay
     from .listener import Listener
 
 PEER_END: Final = select.EPOLLRDHUP
@@ -101,14 +100,8 @@ class Receiver(Sender):
         if not data:
             self._on_peer_end()
         elif state == HEAD:
-            intake = self._intake
-            if not intake.data and ((self.usual is not None and self.usual.submit(data)) or self._took_whole(data)):
-                if self.state == ANSWER and self.events != READ:
-                    self._watch_input()
-                return
-            if intake.at >= len(intake.data):
+            if self._intake.append(data):
                 self.since = self._listener.now
-            intake.append(data)
             self._take_request()
             if self.state == ANSWER and self.events != READ:
                 self._watch_input()
@@ -119,31 +112,6 @@ class Receiver(Sender):
             self._intake.append(data)
             self._watch_input()
         # LINGER: thrown away
-
-    def _took_whole(self, data: bytes) -> bool:
-        """Hands over a request that has come whole and alone. False for any other: nothing is done then."""
-        end = data.find(b"\r\n\r\n") + 4
-        heads = self._listener.heads
-        text = data[:end]
-        head = heads.known(text)
-        if head is None:
-            if self._head is None or not 4 < end <= heads.bytes_max:
-                return False
-            try:
-                head = heads.read(text)
-            except Refusal:
-                return False  # who finds it again refuses it
-        if len(data) != end + head.length:
-            return False
-        self.since = self._listener.now
-        self._head = head
-        self.state = ANSWER
-        body = data[end:] if head.length <= COPY_BYTES_MAX else memoryview(data)[end:]
-        self._request = request = Http1Request(self, head, body, text)
-        known = request.notes.known
-        if known is None or not known.take(request):
-            self._listener.handle(request)
-        return True
 
     def _receive_body(self) -> None:
         """Large body: the kernel copies straight into its place."""
@@ -260,14 +228,13 @@ class Receiver(Sender):
         at = intake.at
         size = head.length
         have = len(data) - at
-        if have >= size:
-            if have == size:
-                body = memoryview(data)[at:] if size else b""
-                intake.clear()
-            else:
-                body = memoryview(data)[at : at + size]
-                intake.at = at + size
-            self._hand_over(body)
+        if have == size:
+            intake.clear()
+            self._hand_over(data[at:] if size <= COPY_BYTES_MAX else memoryview(data)[at:])
+            return
+        if have > size:
+            intake.at = at + size
+            self._hand_over(memoryview(data)[at : at + size])
             return
         self._buffer = array = self._listener.buffers.take(size)
         self._body = body = array.data[:size]
@@ -317,14 +284,9 @@ class Receiver(Sender):
         assert head is not None, "a request has a head"
         self.state = ANSWER
         self._request = request = Http1Request(self, head, body, self._intake.text)
-        self._listener.handle(request)
-
-    def begin(self, request: ShortWay, head: Head) -> None:
-        """`request`, whole, is in flight from here on."""
-        self.since = self._listener.now
-        self.state = ANSWER
-        self._head = head
-        self._request = request
+        known = request.notes.known
+        if known is None or self._buffer is not None or not known.take(request):
+            self._listener.handle(request)
 
     # For traces.
 

@@ -72,9 +72,6 @@ class ProbeConnection(Connection):
         else:
             super()._take_request()
 
-    def _took_whole(self, data: bytes) -> bool:
-        return False
-
     def _start_body(self, head: Head) -> None:
         form = head.form
         if not self._listener.is_probe(form.method, form.path):

@@ -14,8 +14,7 @@ from ....engine.port.concerns import peer_name
 from ....schema.kserve_http_reply import encode_error
 from ..request.breakdown import note
 from ..request.request import JSON, Buffer, Field
-from ..request.short_way import MADE_MAX
-from .outlet import JOIN_BYTES_MAX, Outlet
+from .outlet import Outlet
 from .status import head_of_reply, head_of_stream
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ..request.short_way import ShortWay
     from ..request.streamed import StreamedReply
     from .head import Head
     from .http1_request import Http1Request
@@ -53,8 +51,6 @@ class Sender:
         "since",
         "sock",
         "state",
-        "usual",
-        "usual_left",
     )
 
     def __init__(self, listener: Listener, sock: socket.socket, intake: Intake) -> None:
@@ -67,11 +63,8 @@ class Sender:
         """What epoll was told to watch."""
         self.since = listener.now
         """When the wait began that the present state's timeout limits."""
-        self._request: Http1Request | ShortWay | None = None
+        self._request: Http1Request | None = None
         """In flight."""
-        self.usual: ShortWay | None = None
-        """Takes requests like one before by itself."""
-        self.usual_left = MADE_MAX
         self._buffer: np.ndarray | None = None
         """The pool's array below the body of the request in flight."""
         self._on_sent: Callable[[], None] | None = None
@@ -82,75 +75,40 @@ class Sender:
         """The reply under way, where it is sent bit by bit."""
 
     @property
-    def is_parting(self) -> bool:
-        """Replies say `Connection: close`."""
-        return self._listener.parting
-
-    @property
     def peer(self) -> str:
         """The client, for the log."""
         return peer_name(self.sock)
 
-    def answer_whole(self, reply: bytes) -> None:
-        """Sends a reply that is made, head and all, of a connection that goes on, and makes ready for the next
-        request."""
-        self._request = None
-        self.since = self._listener.now
-        self.state = HEAD
-        outlet = self._outlet
-        if outlet.pending:
-            self._send([reply])
-        else:
-            try:
-                outlet.send_whole(reply)
-            except OSError:
-                self.abort()
-                return
-            except Exception as problem:
-                self.cut(problem)
-                return
-            if outlet.pending:
-                self._watch(self.events | WRITE)
-        if self.events != READ or self._intake.data or self._peer_ended:
-            self._answered(keep=True)
-
-    def answer_parts(self, parts: Sequence[Buffer]) -> None:
-        """The same for a reply in parts, which are not copied."""
-        self._request = None
-        self.since = self._listener.now
-        self.state = HEAD
-        self._send(parts)
-        self._answered(keep=True)
+    @property
+    def is_parting(self) -> bool:
+        """Replies say `Connection: close`."""
+        return self._listener.parting
 
     def answer(
         self, head: Head, status: int, content_type: bytes, buffers: Sequence[Buffer], fields: Sequence[Field]
     ) -> None:
         """Sends the reply to the request in flight and makes ready for the next one."""
-        self._request = None
-        listener = self._listener
         if self._buffer is not None:
             self._give_buffer()
         form = head.form
-        keep = form.keep_alive and not listener.parting
+        keep = form.keep_alive and not self._listener.parting
         size = sum(map(len, buffers))
         start = head_of_reply(status, content_type, size, fields, form.is_http10 if keep else None)
         if form.method == b"HEAD":
             buffers = ()
-        if keep and size <= JOIN_BYTES_MAX:
-            self.answer_whole(b"".join((start, *buffers)))
-            return
-        self.since = listener.now
+        self.answer_made([start, *buffers], keep=keep)
+
+    def answer_made(self, parts: Sequence[Buffer], *, keep: bool = True) -> None:
+        """The same for a reply that is made, head and all."""
+        self._request = None
+        self.since = self._listener.now
         self.state = HEAD
-        self._send([start, *buffers])
-        self._answered(keep)
+        self._send(parts)
+        if not keep or self.events != READ or self._intake.data or self._peer_ended:
+            self._answered(keep)
 
     def _answered(self, keep: bool) -> None:
         """The whole reply is on its way."""
-        intake = self._intake
-        if keep and self.state == HEAD and self.events == READ and intake.at >= len(intake.data):
-            if self._peer_ended:
-                self._finish(unread=False)
-            return
         listener = self._listener
         if self.state == CLOSED:
             return
@@ -301,7 +259,6 @@ class Sender:
         self._listener.forget(self)
         self.sock.close()
         self._outlet.drop()
-        self.usual = None
         try:
             self._drop_input()
             self._tell_sent()
@@ -321,7 +278,6 @@ class Sender:
     def release(self) -> socket.socket:
         """Gives the socket away, for another protocol."""
         self.state = CLOSED
-        self.usual = None
         self._listener.forget(self)
         return self.sock
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ....engine.port.caller import Caller
     from ...log_settings import LogSettings
     from ..settings import HttpSettings
-    from .infer import ExpectAlike
+    from .infer import KnowForm
 
 _MODEL = "/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = "/v2/repository(?:/(?P<repository>[^/]+))?"
@@ -37,12 +37,13 @@ def routes_of(
     settings: HttpSettings,
     logs: LogSettings,
     nursery: trio.Nursery,
-    expect_alike: ExpectAlike | None = None,
+    know_form: KnowForm | None = None,
     infer: InferHandler | None = None,
 ) -> list[Route]:
     """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread;
-    `expect_alike` is told of inferences that may come again; `infer` takes them in place of the usual handler."""
-    infer = infer or InferHandler(engine, settings, nursery, expect_alike)
+    `know_form` is told of inferences, for more may come of the same form; `infer` takes them in place of the
+    protocol's handler."""
+    infer = infer or InferHandler(engine, settings, nursery, know_form)
     doors = _Handlers(engine, says_health=settings.health_bodies)
     logging = LogHandlers(logs)
     routes = [

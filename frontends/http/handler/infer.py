@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     Answer = Callable[[HttpRequest, Served, ReplyFormat, Inference], None]
     Decode = Callable[[Buffer, int | None, str, int], tuple[InferenceRequest, ReplyFormat]]
-    ExpectAlike = Callable[[HttpRequest, Served, InferenceRequest, ReplyFormat, Decode, Answer], None]
-    """Told of a request just decoded: more like it may be taken by a shorter way."""
+    KnowForm = Callable[[HttpRequest, Served, Decode, Answer], None]
+    """Told of a request just decoded: others whose heads have its form need not come to the handler."""
 
 
 class InferHandler:
@@ -50,7 +50,7 @@ class InferHandler:
     """
 
     def __init__(
-        self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery, expect_alike: ExpectAlike | None = None
+        self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery, know_form: KnowForm | None = None
     ) -> None:
         self._engine = engine
         self._tracer = engine.tracer
@@ -63,7 +63,7 @@ class InferHandler:
         self._encoders = trio.CapacityLimiter(1)
         """Likewise."""
         self._forwarder = open_forwarder(settings.forward_pattern)
-        self._expect_alike = expect_alike if self._forwarder is None else None
+        self._know_form = know_form if self._forwarder is None else None
         """Told of requests as they came, not inflated."""
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
@@ -134,8 +134,8 @@ class InferHandler:
                 self._forwarder.forward(request.text_fields(), inference)
             if self._tracer.active:
                 request = traced_if_chosen(self._tracer, request, inference)
-            elif self._expect_alike is not None and not request.notes.encoding:
-                self._expect_alike(request, model, inference, reply, self._decode, self._answer)
+            elif self._know_form is not None and not request.notes.encoding:
+                self._know_form(request, model, self._decode, self._answer)
             job = model.submit(inference, partial(self._answer, request, model, reply))
         except Fault as fault:
             log_refusal(logger, inference.id, fault, inference.model_name, request)

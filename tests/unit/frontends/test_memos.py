@@ -23,7 +23,7 @@ from despina.schema.tensor import Tensor
 from tritonclient.grpc import service_pb2
 
 from fuzz.echo import EchoEngine
-from tests.usual_calls import forget_texts
+from tests.repeated_calls import forget_texts
 
 MIB = 1 << 20
 

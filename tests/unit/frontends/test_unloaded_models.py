@@ -7,13 +7,11 @@ import weakref
 import numpy as np
 import pytest
 import trio
-from despina.frontends.grpc.connection.connection import Connection
-from despina.frontends.http.usual import UsualInfer
 from tritonclient.grpc import service_pb2
 
 from tests.doors import both_doors
 from tests.fakes import FakeBackend, write_model
-from tests.usual_calls import INFER, watched_ways
+from tests.repeated_calls import INFER, watched_memory
 
 TENSOR = {"name": "IN", "datatype": "INT32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}
 HEAD = json.dumps({"inputs": [TENSOR], "parameters": {"binary_data_output": True}}).encode()
@@ -38,9 +36,9 @@ async def ask_grpc(caller, value):
 
 
 @pytest.fixture
-def taken(monkeypatch):
-    """The short ways that were taken, one after the other."""
-    return watched_ways(monkeypatch)
+def uses(monkeypatch):
+    """Of what is remembered, one after the other."""
+    return watched_memory(monkeypatch)
 
 
 async def until_gone(*references):
@@ -53,9 +51,9 @@ async def until_gone(*references):
 
 @pytest.mark.parametrize("how", ["unload", "reload"])
 @pytest.mark.parametrize("inline", [True, False])
-async def test_a_model_is_not_kept_by_idle_connections(tmp_path, taken, how, inline):
+async def test_a_model_is_not_kept_by_idle_connections(tmp_path, uses, how, inline):
     """Goal: after an unload, or another load in its place, nothing of the old version is left, though clients whose
-    requests were usual are still connected and say nothing more; they are served what is there when they ask."""
+    requests are remembered are still connected and say nothing more; they are served what is there when they ask."""
     more = 'parameters { key: "DESPINA_EXECUTOR" value { string_value: "inline" } }' if inline else ""
     write_model(tmp_path, "m", more=more)
     backend = FakeBackend(asynchronous=False, movable=inline)
@@ -67,8 +65,7 @@ async def test_a_model_is_not_kept_by_idle_connections(tmp_path, taken, how, inl
         for value in range(6):
             for ask, caller in callers:
                 assert await ask(caller, value)
-        assert taken.count(UsualInfer) >= 12
-        assert taken.count(Connection) >= 6
+        assert min(map(uses.count, ("frame", "call"))) >= 6
         model = engine.model("m")
         version, admission = weakref.ref(model), weakref.ref(model.admission)
         del model
@@ -82,8 +79,8 @@ async def test_a_model_is_not_kept_by_idle_connections(tmp_path, taken, how, inl
             assert await ask(caller, 9) == (how == "reload")
 
 
-async def test_an_answer_that_is_owed_when_the_model_goes(tmp_path, taken):
-    """Goal: a usual request in flight is answered by the version that took it, and that is let go then."""
+async def test_an_answer_that_is_owed_when_the_model_goes(tmp_path, uses):
+    """Goal: a request in flight is answered by the version that took it, and that is let go then."""
     write_model(tmp_path, "m")
     backend = FakeBackend()
     options = {"backends": {"fake": backend}, "model_control_mode": "explicit", "load_model": ("m",)}
@@ -93,7 +90,7 @@ async def test_an_answer_that_is_owed_when_the_model_goes(tmp_path, taken):
         for value in range(6):
             for ask, caller in callers:
                 assert await ask(caller, value)
-        count = len(taken)
+        count = uses.count("frame") + uses.count("call")
         version = weakref.ref(engine.model("m"))
         backend.cost_s = 0.2
         async with trio.open_nursery() as nursery:
@@ -105,11 +102,11 @@ async def test_an_answer_that_is_owed_when_the_model_goes(tmp_path, taken):
             for ask, caller in callers:
                 nursery.start_soon(ask_late, ask, caller)
             with trio.fail_after(5):
-                while len(taken) < count + 2:  # noqa: ASYNC110  the doors have no event for this
+                while uses.count("frame") + uses.count("call") < count + 2:  # noqa: ASYNC110  the doors have no event for this
                     await trio.sleep(0.001)
             nursery.start_soon(engine.unload, "m")
         assert answered == [True, True]
-        assert len(taken) == count + 2
+        assert uses.count("frame") + uses.count("call") == count + 2
         await until_gone(version)
         for ask, caller in callers:
             assert not await ask(caller, 9)

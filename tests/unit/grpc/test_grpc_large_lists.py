@@ -10,7 +10,7 @@ import trio.testing
 from despina.frontends.grpc.handler import stream_infer, unary_infer
 from tritonclient.grpc import service_pb2
 
-from tests.usual_calls import INFER, asking, outputs_in
+from tests.repeated_calls import INFER, asking, outputs_in
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 

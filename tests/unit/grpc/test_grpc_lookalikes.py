@@ -5,7 +5,7 @@ import struct
 
 import trio
 
-from tests.usual_calls import INFER, asking, outputs_in, with_templates
+from tests.repeated_calls import INFER, asking, outputs_in, with_templates
 
 
 async def ask(client, stream_id, message):

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from tritonclient.grpc import service_pb2
 
-from tests.usual_calls import INFER, asking, frame_by_frame, outputs_in, with_templates
+from tests.repeated_calls import INFER, asking, frame_by_frame, outputs_in, with_templates
 
 
 async def until(condition):

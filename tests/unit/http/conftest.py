@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import trio
 from despina.frontends.http import HttpSettings, serve_http
-from despina.frontends.http.usual import UsualInfer
 
 from tests.fake_engine import FakeEngine
 
@@ -157,31 +156,3 @@ def infer_bytes():
         )
 
     return build
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """Whether each request offered to the short way was taken there, in order."""
-    verdicts = []
-    submit = UsualInfer.submit
-
-    def watched(self, data):
-        verdicts.append(submit(self, data))
-        return verdicts[-1]
-
-    monkeypatch.setattr(UsualInfer, "submit", watched)
-    return verdicts
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """What was prepared for requests that may repeat, one after the other."""
-    prepared = []
-    settle = UsualInfer.settle
-
-    def watched(self):
-        prepared.append(self.model.name)
-        settle(self)
-
-    monkeypatch.setattr(UsualInfer, "settle", watched)
-    return prepared

@@ -65,11 +65,11 @@ async def test_drain_ends_at_its_deadline(door, infer_bytes, autojump_clock):
 
 @pytest.mark.parametrize("server", ["native", "hypercorn"])
 async def test_clients_are_told_before_the_door_closes(open_door, infer_bytes, server):
-    """Announced, each answer is its connection's last, short way or long, and new connections are let in and told, too;
+    """Announced, each answer is its connection's last, and new connections are let in and told, too;
     a stream that had begun keeps what its head has said."""
     door = await open_door(server=server)
     client = await door.connect()
-    for _ in range(3):  # the usual request: its answer's head is made beforehand
+    for _ in range(3):  # remembered by then
         assert "connection" not in (await client.ask(infer_bytes())).headers
     door.server.announce_end()
     for one in (client, await door.connect()):

@@ -1,9 +1,9 @@
 """Sequences of requests to ONNX and Python models, once on connections that live on and once the long way.
 
 Short: two connections for each door serve the whole sequence, and everything that is remembered stays. Long: each
-request has a connection of its own, the codecs have forgotten what they read before, and gRPC calls are taken frame by
-frame and decoded as messages. Each way has an engine, and both must answer the same bytes, whatever came between:
-other models and forms, refusals, models that came and went.
+request has a connection of its own, doors and codecs have forgotten what they read before, and gRPC calls are taken
+frame by frame and decoded as messages. Each way has an engine, and both must answer the same bytes, whatever came
+between: other models and forms, refusals, models that came and went.
 """
 
 import json
@@ -14,16 +14,13 @@ import numpy as np
 import onnx
 import pytest
 import trio
-from despina.frontends.grpc.connection.connection import Connection
-from despina.frontends.http.known import KnownInfer
-from despina.frontends.http.usual import UsualInfer
 from despina.schema import kserve_http
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
 from tests import in_process
 from tests.doors import both_doors
-from tests.usual_calls import INFER, forget_texts, frame_by_frame, watched_ways
+from tests.repeated_calls import INFER, forget_heads, forget_texts, frame_by_frame, watched_memory
 
 MODELS = ("onnx", "onnx_single", "python", "text")
 CONFIG = """
@@ -274,13 +271,6 @@ class Way:
             await caller.stream.aclose()
 
 
-def forget_heads(http):
-    """What the HTTP door remembers of heads."""
-    heads = http._listener.heads
-    for memo in (heads._heads, heads._forms, heads._request_lines):
-        memo.clear()
-
-
 def watched_frames(monkeypatch):
     """A list that grows with each HTTP request that is made of a frame and what was cut out of its head."""
     made = []
@@ -300,7 +290,7 @@ def watched_frames(monkeypatch):
 async def test_short_ways_answer_what_the_long_way_does(tmp_path, monkeypatch, seed):
     """Goal: the same bytes, head and body, for every request of a long and mixed sequence."""
     steps = sequence(seed, 300)
-    taken = watched_ways(monkeypatch)
+    uses = watched_memory(monkeypatch)
     framed = watched_frames(monkeypatch)
     found = {}
     for is_short in (True, False):
@@ -312,14 +302,17 @@ async def test_short_ways_answer_what_the_long_way_does(tmp_path, monkeypatch, s
         ) as doors:
             with trio.fail_after(60):
                 found[is_short] = await Way(doors, root, is_short=is_short).run(steps)
+            heads = len(doors.http._listener.heads._heads)
         if is_short:
-            assert min(taken.count(way) for way in (UsualInfer, KnownInfer, Connection)) >= 10
+            assert min(map(uses.count, ("known", "frame", "form", "call", "plain"))) >= 10
             assert min(map(framed.count, ((True, False), (True, True), (False, False)))) >= 1
+            assert heads > 10
             framed.clear()
-            taken.clear()
+            uses.clear()
             frame_by_frame(monkeypatch)
-    assert set(taken) <= {KnownInfer}
-    assert max(len(taken), len(framed)) < 30  # of those that were in flight together
+    assert set(uses) <= {"known", "frame", "form"}
+    assert max(map(uses.count, ("known", "frame", "form"))) < 30  # of those that were in flight together
+    assert heads <= 2
     asked = [step for step in steps if not isinstance(step, Load)]
     for step, short, long in zip(asked, found[True], found[False], strict=True):
         assert short == long, step

@@ -1,11 +1,10 @@
-"""Calls of add/sub over gRPC that differ in their tensors only, for the fake engine of the gRPC tests; and a look at
-who takes the short ways that such requests have."""
+"""Calls of add/sub over gRPC that differ in their tensors only, for the fake engine of the gRPC tests; and what doors
+and codecs remember of earlier requests: who uses it, and how it is forgotten."""
 
 import numpy as np
 from despina.frontends.grpc.connection.connection import Connection
 from despina.frontends.grpc.handler import stream_infer, unary_infer
 from despina.frontends.http.known import KnownInfer
-from despina.frontends.http.usual import UsualInfer
 from despina.schema import kserve_grpc, kserve_grpc_plain, kserve_http, kserve_http_reply
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
@@ -43,26 +42,31 @@ def outputs_in(body):
     return list(service_pb2.ModelInferResponse.FromString(body[5:]).raw_output_contents)
 
 
-def watched_ways(monkeypatch):
-    """A list that grows with each request by who took it: UsualInfer, KnownInfer, or Connection for a call that was
-    taken whole."""
-    ways = []
+def watched_memory(monkeypatch):
+    """A list that grows with each use of something that is remembered: "known" for an HTTP request that goes past the
+    handler by the form of its head, "frame" for one that is made of a JSON head's frame, "form" for an HTTP answer
+    whose text was made for one like it, "call" for a gRPC call that was taken whole, "plain" for its request that was
+    read straight from its bytes."""
+    uses = []
 
-    def watch(way, name):
-        take = getattr(way, name)
+    def watch(owner, name, use):
+        take = getattr(owner, name)
 
-        def watched(self, *arguments, **more):
-            verdict = take(self, *arguments, **more)
-            if verdict:
-                ways.append(way)
-            return verdict
+        def watched(*arguments, **more):
+            found = take(*arguments, **more)
+            if found:
+                uses.append(use)
+            return found
 
-        monkeypatch.setattr(way, name, watched)
+        monkeypatch.setattr(owner, name, watched)
 
-    watch(UsualInfer, "submit")
-    watch(KnownInfer, "take")
-    watch(Connection, "take_call")
-    return ways
+    watch(KnownInfer, "take", "known")
+    watch(kserve_http, "_filled", "frame")
+    watch(kserve_http_reply._Form, "filled", "form")
+    watch(Connection, "take_call", "call")
+    for module in (unary_infer, stream_infer):
+        watch(module, "read_plain_request", "plain")
+    return uses
 
 
 def frame_by_frame(monkeypatch):
@@ -75,6 +79,13 @@ def frame_by_frame(monkeypatch):
     monkeypatch.setattr(Connection, "take_call", take_call)
     for module in (unary_infer, stream_infer):
         monkeypatch.setattr(module, "read_plain_request", lambda data: None)
+
+
+def forget_heads(http):
+    """What the HTTP door remembers of heads."""
+    heads = http._listener.heads
+    for memo in (heads._heads, heads._forms, heads._request_lines):
+        memo.clear()
 
 
 def forget_texts():
