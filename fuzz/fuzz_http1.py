@@ -255,9 +255,7 @@ async def fuzz(seconds: float, seed: int) -> None:
             count += 1
         nursery.cancel_scope.cancel()
     known, framed, alike = (entered.count(way) for way in (KnownInfer, kserve_http, kserve_http_reply._Form))
-    print(
-        f"{count} streams, {known} requests past the handler, {framed} made of frames, {alike} answers"
-    )
+    print(f"{count} streams, {known} requests past the handler, {framed} made of frames, {alike} answers")
     assert known, "no request went past the handler"
     assert framed, "no request was made of a frame"
     assert alike, "no answer had a form that is known"
