@@ -171,6 +171,13 @@ class TaskInstance:
         batch = self.current
         if batch is None:
             return  # it was given up
+        if fault is None and not self.ends and not self._feed.scheduler.joins:
+            # What waits is begun before callers are told of this. Where jobs may join, more of them wait after that.
+            self._executed(batch, None, self._began)
+            if not self._feed.idles(self):
+                self._begin_next()
+            batch.over(self._feed.ledger)
+            return
         self._settle(batch, batch, fault, self._began)
         if isinstance(fault, ExecutorDied):
             self._fault = fault
@@ -205,18 +212,21 @@ class TaskInstance:
 
     def _settle(self, batch: Batch, sound: Batch, fault: Fault | None, began: float) -> None:
         """It is over; `sound` is what was executed of it."""
-        feed = self._feed
-        batch.settle(fault)
+        self._executed(batch, fault, began)
         if sound is not batch:
             batch.join(sound)
-        lasted_s = feed.clock() - began
-        feed.cost.learn(lasted_s, lasted_s)
-        self.current = None
         if isinstance(fault, ExecutorDied):
             self._on_death(self, fault)
-        batch.over(feed.ledger)
+        batch.over(self._feed.ledger)
         if isinstance(fault, ExecutorDied):
             log.error("instance %s: its executor died: %s", self.context.name, fault.message)
+
+    def _executed(self, batch: Batch, fault: Fault | None, began: float) -> None:
+        """Its callers are still to be told."""
+        batch.settle(fault)
+        lasted_s = self._feed.clock() - began
+        self._feed.cost.learn(lasted_s, lasted_s)
+        self.current = None
 
     async def _fetch(self, batch: Batch) -> Batch:
         """`fetch`, in a thread where it copies much."""
