@@ -6,7 +6,8 @@
 
 So a new trace context or another timeout with each call costs its own reading and no more. A block that equals one
 before is not read at all, as long as no block has changed the table; nor is the beginning of one that refers to fields
-of the table, which is the same with nearly each call of a connection.
+of the table, which is the same with nearly each call of a connection. Of blocks that say more, only the last one is
+kept: where they differ, as most of them do, remembering many costs more memory than one that comes again would save.
 """
 
 from __future__ import annotations
@@ -206,12 +207,16 @@ class Meanings:
 class HeadReader:
     """One connection's heads."""
 
-    __slots__ = ("_blocks", "_bytes", "_changes", "_known", "_meanings")
+    __slots__ = ("_blocks", "_bytes", "_changes", "_known", "_last", "_last_block", "_meanings")
 
     def __init__(self, meanings: Meanings, list_bytes_max: int) -> None:
         self._meanings = meanings
         self._blocks = HeaderBlocks(list_bytes_max, meanings.vocabulary)
         self._known: dict[bytes, Head] = {}
+        """Of blocks that the table has all fields of, and of the beginnings of others."""
+        self._last: Head | None = None
+        self._last_block = b""
+        """The last other one: who sends such blocks mostly sends new ones."""
         self._bytes = 0
         self._changes = 0
 
@@ -220,6 +225,8 @@ class HeadReader:
         head = self._known.get(block)
         if head is not None:
             return head
+        if self._last is not None and block == self._last_block:
+            return self._last
         blocks = self._blocks
         at = references_end(block)
         first = self._known.get(block[:at])
@@ -234,11 +241,13 @@ class HeadReader:
         if blocks.changes != self._changes:
             self._changes = blocks.changes
             self._forget()
+        elif at == len(block):
+            self._keep(block, head)
         else:
-            if first is None and 0 < at < len(block):
+            if first is None and at:
                 size = sum(field.size for field in fields[:at])
                 self._keep(block[:at], self._meanings.head(fields[:at], size))
-            self._keep(block, head)
+            self._last, self._last_block = head, block
         return head
 
     def _keep(self, block: bytes, head: Head) -> None:
@@ -251,4 +260,5 @@ class HeadReader:
 
     def _forget(self) -> None:
         self._known.clear()
+        self._last = None
         self._bytes = 0

@@ -157,8 +157,11 @@ def test_header_blocks_of_one_connection(kind):
             blocks.append(b"\xbe" * (3 * size) + field + b"\x01v")
     with remembering(MIB):
         for block in blocks:
-            assert reader.read(block).field(f"{blocks.index(block):06}")
-    assert 0 < len(reader._known) <= 64
+            head = reader.read(block)
+            assert head.field(f"{blocks.index(block):06}")
+            assert reader.read(block) is head
+    assert len(reader._known) <= 64
+    assert bool(reader._known) == (kind == "expanding")
 
 
 def test_what_heads_mean():
