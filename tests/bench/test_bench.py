@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import trio
 
-from tests.bench import channels, instructions, isolated, overload, scale
+from tests.bench import channels, instructions, isolated, native_batch, overload, scale
 from tests.bench.cases import known_cases
 from tests.bench.grpc_caller import grpc_callers
 from tests.bench.grpc_traffic import Call, grpc_asks
@@ -20,6 +20,7 @@ from tests.bench.models import write_models
 from tests.bench.run import main
 from tests.bench.traffic import QUESTIONS, Row, known_rows
 from tests.conformance.servers import running_in_process
+from tests.native.conftest import include  # noqa: F401  # a fixture of those tests, for these, too
 
 CALLERS = {"http": http_callers, "grpc": grpc_callers}
 
@@ -155,3 +156,16 @@ def test_a_curve_of_scale_is_measured_and_its_answers_checked(curve, monkeypatch
     monkeypatch.setattr(scale, "SETTLE_S", 0.0)
     points = list(scale.measured(curve, [2, 4]))
     assert [point.size for point in points] == [2, 4]
+
+
+@pytest.mark.usefixtures("include")
+def test_batches_of_a_native_backend(tmp_path, capsys):
+    """Goal: each size and scope is measured, and whoever names a sketch that is not there is told so. Method: the
+    benchmark refuses wrong answers."""
+    native_batch.main(["--turns", "1", "--seconds", "0.01", "--sizes", "1", "3", "--sketch", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert f"without the sketch: no core.cc and tsx.h in {tmp_path}" in said
+    assert [line.split(" | ")[0] for line in said.splitlines() if line.startswith("| this")] == [
+        "| this checkout, batch",
+        "| this checkout, jobs",
+    ]
