@@ -183,6 +183,30 @@ def test_heads_that_begin_alike(seed):
     assert shortened > 30
 
 
+OWN = b"\x00\x01x\x01y"
+"""A field that the table has not and does not get."""
+
+
+@pytest.mark.parametrize("rest", [b"\x20", b"\x20" + OWN, OWN + b"\x20"])
+def test_a_size_of_the_table_behind_a_known_beginning(rest):
+    reader = HeadReader(Meanings({}, {}), 600)
+    for _ in range(2):
+        assert reader.read(b"\x83\x86" + OWN).field("x") == "y"
+    with pytest.raises(Http2Error):
+        reader.read(b"\x83\x86" + rest)
+
+
+def test_a_changed_table_changes_what_equal_blocks_say():
+    """Goal: neither a block nor a beginning means what it meant, once another has changed the table."""
+    reader = HeadReader(Meanings({}, {}), 600)
+    for value in ("a", "b"):
+        reader.read(b"\x40\x01v\x01" + value.encode())
+        for _ in range(2):
+            assert reader.read(b"\xbe" + OWN).field("v") == value
+        assert reader.read(b"\xbe\x00\x01x\x01z").field("v") == value
+        assert reader.read(b"\xbe" + OWN).field("v") == value
+
+
 @pytest.mark.parametrize(
     "fields",
     [
