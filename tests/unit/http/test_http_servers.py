@@ -158,7 +158,7 @@ async def test_nothing_is_left_of_http_2_clients_that_left(open_door, infer_byte
 @pytest.mark.parametrize("server", ["native", "hypercorn"])
 async def test_http_2_clients_that_take_nothing_are_cut_off(open_door, server, how):
     """A shut window, and a socket that nobody reads: after the write stall no task stays."""
-    door = await open_door(server=server, write_stall_timeout=0.2)
+    door = await open_door(server=server, write_stall_timeout=1)
     await trio.testing.wait_all_tasks_blocked()
     before = trio.lowlevel.current_statistics().tasks_living
     stream = await trio.open_tcp_stream("127.0.0.1", door.port)
