@@ -13,7 +13,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.conformance.servers import HERE, reference_script, running_despina, running_reference
+from tests.conformance.servers import HERE, asked_again, reference_script, running_despina, running_reference
 
 OPTIONS = ("--trace-config=triton,file=trace.json", "--trace-config=rate=1000")
 ALL, ONE = "/v2/trace/setting", "/v2/models/simple/trace/setting"
@@ -81,6 +81,12 @@ def converse(server):
     return said
 
 
+def files(folder):
+    """The objects of a folder's trace files by the files' names. The reference server's threads race for their order,
+    so that it is no part of the comparison."""
+    return {path.name: sorted(objects(path), key=json.dumps) for path in folder.glob("trace.json*")}
+
+
 def objects(path):
     """The objects of each file, without times."""
     return [
@@ -93,17 +99,26 @@ def both(tmp_path_factory):
     """What each server said, and the folder with its files, after it has stopped."""
     if reference_script() is None:
         pytest.skip("the reference server is not here: set DESPINA_REFERENCE_TRITON to the script that runs it")
-    found = []
-    for run, name in ((running_reference, "reference"), (running_despina, "despina")):
-        folder = tmp_path_factory.mktemp(name)
+
+    def told_by(run, folder):
         before = os.getcwd()
         os.chdir(folder)  # where a server writes its relative trace file
         try:
             with run(HERE / "models", folder, OPTIONS) as server:
-                found.append((converse(server), folder))
+                said = converse(server)
         finally:
             os.chdir(before)
-    return found
+        return said, folder
+
+    def reference(folder):
+        nonlocal expected
+        expected = told_by(running_reference, folder)
+        return expected[0], files(folder)
+
+    expected = None
+    ours = told_by(running_despina, tmp_path_factory.mktemp("despina"))
+    asked_again(reference, (ours[0], files(ours[1])), tmp_path_factory.mktemp("reference"))
+    return expected, ours
 
 
 @pytest.mark.slow
@@ -124,14 +139,11 @@ def moments(path):
 
 @pytest.mark.slow
 def test_files_have_the_same_objects(both):
-    """Goal: the same objects in the same files. The reference server's threads race for their order, so that it is no
-    part of the comparison."""
+    """Goal: the same objects in the same files."""
     (_, reference), (_, despina) = both
-    names = [sorted(path.name for path in folder.glob("trace.json*")) for folder in (reference, despina)]
-    assert names[0] == names[1] == ["trace.json.0", "trace.json.1", "trace.json.2"]
-    for name in names[0]:
-        expected, found = (sorted(objects(folder / name), key=json.dumps) for folder in (reference, despina))
-        assert found == expected
+    expected, found = files(reference), files(despina)
+    assert sorted(found) == ["trace.json.0", "trace.json.1", "trace.json.2"]
+    assert found == expected
 
 
 @pytest.mark.slow
