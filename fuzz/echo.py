@@ -19,8 +19,8 @@ _TEMPLATES_MAX = 16
 
 
 class EchoEngine:
-    """The engine, and its only model, which serves under every name. Half of its answers, by their sizes, say that they
-    are alike."""
+    """The engine, and its only model, which serves under every name. Half of its answers, by their sizes, tell their
+    form."""
 
     decoupled = False
     shared_memory = None

@@ -5,7 +5,7 @@
 Whatever arrives, the listener must not raise, must answer each request that it took in order, and must end the
 connection once the client's stream has ended. Where the bytes were cut must make no difference: the same requests are
 taken, and the stream is refused or not. Half of the streams go to the whole door over an engine that echoes, behind
-three inference requests that are alike, of which the last must have gone past the handler; another connection, whose
+three inference requests of one form, of which the last must have gone past the handler; another connection, whose
 requests all go to the handler, must then be answered the same bytes. A failure ends the run; the bytes are printed as a
 Python literal, and the seed reproduces it.
 """
@@ -136,7 +136,7 @@ class Target:
 
 
 def infer_request(chance: random.Random) -> bytes:
-    """One of two; the answers to one of them say that they are alike."""
+    """One of two; the answers to one of them tell their form."""
     text = chance.choice((b"odd", b"even"))
     inputs = [
         {"name": name, "datatype": "INT8", "shape": [size], "parameters": {"binary_data_size": size}}
@@ -254,11 +254,13 @@ async def fuzz(seconds: float, seed: int) -> None:
                 raise
             count += 1
         nursery.cancel_scope.cancel()
-    known, framed, alike = (entered.count(way) for way in (KnownInfer, kserve_http, kserve_http_reply._Form))
-    print(f"{count} streams, {known} requests past the handler, {framed} made of frames, {alike} answers")
+    known, framed, formed = (entered.count(way) for way in (KnownInfer, kserve_http, kserve_http_reply._Form))
+    print(
+        f"{count} streams, {known} requests past the handler, {framed} made of frames, {formed} answers of known forms"
+    )
     assert known, "no request went past the handler"
     assert framed, "no request was made of a frame"
-    assert alike, "no answer had a form that is known"
+    assert formed, "no answer had a form that is known"
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ class Calls:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        # Of one of the two texts the answers say that they are alike.
+        # Of one of the two texts the answers tell their form.
         text = rng.choice((b"odd", b"even"))
         inputs = [
             pb.ModelInferRequestInferInputTensor(name=name, datatype="INT8", shape=[size])

@@ -143,7 +143,7 @@ def run_one(body: bytes, header_length: int | None) -> int:
         assert answers == answers[:1] * 3
     answers = [answered(request, reply, list(request.inputs.values())) for request, reply in found]
     assert answers == answers[:1] * 3
-    assert answers == [answered_alike(request, reply) for request, reply in found]
+    assert answers == [answered_by_form(request, reply) for request, reply in found]
     return 1 if templates[1] is None else 2
 
 
@@ -152,8 +152,8 @@ def answered(request: InferenceRequest, reply: ReplyFormat, outputs: list[Tensor
     return encoded(InferenceResponse("model", "1", outputs, id=request.id, parameters=request.parameters), reply)
 
 
-def answered_alike(request: InferenceRequest, reply: ReplyFormat) -> tuple[bytes, ...] | str:
-    """The same by a response that says that others are alike."""
+def answered_by_form(request: InferenceRequest, reply: ReplyFormat) -> tuple[bytes, ...] | str:
+    """The same by a response that tells its form."""
     tensors = list(request.inputs.values())
     template = ResponseTemplate("model", "1", [(one.name, one.datatype, tuple(one.shape)) for one in tensors])
     response = template.response(request.id, [bytes(one.memory()) for one in tensors])

@@ -31,13 +31,13 @@ TakenRequest = tuple[
 microseconds, trace level."""
 Output = tuple[str, str, "Sequence[int]", "Buffer"]
 
-UsualRequest = tuple[int, int, str, tuple[bytes, ...]]
+KnownRequest = tuple[int, int, str, tuple[bytes, ...]]
 """Ticket, address, id, bytes of the inputs, of one whose form is known."""
-UsualAnswer = tuple[int, str, str, "Sequence[Output]", "dict[str, Parameter] | None"]
+KnownAnswer = tuple[int, str, str, "Sequence[Output]", "dict[str, Parameter] | None"]
 """The request's address, model's name, version, outputs, parameters."""
 
-INFER, CANCEL, CONSUMED, WAKE, USUAL = range(5)
-"""Kinds of what is popped: a TakenRequest; tickets; what stands for a form, and a list of UsualRequests."""
+INFER, CANCEL, CONSUMED, WAKE, KNOWN = range(5)
+"""Kinds of what is popped: a TakenRequest; tickets; what stands for a form, and a list of KnownRequests."""
 MOMENT, TENSOR, CHILD, CHILD_END = range(4)
 """Kinds of what traces are told."""
 Popped = tuple[Literal[0], TakenRequest] | tuple[Literal[1, 2, 3], int]
@@ -100,7 +100,7 @@ class Extension(Protocol):
         /,
     ) -> None: ...
 
-    def answer_usual(self, server: int, answers: list[UsualAnswer], /) -> list[int]:
+    def answer_known(self, server: int, answers: list[KnownAnswer], /) -> list[int]:
         """Delivers final responses. The addresses of those whose outputs are not what they should be."""
         ...
 
@@ -168,7 +168,7 @@ class Extension(Protocol):
         /,
     ) -> tuple[Outcome, int, int, list[BatchAnswer], list[Told]]:
         """Executes a batch, whose tags are `first` and those after it: what came of it, when it began and ended to
-        compute, and of each request its answer, where it has a usual one: what stands for the answer's form, and the
+        compute, and of each request its answer, where that has a form: what stands for the answer's form, and the
         outputs' bytes. What is told besides comes whole.
 
         `reshape(input's name, shape)` is what the library sees of a shape; it and what it gives stay the same.

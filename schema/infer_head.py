@@ -35,7 +35,7 @@ _NOT_ONE_SOURCE = (
 
 
 class ReplyFormat:
-    """What the request said about its answer. A value, shared between requests that look alike: never write to it.
+    """What the request said about its answer. A value, shared between requests of one form: never write to it.
 
     Only the encoder does: `form` is what it has worked out for the last answer in this format.
     """

@@ -31,8 +31,8 @@ class FixedParameters(dict[str, Parameter]):
 
 
 class Template:
-    """What requests made from the same text have in common: their inputs' names, datatypes, shapes and sizes in bytes,
-    and the outputs that they ask for. Nothing but itself: whoever has examined one of them may know the others by it.
+    """Stands for the form of requests: their inputs' names, datatypes, shapes and sizes in bytes, and the outputs that
+    they ask for. Nothing but itself: whoever has examined one of them knows the others by it.
     """
 
     __slots__ = ()
@@ -109,11 +109,11 @@ class InferenceRequest:
         self.shared = shared
         """What lies in shared memory with the client, None for nothing."""
         self.template: Template | None = None
-        """Shared by requests that are alike, None for one of a kind."""
+        """Shared by requests of one form, None where nobody tells it."""
         self.trace: Any = None
         """The engine's trace, set by a door for the few requests that are traced."""
 
-    def alike(self) -> InferenceRequest:
+    def without_inputs(self) -> InferenceRequest:
         """Another one that differs in its inputs only, which are to be set. Not for shared memory."""
         other = self.with_inputs(InferenceRequest, self.id, {})
         other.parameters = self.parameters and self.parameters.copy()
@@ -149,7 +149,7 @@ _new = InferenceRequest.__new__
 
 
 class ResponseTemplate:
-    """What responses of one model version have in common whose outputs have the same names, datatypes, shapes and
+    """Stands for the form of responses: of one model version, with outputs of the same names, datatypes, shapes and
     sizes, in order. Encoders keep here what they worked out for one of them."""
 
     __slots__ = ("model_name", "model_version", "protobuf", "tensors")
@@ -188,7 +188,7 @@ class InferenceResponse:
         self.id = id
         self.parameters = parameters
         self.template = template
-        """Shared by responses that are alike, None for one of a kind."""
+        """Shared by responses of one form, None where nobody tells it."""
         self.wires = wires
         """With a template: the outputs' wire forms, in order."""
         self._outputs = outputs

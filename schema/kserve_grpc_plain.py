@@ -8,7 +8,7 @@ The stretch that describes inputs and outputs is decoded once and remembered: cl
 and ask again and again for the same names, datatypes and shapes. It and the contents behind it are cut apart in one
 go, by what was found in their places before. Elements that came as lists stand in the
 descriptions, and are taken out of them first. Nothing is decided here that the message's way (kserve_grpc.py) would
-decide otherwise: whatever is unusual is left to it.
+decide otherwise: whatever is not plain is left to it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def asking(seed, *, model="addsub", id="", rows=1):
 
 
 def with_templates(model):
-    """The model's answers say that they are alike, as the cheapest backends' do."""
+    """The model's answers tell their form, as the cheapest backends' do."""
     tensors = [("OUTPUT0", "INT32", (1, 16)), ("OUTPUT1", "INT32", (1, 16))]
     template = ResponseTemplate(model.name, "1", tensors)
     compute = model._compute

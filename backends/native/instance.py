@@ -101,7 +101,7 @@ class NativeInstance:
     def _call(
         self, batch: Batch, jobs: Sequence[BackendJob], first: int
     ) -> tuple[Outcome, Sequence[BatchAnswer], list[Told]]:
-        """The one into the library: what came of it, of each job its answer if that is a usual one, and all else."""
+        """The one into the library: what came of it, of each job its answer if that has a form, and all else."""
         every = self._shapes.outputs
         outcome, started_ns, ended_ns, answers, told = self._native.instance_execute(
             self._address,

@@ -63,7 +63,7 @@ class Admission:
 
     def __init__(self, config: ModelConfig) -> None:
         self._admitted: dict[Template, Admitted] = {}
-        """By what requests that were found right are alike in. Bounded: clients choose."""
+        """By the forms of requests that were found right. Bounded: clients choose."""
         self.model_name = config.name
         self.max_batch_size = config.max_batch_size
         self.inputs: dict[str, InputRule] = {}

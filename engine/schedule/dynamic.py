@@ -242,7 +242,7 @@ class DynamicBatcher:
             and (rows := sum(map(_ROWS, waiting))) <= rows_max
             and len(set(map(_KEY, waiting))) == 1
         ):
-            jobs = list(waiting)  # all of them fit, as is usual
+            jobs = list(waiting)  # all of them fit, as they mostly do
             waiting.clear()
             reason = "full" if rows == rows_max else "eager"
         else:

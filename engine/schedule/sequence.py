@@ -241,7 +241,7 @@ class SequenceBatcher:
                 return id
 
     def _with_controls(self, request: InferenceRequest, id: SequenceId, *, start: bool, end: bool) -> InferenceRequest:
-        controlled = request.alike()
+        controlled = request.without_inputs()
         controlled.template = None
         controlled.timeout_us = request.timeout_us
         controlled.shared, controlled.trace, controlled.raw = request.shared, request.trace, request.raw

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import trio
 
 from ...native.dispatching import code_of
-from ...native.extension_port import CANCEL, CONSUMED, INFER, USUAL
+from ...native.extension_port import CANCEL, CONSUMED, INFER, KNOWN
 from ...schema.fault import Cancelled, Fault, Internal, NotLoaded, ShuttingDown
+from .known import KnownRequests
 from .requests import ProgramRequest, outputs_of, request_of
 from .traces import ApplicationTrace
-from .usual import Usual
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +66,8 @@ class Pump:
         self._server = server
         self._engine = engine
         self._flights: dict[int, _Flight] = {}
-        """By ticket, but for usual requests."""
-        self._usual = Usual(native, server, engine, self.request_type, self._refuse)
+        """By ticket, but for requests of known forms."""
+        self._known = KnownRequests(native, server, engine, self.request_type, self._refuse)
 
     async def run(self) -> None:
         fd = self._native.queue_fd(self._server)
@@ -79,14 +79,14 @@ class Pump:
 
     def take_burst(self) -> int:
         """Takes what waits in the queue, at most BURST. How much that was."""
-        burst = self._native.pop(self._server, BURST, self._usual.form)
-        inline, usual = self._engine.inline, self._usual
+        burst = self._native.pop(self._server, BURST, self._known.form)
+        inline, known = self._engine.inline, self._known
         inline.begin_pass()
-        usual.collect()
+        known.collect()
         try:
             for kind, what in burst:
-                if kind == USUAL:
-                    usual.start(*what)
+                if kind == KNOWN:
+                    known.start(*what)
                 elif kind == INFER:
                     self._start_or_fail(what)
                 elif kind == CANCEL:
@@ -97,7 +97,7 @@ class Pump:
                         flight.stream.consumed()
         finally:
             inline.end_pass()
-            usual.give()
+            known.give()
         return len(burst)
 
     def start(self, taken: TakenRequest) -> None:
@@ -123,7 +123,7 @@ class Pump:
             for kind, what in burst:
                 if kind == INFER:
                     self._fail(_Flight(what), ShuttingDown("Server not ready"))
-                elif kind == USUAL:
+                elif kind == KNOWN:
                     for _, address, *_ in what[1]:
                         self._refuse(address, ShuttingDown("Server not ready"))
         flights, self._flights = self._flights, {}
@@ -131,7 +131,7 @@ class Pump:
             if flight.job is not None:
                 flight.job.cancel()
             self._fail(flight, ShuttingDown("Server exiting"))
-        for address in self._usual.leave():
+        for address in self._known.leave():
             self._refuse(address, ShuttingDown("Server exiting"))
 
     # --- In
@@ -174,7 +174,7 @@ class Pump:
             if flight.job is not None:
                 flight.job.cancel()
             self._fail(flight, Cancelled(""))
-        elif (address := self._usual.cancel(ticket)) is not None:
+        elif (address := self._known.cancel(ticket)) is not None:
             self._refuse(address, Cancelled(""))
 
     # --- Out
@@ -229,13 +229,13 @@ class Pump:
         self._native.fail(self._server, flight.address, flight.ticket, final, credit, code, fault.message, reports)
 
     def _refuse(self, address: int, problem: Exception | None) -> None:
-        """The end of a usual request."""
+        """The end of a request of a known form."""
         fault = _as_fault(problem or Internal("the model has not answered"))
         self._native.fail(self._server, address, 0, True, False, code_of(fault), fault.message, None)
 
 
 def _whole(*_: object) -> None:
-    """No form of request is usual any more."""
+    """No form is known any more."""
 
 
 def _as_fault(problem: Exception) -> Fault:

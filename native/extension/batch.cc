@@ -192,7 +192,7 @@ Ref told_list(const std::vector<Told>& told)
 }
 
 // Whether nothing is said of a request but outputs, and those have the sizes of others of their datatypes and shapes.
-bool is_usual(const Told& told)
+bool has_form(const Told& told)
 {
   if (told.kind != Told::kAnswer || told.response == nullptr || told.response->failed ||
       !told.response->parameters.empty()) {
@@ -218,9 +218,9 @@ PyObject* form_by_python(const TRITONBACKEND_Response& response, PyObject* make)
 }
 
 // (what stands for the form, bytes of the outputs); None for an answer that is to be told whole.
-Ref usual_answer(Met& met, const Told& told, PyObject* make)
+Ref answer_by_form(Met& met, const Told& told, PyObject* make)
 {
-  if (!is_usual(told)) {
+  if (!has_form(told)) {
     return borrowed(Py_None);
   }
   met.key.clear();
@@ -250,7 +250,7 @@ Ref outcome_of_batch(Met& met, const std::vector<Told>& told, uint64_t first, Py
   for (const Told& one : told) {
     const uint64_t place = one.tag - first;  // one that is older has a place beyond all
     if (place < static_cast<uint64_t>(count)) {
-      Ref answer = usual_answer(met, one, make);
+      Ref answer = answer_by_form(met, one, make);
       if (answer.get() != Py_None) {
         PyList_SetItem(answers.get(), static_cast<Py_ssize_t>(place), answer.release());
         continue;

@@ -149,7 +149,7 @@ Ref joined(const Input& input)
   return bytes;
 }
 
-Ref usual_object(const TRITONSERVER_InferenceRequest& request)
+Ref known_object(const TRITONSERVER_InferenceRequest& request)
 {
   Ref wires(PyTuple_New(static_cast<Py_ssize_t>(request.inputs.size())));
   Py_ssize_t place = 0;
@@ -169,7 +169,7 @@ OutputBytes output_from(PyObject* name, PyObject* datatype, PyObject* shape, PyO
   return output;
 }
 
-std::unique_ptr<Answer> usual_answer(PyObject* item)
+std::unique_ptr<Answer> known_answer(PyObject* item)
 {
   PyObject *address, *name, *version, *outputs, *parameters;
   if (!PyArg_ParseTuple(item, "OOOOO", &address, &name, &version, &outputs, &parameters)) {

@@ -1,4 +1,4 @@
-// Requests and answers of one form: alike in all but their ids and the bytes of their tensors. Python hears of a form
+// Requests and answers of one form: they differ in their ids and the bytes of their tensors only. Python hears of a form
 // once, and makes something of it that stands for the form from then on. Everything here needs the interpreter's lock.
 #pragma once
 
@@ -78,16 +78,16 @@ class Forms {
   std::string key_;          // of the request that is looked at
 };
 
-// What outputs of an answer are alike in, for a table's key: name, datatype, shape and size in bytes.
+// What outputs of answers of one form have in common, for a table's key: name, datatype, shape and size in bytes.
 void add_output(std::string& key, const BackendOutput& output);
 
 // (ticket, address, id, bytes of the inputs), of a request whose form is known.
-Ref usual_object(const TRITONSERVER_InferenceRequest& request);
+Ref known_object(const TRITONSERVER_InferenceRequest& request);
 
 // Its bytes in one piece. Raises Unsupported for GPU memory.
 Ref joined(const Input& input);
 
 // Of (address, model, version, outputs, parameters).
-std::unique_ptr<Answer> usual_answer(PyObject* item);
+std::unique_ptr<Answer> known_answer(PyObject* item);
 
 }  // namespace despina

@@ -11,7 +11,7 @@ PyObject* queue_fd(PyObject*, PyObject* server);
 PyObject* pop(PyObject*, PyObject* arguments);
 PyObject* take(PyObject*, PyObject* request);
 PyObject* answer(PyObject*, PyObject* arguments);
-PyObject* answer_usual(PyObject*, PyObject* arguments);
+PyObject* answer_known(PyObject*, PyObject* arguments);
 PyObject* fail(PyObject*, PyObject* arguments);
 PyObject* publish(PyObject*, PyObject* arguments);
 PyObject* close_queue(PyObject*, PyObject* server);
@@ -50,7 +50,7 @@ PyMethodDef methods[] = {
     {"pop", pop, METH_VARARGS, "(server, most, make): what waits, oldest first; see the port."},
     {"take", take, METH_O, "A request as `pop` gives it."},
     {"answer", answer, METH_VARARGS, "Delivers a response, or only the end of a request."},
-    {"answer_usual", answer_usual, METH_VARARGS, "Delivers responses at one time. The addresses of those that cannot be."},
+    {"answer_known", answer_known, METH_VARARGS, "Delivers responses at one time. The addresses of those that cannot be."},
     {"fail", fail, METH_VARARGS, "Delivers an error."},
     {"publish", publish, METH_VARARGS, "(server, models): which models are ready from now on."},
     {"close_queue", close_queue, METH_O, "Nothing is taken any more."},

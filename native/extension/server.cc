@@ -12,7 +12,7 @@ namespace {
 PyObject* dispatch = nullptr;
 auto& forms = *new std::unordered_map<const TRITONSERVER_Server*, Forms>;  // for good, as Python's objects are
 
-constexpr int kUsual = 4;    // besides the kinds of events
+constexpr int kKnown = 4;    // besides the kinds of events
 
 void reply_with(Reply* reply, int code, const char* text, size_t size)
 {
@@ -206,9 +206,9 @@ PyObject* pop(PyObject*, PyObject* arguments)
         form = found;
         Ref requests(PyList_New(0));
         group = requests.get();
-        append(list.get(), tuple_of(number_object(kUsual), tuple_of(borrowed(form), std::move(requests))));
+        append(list.get(), tuple_of(number_object(kKnown), tuple_of(borrowed(form), std::move(requests))));
       }
-      append(group, usual_object(*event.request));
+      append(group, known_object(*event.request));
     }
     return list.release();
   });
@@ -246,7 +246,7 @@ PyObject* answer(PyObject*, PyObject* arguments)
   });
 }
 
-PyObject* answer_usual(PyObject*, PyObject* arguments)
+PyObject* answer_known(PyObject*, PyObject* arguments)
 {
   return python_guarded([&]() -> PyObject* {
     PyObject *server, *given;
@@ -258,7 +258,7 @@ PyObject* answer_usual(PyObject*, PyObject* arguments)
     Ref broken(PyList_New(0));
     for_each(given, [&](PyObject* item) {
       try {
-        answers.push_back(usual_answer(item));
+        answers.push_back(known_answer(item));
       } catch (const PythonError&) {
         PyErr_Print();
         append(broken.get(), item_of(item, 0));

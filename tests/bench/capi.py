@@ -1,4 +1,5 @@
-"""What the C API costs, native_batch.py what native backends do: CPU microseconds a request, identity of 1 KiB.
+"""What the C API costs, native_batch.py what native backends do: CPU microseconds a request, identity of 1 KiB, and of
+1 to 4 KiB where each request is another.
 
 python tests/bench/capi.py
 """
@@ -50,11 +51,15 @@ class Plain:
 
 
 def write_models(folder: Path) -> None:
-    for name, backend in (("plain", "plain"), ("native", "identity"), ("python", "python")):
-        (folder / name / "1").mkdir(parents=True)
-        (folder / name / "config.pbtxt").write_text(CONFIG.format(backend))
+    """Three of each."""
     model = CHECKOUT / "tests" / "capi" / "models" / "identity" / "1" / "model.py"
-    (folder / "python" / "1" / "model.py").write_text(model.read_text())
+    for name, backend in (("plain", "plain"), ("native", "identity"), ("python", "python")):
+        for ending in ("", "_2", "_3"):
+            version = folder / f"{name}{ending}" / "1"
+            version.mkdir(parents=True)
+            (version.parent / "config.pbtxt").write_text(CONFIG.format(backend))
+            if backend == "python":
+                (version / "model.py").write_text(model.read_text())
 
 
 def write_backend(folder: Path) -> None:

@@ -6,7 +6,7 @@ Scope `batch` is what lies between engine and library: from jobs, with their req
 same with what the engine makes of a batch anyhow: its jobs, and the batch.
 A sketch is a folder with the C++ of a library that takes a batch in one call and has no server (core.cc, tsx.h);
 sketch.py is its Python, from requests to outputs. It describes the tensors of each (`batch`), or only says where their
-bytes are, as if all requests ever were alike (`alike`).
+bytes are, as if all requests ever had one form (`one form`).
 Each contestant is a process of its own; they take turns, and what is printed are the medians of the turns. Answers are
 checked, byte for byte, in the first and the last batch of each turn.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 BOOK: Any = SimpleNamespace(version_text="1", defers=False)
 SIZES = (1, 8, 32)
 BYTES = 1024
-BATCH, JOBS, ALIKE = "batch", "jobs", "alike"
+BATCH, JOBS, ONE_FORM = "batch", "jobs", "one form"
 """Scopes."""
 
 
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.sketch:
             try:
                 build_sketch(options.sketch, folder)
-                contestants.append((Contestant("the sketch", "sketch", library, folder), (BATCH, ALIKE)))
+                contestants.append((Contestant("the sketch", "sketch", library, folder), (BATCH, ONE_FORM)))
             except MissingSketch as problem:
                 print(f"without the sketch: {problem}\n")
         try:

@@ -97,10 +97,10 @@ class Sketch:
 
     def caller(self, scope: str, requests: Sequence[InferenceRequest]) -> Callable[[], object]:
         """Executes them. What it gives is for `answers`."""
-        if scope == "alike":
+        if scope == "one form":
             found = self._execute(requests)  # which leaves the descriptions behind
             self._heads = [one[:3] for one in found]
-            return lambda: self._execute_alike(requests)
+            return lambda: self._execute_one_form(requests)
         return lambda: self._execute(requests)
 
     def answers(self, found: Any) -> Any:
@@ -136,7 +136,7 @@ class Sketch:
             free(response)
         return answers
 
-    def _execute_alike(self, requests: Sequence[InferenceRequest]) -> list[bytes]:
+    def _execute_one_form(self, requests: Sequence[InferenceRequest]) -> list[bytes]:
         """Their outputs' bytes, where all else is as the last time."""
         described, from_buffer, buffer = self._inputs, self._ffi.from_buffer, self._ffi.buffer
         held = []

@@ -83,7 +83,7 @@ def test_answers_of_one_batch_have_what_is_theirs(executes):
 
 
 def test_answers_that_are_alike_say_so(executes):
-    """Goal: doors write what alike answers have in common once: they know it by the template, also in later batches."""
+    """Goal: doors write once what answers of one form share: their template is the same, also in later batches."""
     one, other, longer = executes(asking(b"one"), asking(b"two", id="x"), asking(b"three"))
     (later,) = executes(asking(b"six"))
     assert one.response.template is other.response.template is later.response.template is not None

@@ -1,4 +1,4 @@
-"""Answers that are alike but for their bytes: doors have what they write of one at hand for the next."""
+"""Forms of answers: doors have what they write of one at hand for the next of its form."""
 
 from __future__ import annotations
 

@@ -127,11 +127,11 @@ class ChildJob:
 
     def answer(self) -> tuple[Any, ...]:
         """As plain values, next to `states` and `outputs`: the last is None for one that has just answered."""
-        unusual = None
+        beyond = None
         if self.response is None or self.fault is not None or self.again or self.is_deferred or self.states:
             fault = None if self.fault is None else fault_fields(self.fault)
-            unusual = (self.again, self.is_deferred, self.response is not None, fault, len(self.states))
-        return self.number, len(self.outputs), self.parameters, unusual
+            beyond = (self.again, self.is_deferred, self.response is not None, fault, len(self.states))
+        return self.number, len(self.outputs), self.parameters, beyond
 
 
 class ChildLater:

@@ -353,15 +353,15 @@ class IsolatedInstance:
         batch.inputs_ready_ns = max(batch.started_ns, ready_ns)
         batch.outputs_started_ns = max(batch.inputs_ready_ns, min(ended_ns, time.monotonic_ns()))
         at = 0
-        for number, count, parameters, unusual in answers:
+        for number, count, parameters, beyond in answers:
             job = self._jobs.get(number)
             if job is None:
                 continue  # a stream that is over
-            if unusual is None:
+            if beyond is None:
                 self._forms.answer(job, message, at, at + count, parameters)
                 at += count
                 continue
-            again, is_deferred, has_answer, failed, states = unusual
+            again, is_deferred, has_answer, failed, states = beyond
             if states:
                 failed = _set_states(job, message.some_tensors(at, at + states)) or failed
                 at += states

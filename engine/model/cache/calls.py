@@ -306,7 +306,7 @@ def _alone(request: InferenceRequest) -> InferenceRequest:
     """The request as it is executed. Its outputs come back even if they go to shared memory: they are kept first."""
     if request.shared is None:
         return request
-    alone = request.alike()
+    alone = request.without_inputs()
     alone.inputs = request.inputs
     alone.template = None  # which knows nothing of what was read of shared memory meanwhile
     alone.trace = request.trace

@@ -32,7 +32,7 @@ static void many(TRITONSERVER_Server* server, TRITONSERVER_ResponseAllocator* al
   }
 }
 
-/* Requests of many forms side by side, some of which say more than usual, while their model is loaded anew. */
+/* Requests of many forms side by side, some of which say more than a form has, while their model is loaded anew. */
 static void forms(TRITONSERVER_Server* server, TRITONSERVER_ResponseAllocator* allocator)
 {
   static Told told[FLIGHTS];

@@ -1,4 +1,4 @@
-"""Answers of a model's own process that are alike but for their bytes."""
+"""Forms of the answers of a model's own process."""
 
 from __future__ import annotations
 

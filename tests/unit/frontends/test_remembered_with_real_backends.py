@@ -83,7 +83,7 @@ def write(root, name, load):
 
 @attrs.frozen
 class Form:
-    """What requests have in common that are alike."""
+    """What requests have in common."""
 
     door: str
     model: str

@@ -50,11 +50,11 @@ async def caller(door):
     return Caller(await door.connect())
 
 
-@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("by_form", [False, True])
 @pytest.mark.parametrize("id", ["", "abc"])
-async def test_answers_are_those_of_the_long_way(door, caller, taken, monkeypatch, alike, id):
-    """Goal: the same messages and trailers, whether or not the model tells that its answers are alike."""
-    if alike:
+async def test_answers_are_those_of_the_long_way(door, caller, taken, monkeypatch, by_form, id):
+    """Goal: the same messages and trailers, whether or not the model tells the form of its answers."""
+    if by_form:
         with_templates(door.engine.models["addsub"])
     whole = [await caller.ask(asking(seed, id=id)[0]) for seed in range(20)]
     assert taken == [True] * 20

@@ -41,7 +41,7 @@ def with_numbers(seed):
 
 
 def with_templates(model, rows=1):
-    """The model's answers say that they are alike, as the cheapest backends' do."""
+    """The model's answers tell their form, as the cheapest backends' do."""
     template = ResponseTemplate("addsub", "1", [("OUTPUT0", "INT32", (rows, 16)), ("OUTPUT1", "INT32", (rows, 16))])
     finish = model._finish
 
@@ -119,10 +119,10 @@ def varied():
             yield changed(with_numbers(seed), b"\r\n\r\n", b"\r\nInference-Header-Content-Length: %b\r\n\r\n" % length)
 
 
-@pytest.mark.parametrize("alike", [False, True])
-async def test_answers_are_those_of_a_door_that_remembers_nothing(door, uses, alike):
-    """Goal: byte for byte, for right requests and wrong ones, whether or not the model tells that answers are alike."""
-    if alike:
+@pytest.mark.parametrize("by_form", [False, True])
+async def test_answers_are_those_of_a_door_that_remembers_nothing(door, uses, by_form):
+    """Goal: byte for byte, for right requests and wrong ones, whether or not the model tells the form of answers."""
+    if by_form:
         with_templates(door.engine.models["addsub"])
     requests = list(varied())
     for data in requests:

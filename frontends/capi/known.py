@@ -1,8 +1,9 @@
-"""The usual requests: those that say nothing but their model, inputs and outputs, and are like others before them.
+"""Requests whose form is known: those that say nothing but their model, id, inputs and outputs.
 
     library ──▶ Form, once ──▶ requests: id, bytes ──submit──▶ engine ──▶ answers, collected ──▶ library
 
 The library finds the form of a request and copies its bytes; what a form means is worked out once in a generation.
+All others come whole, and are pump.py's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from ...engine.engine import Engine
     from ...engine.port.served import Inference, Served
-    from ...native.extension_port import Extension, UsualAnswer, UsualRequest
+    from ...native.extension_port import Extension, KnownAnswer, KnownRequest
     from ...schema.inference import InferenceRequest
     from .requests import ProgramRequest
 
@@ -50,7 +51,7 @@ class Form:
         return self._example.with_inputs(type(self._example), id, inputs)
 
 
-class Usual:
+class KnownRequests:
     """For the trio thread. `refuse(address, problem)` tells a caller that its request has failed."""
 
     def __init__(
@@ -68,13 +69,13 @@ class Usual:
         self._refuse = refuse
         self._in_flight: dict[int, Inference] = {}
         """By ticket."""
-        self._answers: list[UsualAnswer] = []
+        self._answers: list[KnownAnswer] = []
         self._collects = False
 
     def form(
         self, name: str, version: int, tensors: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[str]
     ) -> Form | None:
-        """For the library, when it meets one. None where such requests are not usual."""
+        """For the library, when it meets one. None where such requests are to come whole."""
         try:
             model = self._engine.model(name, version)
         except Exception:
@@ -85,7 +86,7 @@ class Usual:
         example.template = Template()
         return Form(model, example, tensors)
 
-    def start(self, form: Form, requests: Sequence[UsualRequest]) -> None:
+    def start(self, form: Form, requests: Sequence[KnownRequest]) -> None:
         """Submits requests of that form."""
         model, make, in_flight = form.model, form.request, self._in_flight
         made = []
@@ -150,5 +151,5 @@ class Usual:
 
     def _hand_over(self) -> None:
         answers, self._answers = self._answers, []
-        for address in self._native.answer_usual(self._server, answers):
+        for address in self._native.answer_known(self._server, answers):
             self._refuse(address, TypeError("an output is no buffer of bytes"))
