@@ -21,6 +21,7 @@ import trio
 
 from ...engine.port.dispatch import dispatch
 from ..alone import Alone
+from ..buffers import BufferPool
 from ..bulk import Bulk
 from ..restricted import by_path
 from ..tls import TlsDoor
@@ -79,6 +80,7 @@ class GrpcServer:
         """This pass is for one connection."""
         self.settings = settings
         self.bulk = Bulk()
+        self.buffers = BufferPool(settings.recycled_bytes_max)
         self.meanings = Meanings(methods, by_path(settings.restricted))
         self.now = 0.0
         self.linger_s = settings.linger_s
@@ -106,6 +108,8 @@ class GrpcServer:
         """Flushing is up to the end of the pass."""
         self.is_verbose = False
         """Every call is logged."""
+        self._trimmed_at = 0.0
+        """When buffers that nobody needed were freed."""
         self._gone = trio.Event()
         """Set, and replaced, when a connection ends."""
         self._company = trio.Event()
@@ -349,17 +353,31 @@ class GrpcServer:
     async def _sweep(self) -> None:
         while True:
             if not self.connections and not self._accept_again_at:
-                self._company = trio.Event()
-                await self._company.wait()
+                await self._until_company()
             await trio.sleep(_ACCEPT_PAUSE_S if self._accept_again_at else _SWEEP_S)
             try:
                 await self._inspect_by_parts()
+                self._trim(self.now)
                 if self._accept_again_at and self.now >= self._accept_again_at:
                     self._accept_again_at = 0.0
                     for fd in self._listeners:
                         self._epoll.register(fd, select.EPOLLIN)
             except Exception as problem:
                 note("an inspection of all connections stumbled", problem)
+
+    async def _until_company(self) -> None:
+        """Returns when there is somebody to look after. Buffers that nobody needs are freed also meanwhile."""
+        self._company = trio.Event()
+        while self.buffers.kept_bytes and not self._company.is_set():
+            with trio.move_on_after(self.settings.recycled_idle):
+                await self._company.wait()
+            self._trim(trio.current_time())
+        await self._company.wait()
+
+    def _trim(self, now: float) -> None:
+        if now - self._trimmed_at >= self.settings.recycled_idle:
+            self._trimmed_at = now
+            self.buffers.trim()
 
     async def _inspect_by_parts(self) -> None:
         """All of them; with very many, requests get their turn in between."""

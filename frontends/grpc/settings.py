@@ -50,6 +50,10 @@ class GrpcSettings:
     stream_window_bytes: int = 16 * _MIB
     """How much a peer may send on one stream ahead of what was consumed."""
     frame_bytes_max: int = 1 * _MIB
+    recycled_bytes_max: int = 256 * _MIB
+    """Buffers of large messages kept for later ones, all together."""
+    recycled_idle: float = 10.0
+    """Of these, those that nobody needed for so many seconds are freed."""
     stream_requests_max: int = 256
     """Requests of one ModelStreamInfer call in flight; further ones wait unread."""
     backlog_bytes_max: int = 4 * _MIB

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..request.head import Head
+    from ..request.incoming import Incoming
     from .port import Listener
 
 _logger = logging.getLogger("despina.grpc")
@@ -74,6 +75,7 @@ class Connection:
         self.fd = sock.fileno()
         self.state = State.OPEN
         self.bulk = server.bulk
+        self.buffers = server.buffers
         self.outlet = Outlet(sock, server.bulk)
         self.calls: dict[int, Call] = {}
         self.now = now = server.now
@@ -304,6 +306,13 @@ class Connection:
 
     def forget(self, call: Call) -> None:
         self.calls.pop(call.id, None)
+        if call.buffer is not None:
+            self.give_buffer(call)
+
+    def give_buffer(self, call: Incoming) -> None:
+        assert call.buffer is not None
+        self.buffers.give(call.buffer)
+        call.buffer = None
 
     def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         """Runs an async function under the server's nursery."""

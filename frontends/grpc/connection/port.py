@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ....engine.port.caller import Passes
+    from ...buffers import BufferPool
     from ...bulk import Bulk
     from ...tls import TlsSocket
     from ..request.call import Call
@@ -79,6 +80,8 @@ class Listener(Protocol):
     settings: GrpcSettings
     meanings: Meanings
     bulk: Bulk
+    buffers: BufferPool
+    """Where large messages go."""
     is_verbose: bool
     """Every call is logged."""
     is_lone: bool

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..wire.constants import window_update
 from .inflate import INLINE_BYTES_MAX, BadCompression, NobodyWaits, TooLarge, inflate_at_once, inflate_in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    import numpy as np
 
     from ....schema.tensor import Buffer
     from .head import Head
@@ -56,6 +56,8 @@ class Incoming:
     """Received bytes for which the window was not reopened yet: those of messages not taken."""
     _prefix = b""
     """The start of a message prefix that was cut by a frame's end."""
+    buffer: np.ndarray | None = None
+    """The pool's array below the large message that came last: the connection gives it back when the call is over."""
     _assembly: memoryview | None = None
     _assembled = 0
     _compressed = False
@@ -188,8 +190,10 @@ class Incoming:
             return
         self._compressed = flag == 1
         self._assembled = 0
-        # Pages of an empty array are not touched, so a lying length costs address space only.
-        self._assembly = np.empty(length, np.uint8).data
+        if self.buffer is not None:
+            self.connection.give_buffer(self)
+        self.buffer = array = self.connection.buffers.take(length)
+        self._assembly = array.data[:length]
 
     def _is_too_large(self, length: int) -> bool:
         limit = self.connection.settings.receive_bytes_max

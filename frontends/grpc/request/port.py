@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ....schema.tensor import Buffer
+    from ...buffers import BufferPool
     from ..settings import GrpcSettings
 
 
@@ -56,6 +57,15 @@ class Transport(Protocol):
     @property
     def peer(self) -> str:
         """The client, for the log."""
+        ...
+
+    @property
+    def buffers(self) -> BufferPool:
+        """Where large messages go."""
+        ...
+
+    def give_buffer(self, call: Any) -> None:
+        """The buffer that the call has may be used again, once nobody has a view of it."""
         ...
 
     def forget(self, call: Any) -> None:

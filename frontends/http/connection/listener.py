@@ -26,11 +26,11 @@ import trio
 
 from ....engine.port.dispatch import dispatch
 from ...alone import Alone
+from ...buffers import BufferPool
 from ...bulk import Bulk
 from ...heap import HEAP
 from ...tls import TlsDoor
 from ..request.breakdown import note
-from .body import BufferPool
 from .connection import Connection
 from .head import HeadReader
 from .room import ProbeConnection, Room

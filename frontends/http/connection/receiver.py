@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from ....schema.tensor import COPY_BYTES_MAX
 from ...tls import TlsSocket
+from ..request.breakdown import NoRoomForBody
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
@@ -236,7 +237,10 @@ class Receiver(Sender):
             intake.at = at + size
             self._hand_over(memoryview(data)[at : at + size])
             return
-        self._buffer = array = self._listener.buffers.take(size)
+        try:
+            self._buffer = array = self._listener.buffers.take(size)
+        except MemoryError as problem:
+            raise NoRoomForBody(size) from problem
         self._body = body = array.data[:size]
         body[:have] = memoryview(data)[at:]
         self._got = have

@@ -1,4 +1,4 @@
-"""Buffers for large bodies: where they come from, and when one may be used again.
+"""Buffers for large requests: where they come from, and when one may be used again.
 
 A fresh buffer of megabytes costs a page fault for every 4 KiB, more than the copy itself, so buffers are kept. A buffer
 is handed out again only when nothing else refers to it: every view of it (memoryview, numpy array, a tensor made of
@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from ....schema.references import LOCAL_REFERENCES
-from ..request.breakdown import NoRoomForBody
+from ..schema.references import LOCAL_REFERENCES
 
 RECYCLED_FROM: Final = 128 * 1024
 """Smaller buffers come from the allocator's heap, which recycles them itself."""
@@ -27,7 +26,7 @@ _LOOKS_MAX: Final = 8
 
 
 class BufferPool:
-    """Keeps up to `bytes_max` bytes of buffers, in powers of two. Not thread-safe."""
+    """Keeps up to `bytes_max` bytes of buffers, of few sizes. Not thread-safe."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -37,11 +36,13 @@ class BufferPool:
         self._used = False
 
     def take(self, size: int) -> np.ndarray:
-        """An array of at least `size` uint8 elements with any content. Raises NoRoomForBody."""
+        """An array of at least `size` uint8 elements with any content. Raises MemoryError.
+
+        Pages of a fresh one are not touched: a length that nothing follows costs address space only."""
         if size < RECYCLED_FROM:
-            return _fresh(size, size)
+            return np.empty(size, np.uint8)
         self._used = True
-        capacity = 1 << (size - 1).bit_length()
+        capacity = _rounded(size)
         shelf = self._shelves.get(capacity)
         if shelf is not None:
             kept = shelf.kept
@@ -52,7 +53,7 @@ class BufferPool:
                     self.kept_bytes -= capacity
                     shelf.least = min(shelf.least, len(kept))
                     return array
-        return _fresh(capacity, size)
+        return np.empty(capacity, np.uint8)
 
     def give(self, array: np.ndarray) -> None:
         """Takes back what `take` gave. Views of it may still be alive."""
@@ -87,8 +88,7 @@ class _Shelf:
         """How many of them were there all the time since the last trim."""
 
 
-def _fresh(capacity: int, size: int) -> np.ndarray:
-    try:
-        return np.empty(capacity, np.uint8)
-    except MemoryError as problem:
-        raise NoRoomForBody(size) from problem
+def _rounded(size: int) -> int:
+    """The size of a buffer for so much: few sizes, and little more than is needed, for that is kept with it."""
+    step = max(RECYCLED_FROM, 1 << (size - 1).bit_length()) // 8
+    return -(-size // step) * step
