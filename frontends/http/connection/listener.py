@@ -28,6 +28,7 @@ from ....engine.port.dispatch import dispatch
 from ...alone import Alone
 from ...buffers import BufferPool
 from ...bulk import Bulk
+from ...carrier import Carrier
 from ...heap import HEAP
 from ...tls import TlsDoor
 from ..request.breakdown import note
@@ -122,6 +123,8 @@ class Listener:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Wakes the loop for what replies leave to do between two passes."""
         self._epoll.register(self._bell, READ)
+        self.carrier = Carrier()
+        self._epoll.register(self.carrier.bell, READ)
         for fd, sock in self._doors.items():
             sock.setblocking(False)
             self._epoll.register(fd, READ)
@@ -138,6 +141,7 @@ class Listener:
             self.stop_accepting()
             for connection in list(self.connections.values()):
                 connection.close()
+            self.carrier.close()
             self._epoll.close()
             os.close(self._bell)
 
@@ -175,6 +179,8 @@ class Listener:
                         self._accept(self._doors[fd])
                     elif fd == self._bell:
                         os.eventfd_read(fd)
+                    elif fd == self.carrier.bell:
+                        self.carrier.collect()
                 for _ in range(min(len(resumes), _RESUMES_MAX)):
                     sender = resumes.popleft()
                     try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+from ...carrier import CARRIED_FROM, TURN_BYTES
 
 if TYPE_CHECKING:
     import socket
@@ -22,10 +25,12 @@ class Outlet:
     """The sending side of one non-blocking socket. Raises OSError when the peer is gone; never blocks, never copies
     what exceeds JOIN_BYTES_MAX. What waits is one reply, or parts of one."""
 
-    __slots__ = ("_sock", "pending")
+    __slots__ = ("_is_carried", "_sock", "pending")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, is_carried: bool = False) -> None:
+        """With `is_carried` what is large goes by the door's carrier, which can use the socket."""
         self._sock = sock
+        self._is_carried = is_carried
         self.pending: deque[Buffer] = deque()
         """Not yet taken by the kernel."""
 
@@ -47,6 +52,9 @@ class Outlet:
             self.pending.append(memoryview(whole)[sent:])
 
     def _send_parts(self, buffers: Sequence[Buffer], size: int) -> None:
+        if self._is_carried and size >= CARRIED_FROM:
+            self.pending.extend(buffers)
+            return
         if len(buffers) > _PARTS_MAX:
             self.pending.extend(buffers)
             self.flush()
@@ -57,15 +65,27 @@ class Outlet:
             sent = 0
         if sent < size:
             self.pending.extend(buffers)
-            self._forget(sent)
+            self.forget(sent)
 
-    def _forget(self, sent: int) -> None:
+    def forget(self, sent: int) -> None:
         """So many bytes of the queue are with the kernel."""
         pending = self.pending
         while pending and sent >= len(pending[0]):
             sent -= len(pending.popleft())
         if sent:
             pending[0] = memoryview(pending[0])[sent:]
+
+    def for_carrier(self) -> list[Buffer]:
+        """What of the queue the carrier is to send next; nothing, if that is little."""
+        parts: list[Buffer] = []
+        left = TURN_BYTES
+        if self._is_carried:
+            for part in islice(self.pending, _PARTS_MAX):
+                parts.append(memoryview(part)[:left])
+                left -= len(parts[-1])
+                if not left:
+                    break
+        return parts if TURN_BYTES - left >= CARRIED_FROM else []
 
     def flush(self) -> int:
         """Sends of the queue what the kernel takes now; how many bytes that were."""
@@ -78,7 +98,7 @@ class Outlet:
             except BlockingIOError:
                 break
             total += sent
-            self._forget(sent)
+            self.forget(sent)
             if sent < sum(map(len, parts)):
                 break
         return total

@@ -23,6 +23,7 @@ import select
 from typing import TYPE_CHECKING, Final
 
 from ....schema.tensor import COPY_BYTES_MAX
+from ...carrier import CARRIED_FROM
 from ...tls import TlsSocket
 from ..request.breakdown import NoRoomForBody
 from .chunked import ChunkedBody
@@ -118,6 +119,10 @@ class Receiver(Sender):
         """Large body: the kernel copies straight into its place."""
         body = self._body
         assert body is not None, "a body being received has a buffer"
+        if len(body) >= CARRIED_FROM and not isinstance(self.sock, TlsSocket):
+            self._hand_to_carrier(READ)
+            self._listener.carrier.receive(self.sock, body[self._got :], self._on_carried_in)
+            return
         bulk = self._listener.bulk
         if not bulk.may_move(self.fd):
             return
@@ -137,8 +142,24 @@ class Receiver(Sender):
                 return
             self._got += count
         bulk.moved(self.fd, self._got - began)
+        self._on_more_body(body)
+
+    def _on_carried_in(self, count: int, problem: Exception | None) -> None:
+        """The carrier has received so much of a large body. Never raises."""
+        try:
+            body = self._body
+            if self._take_back(READ, problem) and body is not None and problem is None:
+                if count:
+                    self._got += count
+                    self._on_more_body(body)
+                else:
+                    self._on_peer_end()
+        except Exception as raised:
+            self.fail(raised)
+
+    def _on_more_body(self, body: memoryview) -> None:
         self.since = self._listener.now
-        if self._got == size:
+        if self._got == len(body):
             self._body = None
             if isinstance(self.sock, TlsSocket):
                 self._intake.append(self.sock.surplus())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ....engine.port.concerns import peer_name
 from ....schema.kserve_http_reply import encode_error
+from ...tls import TlsSocket
 from ..request.breakdown import note
 from ..request.request import JSON, Buffer, Field
 from .outlet import Outlet
@@ -39,6 +40,7 @@ class Sender:
 
     __slots__ = (
         "_buffer",
+        "_carried",
         "_intake",
         "_listener",
         "_on_sent",
@@ -69,7 +71,9 @@ class Sender:
         """The pool's array below the body of the request in flight."""
         self._on_sent: Callable[[], None] | None = None
         """Called once nothing is unsent."""
-        self._outlet = Outlet(sock)
+        self._outlet = Outlet(sock, is_carried=not isinstance(sock, TlsSocket))
+        self._carried = 0
+        """READ, WRITE: the directions that the carrier has; it needs the socket until it gives them back."""
         self._peer_ended = False
         self._streamed: StreamedReply | None = None
         """The reply under way, where it is sent bit by bit."""
@@ -204,6 +208,10 @@ class Sender:
             self._watch(self.events | WRITE)
 
     def _flush(self) -> None:
+        if parts := self._outlet.for_carrier():
+            self._hand_to_carrier(WRITE)
+            self._listener.carrier.send(self.sock, parts, self._on_carried_out)
+            return
         bulk = self._listener.bulk
         if not bulk.may_move(self.fd):
             return
@@ -213,6 +221,18 @@ class Sender:
             self.abort()
             return
         bulk.moved(self.fd, sent)
+        self._on_flushed(sent)
+
+    def _on_carried_out(self, sent: int, problem: Exception | None) -> None:
+        """The carrier has sent so much of a large reply. Never raises."""
+        try:
+            if self._take_back(WRITE, problem):
+                self._outlet.forget(sent)
+                self._on_flushed(sent)
+        except Exception as raised:
+            self.cut(raised)
+
+    def _on_flushed(self, sent: int) -> None:
         if sent and self.state in (HEAD, ANSWER, LINGER):
             self.since = self._listener.now
         if self._outlet.pending:
@@ -257,7 +277,8 @@ class Sender:
         self.state = CLOSED
         self._streamed = None
         self._listener.forget(self)
-        self.sock.close()
+        if not self._carried:
+            self.sock.close()
         self._outlet.drop()
         try:
             self._drop_input()
@@ -290,7 +311,28 @@ class Sender:
     def _watch(self, events: int) -> None:
         if events != self.events and self.state != CLOSED:
             self.events = events
-            self._listener.watch(self.fd, events)
+            self._listener.watch(self.fd, events & ~self._carried)
+
+    def _hand_to_carrier(self, direction: int) -> None:
+        """Until it is taken back the loop does nothing with this direction of the socket."""
+        self._carried |= direction
+        self._listener.watch(self.fd, self.events & ~self._carried)
+
+    def _take_back(self, direction: int, problem: Exception | None) -> bool:
+        """Whether the connection goes on, after a move that may have had a problem. Raises it if it is not the
+        peer's."""
+        self._carried &= ~direction
+        if self.state == CLOSED:
+            if not self._carried:
+                self.sock.close()
+            return False
+        self._listener.watch(self.fd, self.events & ~self._carried)
+        if problem is None or isinstance(problem, BlockingIOError):
+            return True
+        if not isinstance(problem, OSError):
+            raise problem
+        self.abort()
+        return False
 
     # The others'.
 

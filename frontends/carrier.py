@@ -1,0 +1,112 @@
+"""A thread that moves large messages between a door's sockets and memory, one piece after the other, while the door's
+loop serves small ones.
+
+    loop ──receive, send──▶ queue ──▶ thread: the kernel copies, without the interpreter
+     ▲                                  │ bell
+     └────────────── collect ◀──────────┘
+
+Copying is nearly all that a door does for a large message, and memory that is touched for the first time costs several
+times as much. A loop that does this itself has used up its share of the processors when a small request comes, and
+waits with it until all others have had theirs; one that mostly sleeps has a processor at once.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from _typeshed import ReadableBuffer
+
+    Back = Callable[[int, Exception | None], None]
+    """Told, of a move that is over, how many bytes it has moved, and what it has raised: BlockingIOError where the
+    socket had nothing, or took nothing. Must not raise."""
+
+CARRIED_FROM: Final = (1 << 20) + 1
+"""Less is moved sooner by the loop than handed over."""
+TURN_BYTES: Final = 2 << 20
+"""In one move; then others have their turns."""
+
+
+class Carrier:
+    """Of one door, on whose thread everything happens but the moves. Until a move has come back its socket must stay
+    open, and nobody else may use that direction of it."""
+
+    def __init__(self) -> None:
+        """Raises OSError where no descriptor is left."""
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Readable when there is something to `collect`."""
+        self._asked: queue.SimpleQueue[tuple[Callable[[], int], Back] | None] = queue.SimpleQueue()
+        self._over: deque[tuple[Back, int, Exception | None]] = deque()
+        self._thread: threading.Thread | None = None
+        """Started when there is something to move for the first time."""
+        self._is_closing = False
+
+    def receive(self, sock: socket.socket, place: memoryview, back: Back) -> None:
+        """Receives what is there, up to the end of the place. At the end of the stream it comes back with 0."""
+        place = place[:TURN_BYTES]
+
+        def move() -> int:
+            got = sock.recv_into(place)
+            more = got
+            while more and got < len(place):
+                try:
+                    more = sock.recv_into(place[got:])
+                except OSError:  # nothing more is there, or the next move meets it again
+                    break
+                got += more
+            return got
+
+        self._ask(move, back)
+
+    def send(self, sock: socket.socket, parts: Sequence[ReadableBuffer], back: Back) -> None:
+        """Sends of the parts, in their order, what the kernel takes now."""
+        self._ask(lambda: sock.sendmsg(parts), back)
+
+    def collect(self) -> None:
+        """Tells of the moves that are over. Call it when the bell rings."""
+        os.eventfd_read(self.bell)
+        self._tell()
+
+    def close(self) -> None:
+        """Ends the thread, which may take as long as one move does; moves that have not begun come back at once."""
+        self._is_closing = True
+        if self._thread is not None:
+            self._asked.put(None)
+            self._thread.join()
+        self._tell()
+        os.close(self.bell)
+
+    def _tell(self) -> None:
+        over = self._over
+        while over:
+            back, count, problem = over.popleft()
+            back(count, problem)
+
+    def _ask(self, move: Callable[[], int], back: Back) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="carrier", daemon=True)
+            self._thread.start()
+        self._asked.put((move, back))
+
+    def _run(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            move, back = asked
+            count = 0
+            problem: Exception | None = None
+            try:
+                if self._is_closing:
+                    raise BlockingIOError
+                count = move()
+            except Exception as raised:
+                problem = raised
+            del asked, move  # and with it the buffers: whoever is told may use them again
+            self._over.append((back, count, problem))
+            del back, problem
+            os.eventfd_write(self.bell, 1)

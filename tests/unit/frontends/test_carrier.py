@@ -1,0 +1,108 @@
+"""Large messages are moved beside the loop: what moves tell, and what happens to sockets meanwhile."""
+
+import contextlib
+import select
+import socket
+import threading
+
+import pytest
+from despina.frontends.carrier import TURN_BYTES, Carrier
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def carrier():
+    carrier = Carrier()
+    yield carrier
+    carrier.close()
+
+
+def collected(carrier, told):
+    """Waits for the bell, and returns what was told."""
+    poll = select.poll()
+    poll.register(carrier.bell, select.POLLIN)
+    assert poll.poll(15_000)
+    carrier.collect()
+    return told
+
+
+def test_a_move_tells_how_much_it_has_moved(carrier, pair):
+    """Goal: bytes go to their place, no further than that, and the end of the stream is told as nothing."""
+    ours, theirs = pair
+    place = bytearray(8)
+    for data, wanted in ((b"abc", (3, None)), (b"0123456789", (8, None))):
+        theirs.sendall(data)
+        told = []
+        carrier.receive(ours, memoryview(place), lambda *said, told=told: told.append(said))
+        assert collected(carrier, told) == [wanted]
+    assert place == b"01234567"
+    assert ours.recv(10) == b"89"
+    theirs.close()
+    told = []
+    carrier.receive(ours, memoryview(place), lambda *said: told.append(said))
+    assert collected(carrier, told) == [(0, None)]
+
+
+def test_problems_are_told(carrier, pair):
+    """Goal: nothing there, and a peer that has gone, come back as what they are, and the thread lives on."""
+    ours, theirs = pair
+    for close, wanted in ((lambda: None, BlockingIOError), (theirs.close, BrokenPipeError)):
+        close()
+        told = []
+        if wanted is BlockingIOError:
+            carrier.receive(ours, memoryview(bytearray(1)), lambda *said, told=told: told.append(said))
+        else:
+            carrier.send(ours, [b"a", b"b"], lambda *said, told=told: told.append(said))
+        ((count, problem),) = collected(carrier, told)
+        assert count == 0
+        assert type(problem) is wanted
+
+
+def test_moves_take_turns(carrier, pair):
+    """Goal: one move receives no more than its share, whatever is there."""
+    ours, theirs = pair
+    told = []
+    theirs.setblocking(False)
+    place = bytearray(2 * TURN_BYTES)
+    got = 0
+    while got < TURN_BYTES:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                theirs.send(bytes(1 << 20))
+        told.clear()
+        carrier.receive(ours, memoryview(place), lambda *said: told.append(said))
+        ((count, _),) = collected(carrier, told)
+        assert 0 < count <= TURN_BYTES
+        got += count
+
+
+def test_closing_brings_back_what_has_not_begun(pair):
+    """Goal: whoever waits for a move hears of it, so that he can close his socket."""
+    ours, _ = pair
+    carrier = Carrier()
+    told = []
+
+    begun, may_end = threading.Event(), threading.Event()
+
+    def one():
+        begun.set()
+        may_end.wait(15)
+        return 1
+
+    carrier._ask(one, lambda *said: told.append(said))
+    carrier.receive(ours, memoryview(bytearray(1)), lambda *said: told.append(said))
+    assert begun.wait(15)
+    carrier._is_closing = True
+    may_end.set()
+    carrier.close()
+    (first, (count, problem)) = told
+    assert first == (1, None)
+    assert count == 0
+    assert type(problem) is BlockingIOError
