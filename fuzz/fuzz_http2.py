@@ -19,12 +19,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import hpack
 import trio
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.frontends.grpc.connection.connection import Connection
+from despina.schema.memo import Memo
 from despina.schema.wire import codec
 from despina.schema.wire.generated import inference as pb
 
@@ -80,13 +80,6 @@ WARM, COLD = 3, 2
 """Calls before the damage, and damaged ones."""
 
 
-class Forgetful(dict[Any, Any]):
-    """Keeps nothing."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-
 class Calls:
     """The frames of calls that differ in their stream and in what is the caller's own of their heads."""
 
@@ -136,7 +129,7 @@ class Target:
             connection = await self._connection_of(stream)
             if not short:
                 connection.whole_bytes_max = 0
-                connection._heads._known = Forgetful()
+                connection._heads._known = Memo(count_max=0, bytes_max=0, text_bytes_max=-1)
             before = self._entered.count(Connection)
             known = connection._heads._known
             for call in calls:

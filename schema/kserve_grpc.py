@@ -15,6 +15,7 @@ from .fault import InvalidArgument
 from .inference import LATEST, FixedParameters, InferenceRequest, InferenceResponse, ResponseTemplate
 from .kserve_grpc_contents import typed_contents
 from .kserve_grpc_parameters import apply_parameters, said_in, write_parameters, wrong_type
+from .memo import Written
 from .shared_memory import SharedMemoryRange, SharedUse
 from .tensor import Tensor
 from .text import encodable
@@ -145,12 +146,6 @@ def _read_output(entry: ModelInferRequestInferRequestedOutputTensor, shared: Sha
 
 # Responses.
 
-_MEMO_ENTRIES_MAX = 1024
-_MEMO_KEY_BYTES_MAX = 512
-
-_response_memo: dict[tuple[str, str], bytes] = {}
-_tensor_memo: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
-
 
 def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
     """A ModelInferResponse as buffers to be sent one after another, and their size in bytes. Contents are raw."""
@@ -189,15 +184,7 @@ def _write_id(id: str) -> bytes:
 
 
 def _write_parts(response: InferenceResponse) -> tuple[list[Buffer], int]:
-    key = (response.model_name, response.model_version)
-    head = _response_memo.get(key)
-    if head is None:
-        head = codec.encode_to_bytes(ModelInferResponse(model_name=key[0], model_version=key[1]))
-        if len(head) <= _MEMO_KEY_BYTES_MAX:
-            if len(_response_memo) >= _MEMO_ENTRIES_MAX:
-                _response_memo.clear()
-            _response_memo[key] = head
-    parts: list[Buffer] = [head]
+    parts: list[Buffer] = [_greetings[response.model_name, response.model_version]]
     if response.id:
         parts.append(_write_id(response.id))
     if response.parameters:
@@ -205,11 +192,7 @@ def _write_parts(response: InferenceResponse) -> tuple[list[Buffer], int]:
     raw: list[Buffer] = []
     for tensor in response.outputs:
         shape = tensor.shape
-        tensor_key = (tensor.name, tensor.datatype, shape if type(shape) is tuple else tuple(shape))
-        described = _tensor_memo.get(tensor_key)
-        if described is None:
-            described = _describe_tensor(*tensor_key)
-        parts.append(described)
+        parts.append(_openings[tensor.name, tensor.datatype, shape if type(shape) is tuple else tuple(shape)])
         memory = tensor.memory()
         size = len(memory)
         raw.append(b"\x32" + (ONE_BYTE[size] if size < 128 else varint(size)))
@@ -228,11 +211,17 @@ def _say_parameters(parameters: dict[str, Parameter]) -> bytes:
     return said
 
 
-def _describe_tensor(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+def _greeting(names: tuple[str, str]) -> bytes:
+    return codec.encode_to_bytes(ModelInferResponse(model_name=names[0], model_version=names[1]))
+
+
+def _opening(described: tuple[str, str, tuple[int, ...]]) -> bytes:
+    name, datatype, shape = described
     output = ModelInferResponseInferOutputTensor(name=name, datatype=datatype, shape=[int(size) for size in shape])
-    described = codec.encode_to_bytes(ModelInferResponse(outputs=[output]))
-    if len(described) <= _MEMO_KEY_BYTES_MAX:
-        if len(_tensor_memo) >= _MEMO_ENTRIES_MAX:
-            _tensor_memo.clear()
-        _tensor_memo[name, datatype, shape] = described
-    return described
+    return codec.encode_to_bytes(ModelInferResponse(outputs=[output]))
+
+
+_greetings = Written(_greeting)
+"""By model name and version: those two fields."""
+_openings = Written(_opening)
+"""By name, datatype and shape: an output but for its contents."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
@@ -19,6 +19,7 @@ from .classification import classify
 from .datatype import NUMBER_CODES
 from .fault import Fault, Internal, InvalidArgument
 from .inference import FixedParameters
+from .memo import Written
 from .text import encodable
 from .texts import PAUSE_S
 
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from .inference import InferenceResponse, Parameter
     from .tensor import Buffer, Tensor
 
-_Key = TypeVar("_Key")
-
-_REMEMBERED_MAX = 1024
-_REMEMBERED_BYTES_MAX = 512
-"""Of one text. Names and shapes may be what a client has sent."""
 _NO_LABELS: Mapping[str, Sequence[str]] = {}
 
 _TO_ESCAPE = re.compile(rb'[\x00-\x1f"\\]')
@@ -45,10 +41,6 @@ _LONG_BYTES_MIN: Final = 128 * 1024
 """Of a tensor's elements, as they are in memory."""
 _PIECE_ELEMENTS: Final = 8192
 """A millisecond's work at most."""
-_openings: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
-"""By name, datatype and shape: an output's text up to where its data or parameters begin."""
-_greetings: dict[tuple[str, str], bytes] = {}
-"""By model name and version: those two members."""
 
 
 class LongText(Exception):
@@ -76,11 +68,7 @@ def encode_infer(
         filled: tuple[bytes, list[Buffer], bool] | None = form.filled(response)
         if filled is not None:
             return filled
-    names = (response.model_name, response.model_version)
-    greeting = _greetings.get(names)
-    if greeting is None:
-        greeting = b'"model_name":%b,"model_version":%b' % (quote(names[0]), quote(names[1]))
-        _remember(_greetings, names, greeting)
+    greeting = _greetings[response.model_name, response.model_version]
     parts = [b"{", greeting]
     if response.id:
         parts = [b'{"id":', quote(response.id), b",", greeting]
@@ -96,11 +84,7 @@ def encode_infer(
         if reply.classification and name in reply.classification:
             tensor = classify(tensor, reply.classification[name], max_batch_size, labels.get(name, ()))
         shape = tensor.shape
-        key = (name, tensor.datatype, shape if type(shape) is tuple else tuple(shape))
-        opening = _openings.get(key)
-        if opening is None:
-            opening = _opening(*key)
-            _remember(_openings, key, opening)
+        opening = _openings[name, tensor.datatype, shape if type(shape) is tuple else tuple(shape)]
         if name in reply.shared:
             parts.append(b"%b%b}" % (separator, opening[:-1]))
         elif reply.binary.get(name, reply.binary_default):
@@ -204,9 +188,7 @@ def _form_of(response: InferenceResponse, reply: ReplyFormat, greeting: bytes) -
         size = len(tensor.memory())
         if not size:
             return None
-        pieces[-1] += _openings.get((tensor.name, tensor.datatype, shape)) or _opening(
-            tensor.name, tensor.datatype, shape
-        )
+        pieces[-1] += _openings[tensor.name, tensor.datatype, shape]
         code = ""
         if reply.binary.get(tensor.name, reply.binary_default):
             pieces[-1] += b'"parameters":{"binary_data_size":%d}},' % size
@@ -324,9 +306,20 @@ def quote(text: str) -> bytes:
     return b'"%b"' % (_escape(data) if _TO_ESCAPE.search(data) is not None else data)
 
 
-def _opening(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+def _greeting(names: tuple[str, str]) -> bytes:
+    return b'"model_name":%b,"model_version":%b' % (quote(names[0]), quote(names[1]))
+
+
+def _opening(described: tuple[str, str, tuple[int, ...]]) -> bytes:
+    name, datatype, shape = described
     sizes = ",".join([str(int(size)) for size in shape]).encode()
     return b'{"name":%b,"datatype":%b,"shape":[%b],' % (quote(name), quote(datatype), sizes)
+
+
+_greetings = Written(_greeting)
+"""By model name and version: those two members."""
+_openings = Written(_opening)
+"""By name, datatype and shape: an output's text up to where its data or parameters begin."""
 
 
 def _parameters(parameters: Mapping[str, Parameter]) -> bytes:
@@ -347,11 +340,3 @@ def write_parameter(value: Parameter) -> bytes:
     if isinstance(value, bool):
         return b"true" if value else b"false"
     return (number_text(value) if isinstance(value, float) else str(value)).encode()
-
-
-def _remember(memo: dict[_Key, bytes], key: _Key, text: bytes) -> None:
-    if len(text) > _REMEMBERED_BYTES_MAX:
-        return
-    if len(memo) >= _REMEMBERED_MAX:
-        del memo[next(iter(memo))]
-    memo[key] = text

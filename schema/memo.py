@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_COUNT_MAX: Final = 1024
+_BYTES_MAX: Final = 256 * 1024
+_TEXT_BYTES_MAX: Final = 512
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -34,3 +41,18 @@ class Memo(dict[_Key, _Value]):
     def clear(self) -> None:
         super().clear()
         self._bytes = 0
+
+
+class Written(Memo[_Key, bytes]):
+    """What is written for a key, which may be what a client has sent: written once, and then known."""
+
+    __slots__ = ("_write",)
+
+    def __init__(self, write: Callable[[_Key], bytes]) -> None:
+        super().__init__(count_max=_COUNT_MAX, bytes_max=_BYTES_MAX, text_bytes_max=_TEXT_BYTES_MAX)
+        self._write = write
+
+    def __missing__(self, key: _Key) -> bytes:
+        text = self._write(key)
+        self.keep(key, text, len(text))
+        return text

@@ -96,7 +96,7 @@ def forget_texts():
         kserve_http_reply._greetings,
         kserve_grpc_plain._forms,
         kserve_grpc_plain._layouts,
-        kserve_grpc._response_memo,
-        kserve_grpc._tensor_memo,
+        kserve_grpc._greetings,
+        kserve_grpc._openings,
     ):
         memo.clear()

@@ -6,8 +6,8 @@
 
 So a new trace context or another timeout with each call costs its own reading and no more. A block that equals one
 before is not read at all, as long as no block has changed the table; nor is the beginning of one that refers to fields
-of the table, which is the same with nearly each call of a connection. Of blocks that say more, only the last one is
-kept: where they differ, as most of them do, remembering many costs more memory than one that comes again would save.
+of the table, which is the same with nearly each call of a connection. Blocks that say more are not remembered: most of
+them are new each time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from grpclib.metadata import decode_metadata, decode_timeout
 
+from ....schema.memo import Memo
 from ..wire.header_block import Field, HeaderBlocks, Vocabulary, references_end
 from ..wire.reply import refusal
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 _BLOCKS_MAX: Final = 64
 _BLOCK_BYTES_MAX: Final = 64 * 1024
 """Of all blocks that a connection remembers, and of what they say, which may be much more."""
-_MEANINGS_MAX: Final = 256
-_MEANING_BYTES_MAX: Final = 1024
-"""Of what one that is remembered was read from."""
 _UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
 _CONNECTION_HEADERS: Final = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _OWN, _PSEUDO, _SERVING, _TIMEOUT = range(4)
@@ -166,7 +164,7 @@ class Meanings:
         self._restricted = restricted
         self._serving = {"te", "content-type", "grpc-encoding", *_CONNECTION_HEADERS}
         self._serving |= {key.lower() for key, _ in restricted.values()}
-        self._known: dict[tuple[Field, ...], Meaning] = {}
+        self._known: Memo[tuple[Field, ...], Meaning] = Memo(count_max=256, bytes_max=256 * 1024, text_bytes_max=1024)
         self.vocabulary = Vocabulary(self.kind_of)
 
     def kind_of(self, name: str) -> int:
@@ -197,68 +195,41 @@ class Meanings:
         meaning = self._known.get(key)
         if meaning is None:
             meaning = Meaning(deciding, self._methods, self._restricted)
-            if sum(field.size for field in deciding) <= _MEANING_BYTES_MAX:
-                if len(self._known) >= _MEANINGS_MAX:
-                    self._known.clear()
-                self._known[key] = meaning
+            self._known.keep(key, meaning, sum(field.size for field in deciding))
         return Head(fields, meaning, timeout, size)
 
 
 class HeadReader:
     """One connection's heads."""
 
-    __slots__ = ("_blocks", "_bytes", "_changes", "_known", "_last", "_last_block", "_meanings")
+    __slots__ = ("_blocks", "_known", "_meanings")
 
     def __init__(self, meanings: Meanings, list_bytes_max: int) -> None:
         self._meanings = meanings
         self._blocks = HeaderBlocks(list_bytes_max, meanings.vocabulary)
-        self._known: dict[bytes, Head] = {}
+        self._known: Memo[bytes, Head] = Memo(
+            count_max=_BLOCKS_MAX, bytes_max=_BLOCK_BYTES_MAX, text_bytes_max=_BLOCK_BYTES_MAX
+        )
         """Of blocks that the table has all fields of, and of the beginnings of others."""
-        self._last: Head | None = None
-        self._last_block = b""
-        """The last other one: who sends such blocks mostly sends new ones."""
-        self._bytes = 0
-        self._changes = 0
 
     def read(self, block: bytes) -> Head:
         """The head in `block`. Raises Http2Error, after which no further block can be read."""
-        head = self._known.get(block)
+        known = self._known
+        head = known.get(block)
         if head is not None:
             return head
-        if self._last is not None and block == self._last_block:
-            return self._last
         blocks = self._blocks
         at = references_end(block)
-        first = self._known.get(block[:at])
+        first = known.get(block[:at])
         if first is None:
-            fields = blocks.decode(block)
-        else:
-            fields = blocks.decode(block, at, first.size)
-            if not any(map(_KIND, fields)):
-                head = Head([*first.fields, *fields], first.meaning, first.timeout, blocks.size)
-            fields = [*first.fields, *fields]
-        head = head or self._meanings.head(fields, blocks.size)
-        if blocks.changes != self._changes:
-            self._changes = blocks.changes
-            self._forget()
-        elif at == len(block):
-            self._keep(block, head)
-        else:
-            if first is None and at:
-                size = sum(field.size for field in fields[:at])
-                self._keep(block[:at], self._meanings.head(fields[:at], size))
-            self._last, self._last_block = head, block
-        return head
-
-    def _keep(self, block: bytes, head: Head) -> None:
-        size = len(block) + head.size
-        if size <= _BLOCK_BYTES_MAX:
-            if len(self._known) >= _BLOCKS_MAX or self._bytes + size > _BLOCK_BYTES_MAX:
-                self._forget()
-            self._bytes += size
-            self._known[block] = head
-
-    def _forget(self) -> None:
-        self._known.clear()
-        self._last = None
-        self._bytes = 0
+            first = self._meanings.head(blocks.decode(block[:at]), blocks.size)
+            known.keep(block[:at], first, at + first.size)
+        if at == len(block):
+            return first
+        changes = blocks.changes
+        fields = blocks.decode(block, at, first.size)
+        if blocks.changes != changes:
+            known.clear()
+        if any(map(_KIND, fields)):
+            return self._meanings.head([*first.fields, *fields], blocks.size)
+        return Head([*first.fields, *fields], first.meaning, first.timeout, blocks.size)

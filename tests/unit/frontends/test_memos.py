@@ -135,8 +135,8 @@ def test_outputs(door):
                 kserve_http_reply.encode_infer(response, ReplyFormat(binary_default=True))
             else:
                 kserve_grpc.write_response(response)
-        memos = (kserve_http_reply._openings, kserve_http_reply._greetings)
-        for memo in memos if door == "http" else (kserve_grpc._tensor_memo, kserve_grpc._response_memo):
+        module = kserve_http_reply if door == "http" else kserve_grpc
+        for memo in (module._openings, module._greetings):
             assert 0 < len(memo) <= 1024
 
 
@@ -159,9 +159,9 @@ def test_header_blocks_of_one_connection(kind):
         for block in blocks:
             head = reader.read(block)
             assert head.field(f"{blocks.index(block):06}")
-            assert reader.read(block) is head
+            assert reader.read(block).fields == head.fields
     assert len(reader._known) <= 64
-    assert bool(reader._known) == (kind == "expanding")
+    assert any(reader._known) == (kind == "expanding")
 
 
 def test_what_heads_mean():

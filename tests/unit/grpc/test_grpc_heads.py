@@ -130,7 +130,7 @@ def test_what_a_head_says():
         assert head.field("x-a") == f"{index}"
         assert head.forwardable() == [("x-a", f"{index}"), ("x-a", "two"), ("user-agent", "me")]
         assert list(head.metadata.items()) == list(decode_metadata(fields).items())
-    assert len(meanings._known) == 1
+    assert len(meanings._known) <= 4  # of beginnings, too
 
 
 def told(read, block):

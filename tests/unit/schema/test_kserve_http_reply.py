@@ -199,9 +199,9 @@ def test_error_body():
 
 def test_memory_is_bounded():
     """Shapes without end do not fill it."""
-    for size in range(kserve_http_reply._REMEMBERED_MAX + 10):
+    for size in range(3000):
         encode_infer(reply_to(Tensor("A", "INT8", [size], b"")), ReplyFormat(True))
-    assert len(kserve_http_reply._openings) == kserve_http_reply._REMEMBERED_MAX
+    assert 0 < len(kserve_http_reply._openings) <= 1024
 
 
 ARRAYS = st.one_of(
