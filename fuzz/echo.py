@@ -13,6 +13,8 @@ from despina.schema.inference import InferenceResponse, ResponseTemplate
 from despina.schema.wire.generated.inference import ModelConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from despina.schema.inference import InferenceRequest
 
 _TEMPLATES_MAX = 16
@@ -32,7 +34,7 @@ class EchoEngine:
         self.tracer = Tracer(TraceSettings(), lambda name: True, open_trace_file, self.generation)
         self.config = ModelConfig(name="m", max_batch_size=8)
         self.labels: dict[str, list[str]] = {}
-        self._templates: dict[Any, ResponseTemplate] = {}
+        self.templates: dict[Any, ResponseTemplate] = {}
 
     def is_live(self) -> bool:
         return True
@@ -55,9 +57,9 @@ class EchoEngine:
             return InferenceResponse("m", "1", tensors, id=request.id)
         form = tuple((tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
         key = (form, tuple(map(len, wires)))
-        if len(self._templates) >= _TEMPLATES_MAX:
-            self._templates.clear()
-        template = self._templates.setdefault(key, ResponseTemplate("m", "1", form))
+        if len(self.templates) >= _TEMPLATES_MAX:
+            self.templates.clear()
+        template = self.templates.setdefault(key, ResponseTemplate("m", "1", form))
         return template.response(request.id, wires)
 
 
@@ -81,16 +83,32 @@ class Entered:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def watch(self, owner: Any, method: str) -> None:
-        """Counts the calls of `owner.method`, a class's or a module's, that return something true."""
+    def watch(self, ways: Mapping[str, tuple[Any, str]]) -> None:
+        """Counts by its name each way's calls that return something true. A way is a class or module, and the name of
+        what is called there."""
+        for name, (owner, method) in ways.items():
+            self._watch(name, owner, method)
+
+    def _watch(self, name: str, owner: Any, method: str) -> None:
         original = getattr(owner, method)
 
         def watched(*arguments: Any, **more: Any) -> Any:
             result = original(*arguments, **more)
-            self._counts[owner.__name__] += bool(result)
+            self._counts[name] += bool(result)
             return result
 
         setattr(owner, method, watched)
 
-    def count(self, owner: Any) -> int:
-        return self._counts[owner.__name__]
+    def count(self, name: str) -> int:
+        """Of one way."""
+        return self._counts[name]
+
+    def all_of(self, ways: Iterable[str]) -> bool:
+        """Whether each was entered."""
+        return all(self._counts[name] for name in ways)
+
+    def check(self, ways: Iterable[str]) -> None:
+        """Prints how often each was entered. Raises AssertionError for one that was not."""
+        for name in ways:
+            print(f"{name}: {self._counts[name]}")
+            assert self._counts[name], f"{name}: never"

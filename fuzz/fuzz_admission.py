@@ -11,7 +11,7 @@ Without --seed every run differs; a failing request is printed with its model an
 import argparse
 import random
 import sys
-import time
+from pathlib import Path
 
 from despina.engine.request.admission import Admission
 from despina.engine.request.job import Job
@@ -21,8 +21,15 @@ from despina.schema.inference import InferenceRequest, Template
 from despina.schema.tensor import Tensor, encode_bytes
 from despina.schema.wire.generated.inference import DataType, ModelConfig, ModelInput, ModelOutput
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fuzz.span import span
+
 NAMES = ("A", "B", "C", "")
 SIZES = (-(2**63), -2, -1, 0, 1, 1, 1, 2, 2, 3, 4, 7, 2**31, 2**62, 2**64)
+
+KNOWN = {"requests": 0}
+"""Let in by an earlier verdict."""
 
 
 def main() -> int:
@@ -32,23 +39,22 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.randrange(2**32) if options.seed is None else options.seed
     chance = random.Random(seed)
-    end = time.monotonic() + options.seconds
-    count = accepted = known = 0
-    while time.monotonic() < end:
+    count = accepted = 0
+    for _ in span(options.seconds, lambda: KNOWN["requests"] > 0):
         config = random_config(chance)
         for _ in range(200):
             request = random_request(chance, config)
             try:
                 batch_size, was_known = run_one(config, request)
                 accepted += batch_size > 0
-                known += was_known
+                KNOWN["requests"] += was_known
             except BaseException:
                 inputs = [(*_facts(tensor), tensor.wire is not None) for tensor in request.inputs.values()]
                 print(f"seed {seed}, after {count}: {config}\nraw {request.raw}, inputs {inputs}", file=sys.stderr)
                 raise
             count += 1
-    print(f"{count} requests, {accepted} of them admitted, {known} of these by an earlier verdict, seed {seed}")
-    assert known, "no request was let in by an earlier verdict"
+    print(f"{count} requests, {accepted} admitted, {KNOWN['requests']} by an earlier verdict, seed {seed}")
+    assert KNOWN["requests"], "no request was let in by an earlier verdict"
     return 0
 
 

@@ -2,24 +2,23 @@
 
     model_name | model_version | id | parameters | inputs, outputs | raw contents
       read anew                                    one stretch       copies or views
-                                                  `------- Layout -------'
 
-The stretch that describes inputs and outputs is decoded once and remembered: clients vary ids, parameters and tensors,
-and ask again and again for the same names, datatypes and shapes. It and the contents behind it are cut apart in one
-go, by what was found in their places before. Elements that came as lists stand in the
+The stretch that describes inputs and outputs is decoded once and remembered, as a form: clients vary ids, parameters
+and tensors, and ask again and again for the same names, datatypes and shapes. Elements that came as lists stand in the
 descriptions, and are taken out of them first. Nothing is decided here that the message's way (kserve_grpc.py) would
 decide otherwise: whatever is not plain is left to it.
 """
 
 from __future__ import annotations
 
-import struct
+from struct import Struct, error
 from typing import TYPE_CHECKING, Final
 
 from .fault import InvalidArgument
 from .inference import LATEST, InferenceRequest, Template
 from .kserve_grpc_contents import memory_in
 from .kserve_grpc_parameters import BOOL, DOUBLE, INT64, STRING, UINT64, Said, apply_parameters
+from .memo import Memo
 from .tensor import Tensor
 from .texts import MANY_BYTES_MIN, counted
 from .wire import codec
@@ -31,28 +30,18 @@ if TYPE_CHECKING:
 
     from .tensor import Buffer
 
-_FORMS_MAX: Final = 512
-_FORM_BYTES_MAX: Final = 512
-"""Of a stretch that is remembered."""
 _VERSION_DIGITS_MAX: Final = 18
 _COPIED_BYTES_MAX: Final = 1024
 """Messages whose contents are copied out of them: that costs less than views."""
-_LAYOUTS_MAX: Final = 256
-_LAYOUT_BYTES_MAX: Final = 8192
-"""Of descriptions and contents that are copied when they are cut apart; of more there are views."""
-_ALTERNATIVES_MAX: Final = 4
-"""Layouts of one model and one size."""
 _TEXTS: Final = b"\x12\x05BYTES"
 """In the description of an input with BYTES."""
 _CONTENTS_BYTES_MAX: Final = 32_768
 """Of an input with its elements that is read at once, in a millisecond or two."""
 _DESCRIBING: Final = frozenset((0x2A, 0x32))
 """Tags of inputs and outputs."""
-_BEFORE: Final = frozenset((0x12, 0x1A, 0x22))
-"""Tags of what may be between the model's name and those."""
 _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
 """Tags of an input's name, datatype and shape."""
-_DOUBLE = struct.Struct("<d").unpack_from
+_DOUBLE = Struct("<d").unpack_from
 
 
 class Form:
@@ -78,46 +67,9 @@ class Form:
         return self.template
 
 
-class Layout:
-    """Where descriptions and contents lie behind each other, each with its tag and size, and nothing else with them."""
-
-    __slots__ = ("_cut", "_heads", "_places", "form", "template")
-
-    def __init__(self, form: Form, heads: Sequence[bytes], sizes: Sequence[int], template: Template) -> None:
-        self.form = form
-        self.template = template
-        self._heads = tuple(heads)
-        """What is before each of the contents; the descriptions are in the first."""
-        pairs = [*zip(map(len, heads), sizes, strict=True)]
-        copies = sum(map(sum, pairs)) <= _LAYOUT_BYTES_MAX
-        kind = "s" if copies else "x"
-        self._cut = struct.Struct("".join(f"{head}s{size}{kind}" for head, size in pairs)).unpack_from
-        """The heads and, where they are copied, the contents in turn, of a message from an index on."""
-        self._places: list[tuple[int, int]] | None = None if copies else []
-        """Of contents that are not copied: from where to where, as seen from that index."""
-        at = 0
-        for head, size in pairs:
-            if self._places is not None:
-                self._places.append((at + head, at + head + size))
-            at += head + size
-
-    def contents_in(self, data: Buffer, at: int) -> Sequence[Buffer] | None:
-        """The contents in what is left of `data` from that index on, which has the right size; None where something
-        else is around them."""
-        pieces = self._cut(data, at)
-        if self._places is None:
-            return pieces[1::2] if pieces[::2] == self._heads else None
-        if pieces != self._heads:
-            return None
-        view = memoryview(data)
-        return [view[at + start : at + stop] for start, stop in self._places]
-
-
-_layouts: dict[tuple[str, int], tuple[Layout, ...]] = {}
-"""By the model's name and the size of the whole: those used last first. Clients choose; oldest first."""
 _UNKNOWN: Final = Form((), ())
-_forms: dict[bytes | tuple[bytes, ...], Form | None] = {}
-"""By the stretch, or its parts; None for what is not plain. Oldest first."""
+_forms: Memo[bytes | tuple[bytes, ...], Form | None] = Memo(count_max=512, bytes_max=128 * 1024, text_bytes_max=512)
+"""By the stretch, or its parts; None for what is not plain."""
 
 
 class _NotPlain(ValueError):
@@ -128,8 +80,6 @@ def takes_long(message: Buffer) -> bool:
     """Whether the request in `message` should be read in a worker thread: it has many numbers, or texts, one by one."""
     at, end = 0, len(message)
     try:
-        if _is_laid_out(message):
-            return False
         while at < end:
             tag = message[at]
             size, start = read_varint(message, at + 1)
@@ -141,21 +91,6 @@ def takes_long(message: Buffer) -> bool:
     return False
 
 
-def _is_laid_out(message: Buffer) -> bool:
-    """Whether it will be cut apart in one go, after small fields. Raises IndexError for one that ends before."""
-    size = message[1]
-    at = 2 + size
-    if message[0] != 0x0A or size > 127:
-        return False
-    name = str(message[2:at], "utf-8", "replace")
-    while message[at] in _BEFORE:
-        size = message[at + 1]
-        if size > 127:
-            return False
-        at += 2 + size
-    return any(layout.contents_in(message, at) for layout in _layouts.get((name, len(message) - at), ()))
-
-
 def read_plain_request(data: Buffer) -> InferenceRequest | None:
     """The request in `data`, its tensors mostly views of it, or None when it must be decoded as a message: parameters
     that are refused or the door's, shared memory, classes, a version that is not plain digits, fields out of order or
@@ -164,8 +99,6 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     parameters: dict[str, Said] | None = None
     source = data if len(data) <= _COPIED_BYTES_MAX else memoryview(data)
     raw: list[Buffer] = []
-    contents: Sequence[Buffer]
-    form: Form | None = None
     form_at = form_stop = 0
     at, end = 0, len(data)
     try:
@@ -174,15 +107,6 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             if tag in _DESCRIBING:
                 if form_stop:
                     return None
-                if not raw:
-                    for layout in _layouts.get((name, end - at), ()):
-                        found = layout.contents_in(data, at)
-                        if found is not None:
-                            form, contents, template = layout.form, found, layout.template
-                            break
-                    if form is not None:
-                        at = end
-                        break
                 form_at = at
                 while tag in _DESCRIBING:
                     size = data[at + 1]
@@ -219,14 +143,10 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             at = stop
         if at != end:
             return None
-        if form is None:
-            if raw:
-                form, contents = _known_form(bytes(data[form_at:form_stop])), raw
-                template = form.template_for(list(map(len, raw)))
-                _lay_out(name, source[form_at:], form_stop - form_at, form, raw)
-            else:
-                form, contents = _with_elements(data, form_at, form_stop, source)
-                template = form.template_for(list(map(len, contents)))
+        if raw:
+            form, contents = _known_form(bytes(data[form_at:form_stop])), raw
+        else:
+            form, contents = _with_elements(data, form_at, form_stop, source)
         if version and not (len(version) <= _VERSION_DIGITS_MAX and version.isascii() and version.isdigit()):
             return None
         names, datatypes, shapes = form.columns
@@ -238,41 +158,14 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
         )
         if "BYTES" in datatypes and len(data) >= MANY_BYTES_MIN:
             request.inputs = {tensor: counted(value) for tensor, value in inputs.items()}
-        request.template = template
+        request.template = form.template_for(list(map(len, contents)))
         if parameters is not None:
             apply_parameters(parameters.items(), request)
-    except (LookupError, ValueError, struct.error):
+    except (LookupError, ValueError, error):
         return None
     except InvalidArgument:
         return None  # refused in its turn: other things may be wrong, too
     return request
-
-
-def _lay_out(name: str, rest: Buffer, stop: int, form: Form, raw: Sequence[Buffer]) -> None:
-    """Remembers how `rest` is made of a stretch of descriptions, up to `stop`, and the contents `raw`; not where these
-    come in another way than all write them, or with something between, or are many texts: those are counted first."""
-    if not stop or stop > _FORM_BYTES_MAX or len(raw) != len(form.inputs):
-        return
-    if len(rest) > _LAYOUT_BYTES_MAX and "BYTES" in form.columns[1]:
-        return
-    heads = []
-    start, at = 0, stop
-    for memory in raw:
-        size = b"\x3a" + varint(len(memory))
-        at += len(size)
-        head = bytes(rest[start:at])
-        if not head.endswith(size) or (start and head != size):
-            return
-        heads.append(head)
-        start = at = at + len(memory)
-    if at != len(rest):
-        return
-    key = name, len(rest)
-    others = _layouts.pop(key, ())
-    if len(_layouts) >= _LAYOUTS_MAX:
-        del _layouts[next(iter(_layouts))]
-    layout = Layout(form, heads, list(map(len, raw)), form.template)
-    _layouts[key] = (layout, *others[: _ALTERNATIVES_MAX - 1])
 
 
 def _with_elements(data: Buffer, at: int, stop: int, source: Buffer) -> tuple[Form, list[Buffer]]:
@@ -333,10 +226,7 @@ def _described(key: bytes | tuple[bytes, ...]) -> Form | None:
         and len(set(outputs)) == len(outputs)
     )
     form = Form(inputs, outputs) if is_plain else None
-    if len(stretch) <= _FORM_BYTES_MAX:
-        if len(_forms) >= _FORMS_MAX:
-            del _forms[next(iter(_forms))]
-        _forms[key] = form
+    _forms.keep(key, form, len(stretch))
     return form
 
 

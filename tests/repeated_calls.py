@@ -95,7 +95,6 @@ def forget_texts():
         kserve_http_reply._openings,
         kserve_http_reply._greetings,
         kserve_grpc_plain._forms,
-        kserve_grpc_plain._layouts,
         kserve_grpc._greetings,
         kserve_grpc._openings,
     ):
