@@ -13,7 +13,7 @@ from despina.schema.inference import InferenceResponse, ResponseTemplate
 from despina.schema.wire.generated.inference import ModelConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from despina.schema.inference import InferenceRequest
 
@@ -28,6 +28,8 @@ class EchoEngine:
     shared_memory = None
     inline = None
     version_text = "1"
+    name = "m"
+    remembers = False
 
     def __init__(self) -> None:
         self.generation = Generation()
@@ -49,6 +51,9 @@ class EchoEngine:
         job.response = self._answer(request)
         on_done(job)
         return job
+
+    def submit_all(self, requests: Sequence[InferenceRequest], on_done: Any, refused: Any) -> list[EchoJob]:
+        return [self.submit(request, on_done) for request in requests]
 
     def _answer(self, request: InferenceRequest) -> InferenceResponse:
         tensors = list(request.inputs.values())
