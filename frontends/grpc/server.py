@@ -23,6 +23,7 @@ from ...engine.port.dispatch import dispatch
 from ..alone import Alone
 from ..buffers import BufferPool
 from ..bulk import Bulk
+from ..carrier import Carrier
 from ..restricted import by_path
 from ..tls import TlsDoor
 from .connection.connection import Connection, State
@@ -80,6 +81,7 @@ class GrpcServer:
         """This pass is for one connection."""
         self.settings = settings
         self.bulk = Bulk()
+        self.carrier = Carrier()
         self.buffers = BufferPool(settings.recycled_bytes_max)
         self.meanings = Meanings(methods, by_path(settings.restricted))
         self.now = 0.0
@@ -98,6 +100,7 @@ class GrpcServer:
         self.connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._epoll = select.epoll()
+        self._epoll.register(self.carrier.bell, select.EPOLLIN)
         self._events: dict[int, int] = {}
         """What each connection's descriptor is watched for."""
         self._accept_again_at = 0.0
@@ -142,6 +145,7 @@ class GrpcServer:
             self._close_listeners()
             for connection in list(self.connections.values()):
                 connection.close()
+            self.carrier.close()
             self._epoll.close()
 
     def announce_end(self) -> None:
@@ -266,6 +270,8 @@ class GrpcServer:
                 if connection is None:
                     if fd in self._listeners:
                         self._accept(self._listeners[fd])
+                    elif fd == self.carrier.bell:
+                        self.carrier.collect()
                     continue
                 if events & select.EPOLLOUT:
                     connection.now = self.now

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import socket
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ....engine.port.concerns import about, peer_name
@@ -41,6 +42,7 @@ from ..wire.constants import (
     rst_stream,
     window_update,
 )
+from .carried import Carried
 from .control import LEAVING, Control
 from .limits import TokenBucket
 from .outlet import Outlet
@@ -76,7 +78,8 @@ class Connection:
         self.state = State.OPEN
         self.bulk = server.bulk
         self.buffers = server.buffers
-        self.outlet = Outlet(sock, server.bulk)
+        self.carried = Carried(self, server.carrier)
+        self.outlet = Outlet(sock, server.bulk, None if self.tls else self.carried)
         self.calls: dict[int, Call] = {}
         self.now = now = server.now
         """Seconds on trio's clock, as of this pass of the listener."""
@@ -123,13 +126,37 @@ class Connection:
 
     def on_readable(self) -> None:
         """Reads once, acts on every complete frame, and sends what that made. Never raises."""
+        if self.state is State.LINGERING:
+            self._read(self._discard)
+        elif self.carried.receives:
+            self.close()  # nothing else is told of it but that the peer has gone
+        else:
+            self._read(self.reader.read)
+
+    def on_received(self, count: int, problem: Exception | None) -> None:
+        """Of a large message so much more is in its place. Never raises."""
+        if self.state is State.OPEN:
+            self._watch()
+            self._read(partial(self.reader.on_carried, count, problem))
+
+    def on_sent(self, count: int, problem: Exception | None) -> None:
+        """Of large answers so much more is with the kernel. Never raises."""
+        if isinstance(problem, OSError) and not isinstance(problem, BlockingIOError):
+            self.close()
+            return
+        try:
+            if problem is None:
+                self.outlet.forget(count)
+            self._is_blocked = True
+            self._watch()
+        except Exception as broken:
+            self._give_up(broken)
+
+    def _read(self, read: Callable[[], object]) -> None:
         self.now = self.received_at = self.server.now
         self.corked = True
         try:
-            if self.state is State.LINGERING:
-                self._discard()
-            else:
-                self.reader.read()
+            read()
         except BlockingIOError:
             pass
         except OSError:
@@ -154,7 +181,7 @@ class Connection:
     def flush(self) -> None:
         """Sends what the kernel takes; asks the listener to call again when it takes more. Never raises."""
         self.dirty = False
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN or self.carried.sends:
             return
         try:
             flushed = self.outlet.flush()
@@ -163,13 +190,24 @@ class Connection:
                 return
             if not flushed or self._is_blocked:
                 self._is_blocked = not flushed
-                backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
-                self.server.watch(self, readable=not backlog, writable=not flushed)
+                self._watch()
         except OSError:
             self.close()
         except Exception as problem:
             note("a connection cannot send and is closed", problem)
             self.close()
+
+    def _watch(self) -> None:
+        """For what neither the carrier nor a backlog forbids."""
+        carried = self.carried
+        backlog = self.outlet.queued_bytes > self.settings.backlog_bytes_max
+        readable = not (backlog or carried.receives)
+        self.server.watch(self, readable=readable, writable=self._is_blocked and not carried.sends)
+
+    def carry(self, place: memoryview) -> None:
+        """Has the carrier receive into that place; nothing else is read until the reader is told of it."""
+        self.carried.receive(place)
+        self._watch()
 
     def flush_soon(self) -> None:
         """Something was queued. Replies made together by one batch leave together: later, if there is a call whose
@@ -199,7 +237,8 @@ class Connection:
             return
         self.state = State.CLOSED
         self.server.remove(self)
-        self.sock.close()
+        if not self.carried.has_socket:
+            self.sock.close()
         for call in list(self.calls.values()):
             call.abandon()
         if not self.corked:
@@ -301,6 +340,10 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return self.state is State.OPEN
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state is State.CLOSED
 
     # For calls.
 

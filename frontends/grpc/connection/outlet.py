@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ....schema.tensor import Buffer
     from ...bulk import Bulk
     from ..request.call import Call
+    from .carried import Carried
 
 _TURN_BYTES = 262_144
 """The most that one stream sends before the next has its turn, if there is another."""
@@ -42,6 +43,7 @@ class Outlet:
 
     __slots__ = (
         "_bulk",
+        "_carried",
         "_fd",
         "_queue",
         "_sock",
@@ -54,7 +56,9 @@ class Outlet:
         "window",
     )
 
-    def __init__(self, sock: socket.socket, bulk: Bulk) -> None:
+    def __init__(self, sock: socket.socket, bulk: Bulk, carried: Carried | None = None) -> None:
+        """`carried` sends what is large, where the carrier can use the socket."""
+        self._carried = carried
         self._sock = sock
         self._fd = sock.fileno()
         self._bulk = bulk
@@ -144,9 +148,12 @@ class Outlet:
             self._waiting.append(call)
 
     def flush(self) -> bool:
-        """Sends what the kernel takes now, and of large messages what it is the connection's turn for. False when
-        something is left in the queue."""
+        """Sends what the kernel takes now, and of large messages what it is the connection's turn for, or has them
+        sent. False when something is left in the queue."""
         queue = self._queue
+        carried = self._carried
+        if carried is not None and carried.sends:
+            return False
         if len(queue) == 1 and not self._waiting:  # as mostly: one answer, or those of a pass
             data = queue[0]
             try:
@@ -174,6 +181,9 @@ class Outlet:
                     queue.clear()
                     queue.append(joined)
                     sent = self._sock.send(joined)
+                elif carried is not None and self.queued_bytes >= _QUEUE_BYTES:
+                    carried.send(list(islice(queue, _PARTS_MAX)))
+                    return False
                 else:
                     if not self._bulk.may_move(self._fd):
                         return False
@@ -181,18 +191,23 @@ class Outlet:
                     self._bulk.moved(self._fd, sent)
             except BlockingIOError:
                 return False
-            self.sent_bytes += sent
-            self.queued_bytes -= sent
-            if not self.queued_bytes:
-                queue.clear()
-                continue
-            while sent:
-                first = queue[0]
-                if sent < len(first):
-                    queue[0] = memoryview(first)[sent:]
-                    break
-                sent -= len(first)
-                queue.popleft()
+            self.forget(sent)
+
+    def forget(self, sent: int) -> None:
+        """So many bytes of the queue are with the kernel."""
+        queue = self._queue
+        self.sent_bytes += sent
+        self.queued_bytes -= sent
+        if not self.queued_bytes:
+            queue.clear()
+            return
+        while sent:
+            first = queue[0]
+            if sent < len(first):
+                queue[0] = memoryview(first)[sent:]
+                break
+            sent -= len(first)
+            queue.popleft()
 
     def _take_turns(self) -> None:
         """Moves DATA frames of waiting calls to the queue, one frame a turn, as far as the windows allow."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ....engine.port.caller import Passes
     from ...buffers import BufferPool
     from ...bulk import Bulk
+    from ...carrier import Carrier
     from ...tls import TlsSocket
     from ..request.call import Call
     from ..request.head import Meanings
@@ -61,6 +62,10 @@ class Framed(Protocol):
         False, and only its header block is taken, where that needs the way of all others."""
         ...
 
+    def carry(self, place: memoryview) -> None:
+        """Has the carrier receive into that place; nothing else is read until the reader is told of it."""
+        ...
+
     def on_reset(self, length: int, stream_id: int) -> None:
         """RST_STREAM came."""
         ...
@@ -80,6 +85,7 @@ class Listener(Protocol):
     settings: GrpcSettings
     meanings: Meanings
     bulk: Bulk
+    carrier: Carrier
     buffers: BufferPool
     """Where large messages go."""
     is_verbose: bool

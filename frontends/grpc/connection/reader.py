@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _READ_BYTES = 65_536 + 8_192
 _DIRECT_BYTES_MIN = 32_768
 """From here on, the rest of a frame is read from the socket straight into the message."""
+_CARRIED_BYTES_MIN = 262_144
+"""From here on, if the message is large, by the carrier."""
 _RESERVED_AND_ODD = 1 << 31 | 1
 """Bits of a stream id: those of clients are odd."""
 _PIECES_MAX = 64
@@ -130,22 +132,40 @@ class FrameReader:
         """Reads from the socket straight into the message of a DATA frame. True as above."""
         connection = self._connection
         bulk = connection.bulk
+        if self._data_left >= _CARRIED_BYTES_MIN and call.is_large and connection.tls is None:
+            connection.carry(space[: self._data_left])
+            return False
         wanted = min(self._data_left, max(bulk.left, _DIRECT_BYTES_MIN))
         count = connection.sock.recv_into(space[:wanted])
         if not count:
             raise ConnectionResetError
         bulk.moved(connection.fd, count)
-        connection.count_data(count, call)
-        self._data_left -= count
-        self._note_end(call)
-        call.advance(count)
-        if not self.is_mid_data:
-            self.part_since = 0.0
-            self._end_data(call)
+        self._on_placed(call, count)
         if connection.tls is not None and (data := connection.tls.surplus()):
             self._take(data)
         self._has_more = self._data_left > 0 or call.is_mid_message
         return self._has_more and count == wanted
+
+    def on_carried(self, count: int, problem: Exception | None) -> None:
+        """So much of a DATA frame is where it was to be received. Raises the problem, and as `read`."""
+        if problem is not None:
+            raise problem
+        if not count:
+            raise ConnectionResetError
+        call = self._connection.calls.get(self._data_id)
+        self._on_placed(call, count)
+        self._has_more = self._data_left > 0 or (call is not None and call.is_mid_message)
+
+    def _on_placed(self, call: Call | None, count: int) -> None:
+        """Bytes of a DATA frame are in the message; that may have been given up meanwhile."""
+        self._connection.count_data(count, call)
+        self._data_left -= count
+        if call is not None and not call.done:
+            self._note_end(call)
+            call.advance(count)
+        if not self.is_mid_data:
+            self.part_since = 0.0
+            self._end_data(call)
 
     def _take(self, data: bytes) -> None:
         """Acts on every frame that is complete now."""

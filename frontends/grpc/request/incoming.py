@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ...carrier import CARRIED_FROM
 from ..wire.constants import window_update
 from .inflate import INLINE_BYTES_MAX, BadCompression, NobodyWaits, TooLarge, inflate_at_once, inflate_in_steps
 
@@ -160,6 +161,11 @@ class Incoming:
     @property
     def is_mid_message(self) -> bool:
         return self._assembly is not None or bool(self._prefix)
+
+    @property
+    def is_large(self) -> bool:
+        """The message that is being assembled is one for the carrier."""
+        return self._assembly is not None and len(self._assembly) >= CARRIED_FROM
 
     @property
     def free_space(self) -> memoryview | None:

@@ -1,0 +1,72 @@
+"""The directions of a connection's socket that the door's carrier has (../../carrier.py) until it gives them back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from ....schema.tensor import Buffer
+    from ...carrier import Carrier
+
+
+class Carrying(Protocol):
+    """A connection, for this."""
+
+    sock: socket.socket
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    def on_received(self, count: int, problem: Exception | None) -> None:
+        """So much is in the place that was given. Never raises."""
+        ...
+
+    def on_sent(self, count: int, problem: Exception | None) -> None:
+        """So much of the parts is with the kernel. Never raises."""
+        ...
+
+
+class Carried:
+    """Of one connection, which closes its socket only where `has_socket` is false: else it is closed here."""
+
+    __slots__ = ("_carrier", "_connection", "receives", "sends")
+
+    def __init__(self, connection: Carrying, carrier: Carrier) -> None:
+        self._connection = connection
+        self._carrier = carrier
+        self.receives = False
+        self.sends = False
+
+    @property
+    def has_socket(self) -> bool:
+        return self.receives or self.sends
+
+    def receive(self, place: memoryview) -> None:
+        """Into that place; the connection is told."""
+        self.receives = True
+        self._carrier.receive(self._connection.sock, place, self._on_received)
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        """In their order; the connection is told."""
+        self.sends = True
+        self._carrier.send(self._connection.sock, parts, self._on_sent)
+
+    def _on_received(self, count: int, problem: Exception | None) -> None:
+        self.receives = False
+        if self._is_wanted():
+            self._connection.on_received(count, problem)
+
+    def _on_sent(self, count: int, problem: Exception | None) -> None:
+        self.sends = False
+        if self._is_wanted():
+            self._connection.on_sent(count, problem)
+
+    def _is_wanted(self) -> bool:
+        if not self._connection.is_closed:
+            return True
+        if not self.has_socket:
+            self._connection.sock.close()
+        return False
