@@ -12,7 +12,9 @@ decide otherwise: whatever is not plain is left to it.
 from __future__ import annotations
 
 from struct import Struct, error
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from .fault import InvalidArgument
 from .inference import LATEST, InferenceRequest, Template
@@ -44,30 +46,27 @@ _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
 _DOUBLE = Struct("<d").unpack_from
 
 
+@attrs.define(eq=False)
 class Form:
     """What a stretch of inputs and outputs describes, and what requests of that form and size have in common."""
 
-    __slots__ = ("columns", "inputs", "outputs", "sizes", "template")
-
-    def __init__(self, inputs: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[str]) -> None:
-        self.inputs = inputs
-        """Name, datatype and shape of each."""
-        self.columns = tuple(zip(*inputs, strict=True)) if inputs else ((), (), ())
-        """The names, the datatypes and the shapes."""
-        self.outputs = outputs
-        self.sizes: list[int] = []
-        """Bytes of each input of those that `template` is for."""
-        self.template = Template()
+    columns: Sequence[tuple[Any, ...]]
+    """The names, the datatypes and the shapes of the inputs."""
+    outputs: Sequence[str]
+    _sizes: list[int] = attrs.field(factory=list)
+    """Bytes of each input of those that `_template` is for."""
+    _template: Template = attrs.field(factory=Template)
 
     def template_for(self, sizes: list[int]) -> Template:
         """Shared by requests whose tensors have these sizes, for as long as no other sizes come between."""
-        if sizes != self.sizes:
-            self.sizes = sizes
-            self.template = Template()
-        return self.template
+        if sizes != self._sizes:
+            self._sizes = sizes
+            self._template = Template()
+        return self._template
 
 
-_UNKNOWN: Final = Form((), ())
+_NO_INPUTS: Final[Sequence[tuple[Any, ...]]] = ((), (), ())
+_UNKNOWN: Final = Form(_NO_INPUTS, ())
 _forms: Memo[bytes | tuple[bytes, ...], Form | None] = Memo(count_max=512, bytes_max=128 * 1024, text_bytes_max=512)
 """By the stretch, or its parts; None for what is not plain."""
 
@@ -225,7 +224,7 @@ def _described(key: bytes | tuple[bytes, ...]) -> Form | None:
         and len({name for name, _, _ in inputs}) == len(inputs)
         and len(set(outputs)) == len(outputs)
     )
-    form = Form(inputs, outputs) if is_plain else None
+    form = Form(tuple(zip(*inputs, strict=True)) or _NO_INPUTS, outputs) if is_plain else None
     _forms.keep(key, form, len(stretch))
     return form
 

@@ -12,6 +12,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import numpy as np
 import orjson
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .infer_head import ReplyFormat
-    from .inference import InferenceResponse, Parameter
+    from .inference import InferenceResponse, Parameter, ResponseTemplate
     from .tensor import Buffer, Tensor
 
 _NO_LABELS: Mapping[str, Sequence[str]] = {}
@@ -107,29 +108,20 @@ def encode_infer(
     return head, buffers, has_bytes
 
 
+@attrs.define(eq=False)
 class _Form:
     """What answers in one format have in common whose outputs have the same names, datatypes, shapes and sizes, and
     that have the same parameters: most of their text."""
 
-    __slots__ = ("_has_bytes", "_names", "_outputs", "_pieces", "_template", "parameters")
-
-    def __init__(
-        self,
-        response: InferenceResponse,
-        outputs: list[tuple[str, str, tuple[int, ...], int, str]],
-        pieces: list[bytes],
-        *,
-        has_bytes: bool,
-    ) -> None:
-        self.parameters = response.parameters or None
-        """None, or FixedParameters."""
-        self._template = response.template
-        self._names = (response.model_name, response.model_version)
-        self._outputs = outputs
-        """Name, datatype, shape, size in bytes; and of those that are numbers in the text the type code."""
-        self._pieces = pieces
-        """The text after the id: one piece more than outputs are in it."""
-        self._has_bytes = has_bytes
+    parameters: Mapping[str, Parameter] | None
+    """None, or FixedParameters."""
+    _template: ResponseTemplate | None
+    _names: tuple[str, str]
+    _outputs: Sequence[tuple[str, str, tuple[int, ...], int, str]]
+    """Name, datatype, shape, size in bytes; and of those that are numbers in the text the type code."""
+    _pieces: Sequence[bytes]
+    """The text after the id: one piece more than outputs are in it."""
+    _has_bytes: bool
 
     def filled(self, response: InferenceResponse) -> tuple[bytes, list[Buffer], bool] | None:
         """The answer; None for one that has another form."""
@@ -201,7 +193,8 @@ def _form_of(response: InferenceResponse, reply: ReplyFormat, greeting: bytes) -
             return None
         outputs.append((tensor.name, tensor.datatype, shape, size, code))
     pieces[-1] = pieces[-1][:-1] + b"]}"
-    return _Form(response, outputs, pieces, has_bytes=has_bytes)
+    names = response.model_name, response.model_version
+    return _Form(response.parameters or None, response.template, names, outputs, pieces, has_bytes)
 
 
 def encode_error(message: str) -> bytes:

@@ -84,7 +84,7 @@ def frame_by_frame(monkeypatch):
 def forget_heads(http):
     """What the HTTP door remembers of heads."""
     heads = http._listener.heads
-    for memo in (heads._heads, heads._forms, heads._request_lines):
+    for memo in (heads._heads, heads._forms):
         memo.clear()
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from ...schema.inference import Template
 from ...schema.tensor import Tensor
 from .requests import outputs_of
@@ -27,17 +29,14 @@ ANSWERS_MAX: Final = 64
 """Collected before they go to the library: it delivers them while the engine goes on."""
 
 
+@attrs.frozen(eq=False)
 class Form:
     """What requests of one form have in common."""
 
-    __slots__ = ("_example", "_tensors", "model")
-
-    def __init__(
-        self, model: Served, example: ProgramRequest, tensors: Sequence[tuple[str, str, tuple[int, ...]]]
-    ) -> None:
-        self.model = model
-        self._example = example
-        self._tensors = tensors
+    model: Served
+    _example: ProgramRequest
+    _tensors: Sequence[tuple[str, str, tuple[int, ...]]]
+    """Name, datatype and shape of each input."""
 
     def request(self, id: str, wires: Sequence[bytes]) -> ProgramRequest:
         """The one with these bytes, which have the right sizes. Its ticket and address are to be set."""
@@ -51,26 +50,20 @@ class Form:
         return self._example.with_inputs(type(self._example), id, inputs)
 
 
+@attrs.define(eq=False)
 class KnownRequests:
-    """For the trio thread. `refuse(address, problem)` tells a caller that its request has failed."""
+    """For the trio thread."""
 
-    def __init__(
-        self,
-        native: Extension,
-        server: int,
-        engine: Engine,
-        request_type: type[ProgramRequest],
-        refuse: Callable[[int, Exception | None], None],
-    ) -> None:
-        self._native = native
-        self._server = server
-        self._engine = engine
-        self._request_type = request_type
-        self._refuse = refuse
-        self._in_flight: dict[int, Inference] = {}
-        """By ticket."""
-        self._answers: list[KnownAnswer] = []
-        self._collects = False
+    _native: Extension
+    _server: int
+    _engine: Engine
+    _request_type: type[ProgramRequest]
+    _refuse: Callable[[int, Exception | None], None]
+    """By the address of a request: tells its caller that it has failed."""
+    _in_flight: dict[int, Inference] = attrs.field(init=False, factory=dict)
+    """By ticket."""
+    _answers: list[KnownAnswer] = attrs.field(init=False, factory=list)
+    _collects: bool = attrs.field(init=False, default=False)
 
     def form(
         self, name: str, version: int, tensors: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[str]

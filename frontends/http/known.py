@@ -13,6 +13,8 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from ...schema.fault import Fault
 from ...schema.kserve_http_reply import encode_infer
 from ...schema.texts import MANY_BYTES_MIN
@@ -23,11 +25,11 @@ from .handler.problems import reply_fault, reply_problem
 from .request.request import BINARY, JSON
 
 if TYPE_CHECKING:
-    from ...engine.port.caller import Caller
+    from ...engine.port.caller import Caller, Generation
     from ...engine.port.served import Inference, Served
     from ...schema.infer_head import ReplyFormat
     from .handler.infer import Answer, Decode
-    from .request.request import HttpRequest
+    from .request.request import HttpRequest, Notes
 
 _logger = logging.getLogger("despina.http")
 
@@ -35,36 +37,21 @@ _WITH_TENSORS: Final = beginning_of_reply(200, BINARY) + b"%d\r\nInference-Heade
 _JSON_ONLY: Final = beginning_of_reply(200, JSON) + b"%d\r\n\r\n"
 
 
+@attrs.define(eq=False)
 class KnownInfer:
     """Takes the requests whose heads have one form. Lives no longer than the engine's generation, unless one of its
     requests is in flight."""
 
-    __slots__ = (
-        "__weakref__",
-        "_answer",
-        "_decode",
-        "_engine",
-        "_labels",
-        "_match",
-        "_model",
-        "_notes",
-        "_number",
-        "_rows_max",
-        "_version",
-    )
-
-    def __init__(self, engine: Caller, request: Http1Request, model: Served, decode: Decode, answer: Answer) -> None:
-        """`request` is the first of them, just decoded and allowed. `decode` and `answer` are the long way's."""
-        self._engine = engine
-        self._number = engine.generation.number
-        self._notes = notes = request.notes
-        self._match = notes.match
-        self._version = notes.match.version()
-        self._model = model
-        self._labels = model.labels
-        self._rows_max = model.config.max_batch_size
-        self._decode = decode
-        self._answer = answer
+    _generation: Generation
+    _number: int
+    """Of the generation that it lives in."""
+    _notes: Notes
+    """Of the heads."""
+    _model: Served
+    _version: int
+    _decode: Decode
+    _answer: Answer
+    """The long way's."""
 
     def let_go(self) -> None:
         """The generation is over: the handler decides anew."""
@@ -79,10 +66,10 @@ class KnownInfer:
             if not told.isdigit() or len(told) > 9:
                 return False
             length = int(told)
-        if length > size or size > MANY_BYTES_MIN or self._engine.generation.number != self._number:
+        if length > size or size > MANY_BYTES_MIN or self._generation.number != self._number:
             return False
         try:
-            inference, reply = self._decode(body, length, self._match.model, self._version)
+            inference, reply = self._decode(body, length, self._notes.match.model, self._version)
         except Exception:
             return False  # who meets it again tells it
         model = self._model
@@ -93,7 +80,7 @@ class KnownInfer:
             reply_fault(request, fault, JSON)
             return True
         except Exception as problem:
-            reply_problem(request, problem, self._match.route.content_type)
+            reply_problem(request, problem, self._notes.match.route.content_type)
             return True
         if job.on_done is not None:  # it is not over yet
             request.on_gone = job.cancel
@@ -103,19 +90,20 @@ class KnownInfer:
         """The engine's `on_done`: on the trio thread, once. Never raises."""
         response = job.response
         connection = request.connection
+        model = self._model
         made = None
         if (
             response is not None
             and job.fault is None
             and connection is not None
-            and self._engine.generation.number == self._number  # else the door may close: the answer must say so
+            and self._generation.number == self._number  # else the door may close: the answer must say so
         ):
             try:
-                made = encode_infer(response, reply, self._labels, self._rows_max, at_once=True)
+                made = encode_infer(response, reply, model.labels, model.config.max_batch_size, at_once=True)
             except Exception:
                 made = None  # who meets it again tells it
         if made is None or connection is None:
-            self._answer(request, self._model, reply, job)
+            self._answer(request, model, reply, job)
             return
         head, buffers, has_tensors = made
         size = len(head)
@@ -146,5 +134,6 @@ def know_form(engine: Caller, request: HttpRequest, model: Served, decode: Decod
         and not request.connection.is_parting
         and not _logger.isEnabledFor(logging.DEBUG)
     ):
-        notes.known = known = KnownInfer(engine, request, model, decode, answer)
-        engine.generation.keep(known)
+        generation, version = engine.generation, notes.match.version()
+        notes.known = known = KnownInfer(generation, generation.number, notes, model, version, decode, answer)
+        generation.keep(known)

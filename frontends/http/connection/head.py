@@ -122,7 +122,6 @@ class HeadReader:
         """By their request lines and telling lines."""
         self.known = self._heads.get
         """What a text says that was read before; None for others, and for some of those."""
-        self._request_lines = _RequestLines()
         names = [*_TELLING, *[re.escape(key[0]) for key in settings.restricted.values()]]
         self._telling = re.compile(_TELLING_LINES % b"|".join(names), re.IGNORECASE)
         self._once = [0] * _ONCE_MAX
@@ -172,7 +171,7 @@ class HeadReader:
         has_repeated = len(headers) < len(telling)
         if has_repeated and [name for name, _ in telling].count(b"transfer-encoding") > 1:
             raise Refusal(400, _REPEATED)
-        form = HeadForm(self._request_lines[first], headers)
+        form = HeadForm(_request_line(first), headers)
         if not has_repeated:  # else their order may matter
             self._forms.keep(key, form, len(first) + sum([len(name) + len(value) for name, value in telling]))
         return form
@@ -192,26 +191,19 @@ _RequestLine = tuple[bytes, bytes, bool]
 """Method, path, and whether it is HTTP/1.0."""
 
 
-class _RequestLines(Memo[bytes, _RequestLine]):
-    """By their texts. Raises Refusal for what is none."""
-
-    def __init__(self) -> None:
-        super().__init__(count_max=1024, bytes_max=64 * 1024, text_bytes_max=256)
-
-    def __missing__(self, text: bytes) -> _RequestLine:
-        found = _REQUEST_LINE.fullmatch(text)
-        if found is None:
-            raise Refusal(400, "malformed request: METHOD TARGET HTTP/VERSION is expected on the first line")
-        method, target, version = found.groups()
-        if method not in _METHODS:
-            raise Refusal(400, f"malformed request: method {method.decode()} is not known")
-        if method != b"CONNECT" and _TARGET.match(target) is None:
-            raise Refusal(400, "malformed request: a target that begins with / is expected")
-        if version not in (b"1.0", b"1.1"):
-            raise Refusal(400, f"HTTP version {version.decode()} is not supported, expected 1.0 or 1.1")
-        line = (method, path_of(target), version == b"1.0")
-        self.keep(text, line, len(text))
-        return line
+def _request_line(text: bytes) -> _RequestLine:
+    """What it says. Raises Refusal for what is none."""
+    found = _REQUEST_LINE.fullmatch(text)
+    if found is None:
+        raise Refusal(400, "malformed request: METHOD TARGET HTTP/VERSION is expected on the first line")
+    method, target, version = found.groups()
+    if method not in _METHODS:
+        raise Refusal(400, f"malformed request: method {method.decode()} is not known")
+    if method != b"CONNECT" and _TARGET.match(target) is None:
+        raise Refusal(400, "malformed request: a target that begins with / is expected")
+    if version not in (b"1.0", b"1.1"):
+        raise Refusal(400, f"HTTP version {version.decode()} is not supported, expected 1.0 or 1.1")
+    return method, path_of(target), version == b"1.0"
 
 
 def _field(line: bytes) -> Field:

@@ -93,7 +93,7 @@ def test_heads_of_http_connections():
             assert reader.read(text).length == index
             assert reader.read(text).length == index
         assert 0 < len(reader._heads) <= 256
-        assert 0 < len(reader._request_lines) <= 1024
+        assert 0 < len(reader._forms) <= 256
         del reader
 
 
