@@ -23,14 +23,13 @@ import attrs
 from ....schema.fault import Fault, Internal
 from ....schema.tensor import Buffer, Tensor
 from . import segments
-from .segments import Mappings, SegmentPool
+from .segments import Mappings, Segment, SegmentPool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ....engine.port.work import BackendJob
     from ....schema.inference import InferenceRequest
-    from .segments import Segment
 
 MARSHAL_VERSION: Final = 2
 """Those after it look for what is there twice: twice the time, for a few bytes."""
@@ -106,8 +105,9 @@ def contents_of(tensors: Sequence[Tensor]) -> Contents:
 class Codec:
     """Both directions of one link. `write` and `read` may run on two threads at a time, each on one."""
 
-    def __init__(self) -> None:
-        self.pool = SegmentPool()
+    def __init__(self, discard: Callable[[Segment], None] = Segment.discard) -> None:
+        """`discard` is given segments that are not needed any more."""
+        self.pool = SegmentPool(discard)
         self.mappings = Mappings()
         self._gone: deque[int] = deque()
         """Segments of ours that the other side is to forget."""

@@ -10,6 +10,7 @@ import trio
 
 from ....engine.port.concerns import concerning
 from ....schema.fault import ExecutorDied, Internal
+from .discarding import DISCARDER
 from .frames import ANCILLARY_BYTES, PACKET_BYTES_MAX, Codec, ancillary_of, contents_of, fault_of, files_of
 from .segments import QUIET_S
 
@@ -33,7 +34,7 @@ class ProcessLink:
         self._model = model
         self._title = title
         self._process = process
-        self._codec = Codec()
+        self._codec = Codec(DISCARDER.discard)
         self._buffer = bytearray(PACKET_BYTES_MAX)
         self._view = memoryview(self._buffer)
         self._sending = trio.Lock()

@@ -42,6 +42,8 @@ _DIRECT_BYTES_MIN = 32_768
 """From here on, the rest of a frame is read from the socket straight into the message."""
 _CARRIED_BYTES_MIN = 262_144
 """From here on, if the message is large, by the carrier."""
+_NEXT_BYTES = 4_096
+"""Read behind a frame that the carrier has moved: the head of the next, whose bytes are left to it."""
 _RESERVED_AND_ODD = 1 << 31 | 1
 """Bits of a stream id: those of clients are odd."""
 _PIECES_MAX = 64
@@ -60,6 +62,7 @@ class FrameReader:
         "_data_id",
         "_data_left",
         "_has_more",
+        "_next_bytes",
         "_pad_left",
         "_plain_word_max",
         "_rest",
@@ -85,6 +88,8 @@ class FrameReader:
         self._data_id = 0
         self._data_ends = False
         """its stream, and whether it is that stream's last."""
+        self._next_bytes = _READ_BYTES
+        """At most, in the next read."""
         self._has_more = False
         """The last read left more behind, as far as one can tell: that is moved when it is the connection's turn."""
         self._block: list[bytes] | None = None
@@ -119,12 +124,14 @@ class FrameReader:
             if call is not None and space is not None and len(space) >= _DIRECT_BYTES_MIN:
                 return self._read_into_place(call, space)
         connection = self._connection
-        data = connection.sock.recv(_READ_BYTES)
+        wanted = self._next_bytes
+        self._next_bytes = _READ_BYTES
+        data = connection.sock.recv(wanted)
         if not data:
             raise ConnectionResetError
-        self._has_more = len(data) == _READ_BYTES
+        self._has_more = len(data) == wanted
         if self._has_more:
-            connection.bulk.moved(connection.fd, _READ_BYTES)
+            connection.bulk.moved(connection.fd, wanted)
         self._take(data)
         return self._has_more and self._data_left >= _DIRECT_BYTES_MIN
 
@@ -155,6 +162,8 @@ class FrameReader:
         call = self._connection.calls.get(self._data_id)
         self._on_placed(call, count)
         self._has_more = self._data_left > 0 or (call is not None and call.is_mid_message)
+        if self._has_more and not self.is_mid_data:
+            self._next_bytes = _NEXT_BYTES
 
     def _on_placed(self, call: Call | None, count: int) -> None:
         """Bytes of a DATA frame are in the message; that may have been given up meanwhile."""

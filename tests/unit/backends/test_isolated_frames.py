@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 import gc
 import marshal
+import mmap
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
 from despina.backends.python.isolated import segments
+from despina.backends.python.isolated.discarding import Discarder
 from despina.backends.python.isolated.frames import (
     INLINE_BYTES_MAX,
     PACKET_BYTES_MAX,
@@ -18,6 +22,7 @@ from despina.backends.python.isolated.frames import (
     fault_fields,
     fault_of,
 )
+from despina.backends.python.isolated.segments import Segment
 from despina.schema import fault as faults
 from despina.schema.fault import Fault, Internal
 from despina.schema.tensor import Tensor
@@ -137,6 +142,50 @@ def test_what_is_not_needed_any_more_is_given_back(ends, monkeypatch):
         passed(theirs, ours, "done")
         now[0] += 8
     assert ours.pool.byte_size == 1 << 17
+
+
+def test_what_is_discarded_is_free_on_both_sides():
+    """Goal: whoever lets go of a segment last has nothing left to give back, which takes long."""
+    segment = Segment(1, 3 << 20)
+    seen = os.dup(segment.fd)
+    there = mmap.mmap(seen, segment.size)
+    segment.fill(0, b"x" * segment.size)
+    assert os.fstat(seen).st_blocks
+    segment.discard()
+    assert not os.fstat(seen).st_blocks
+    assert there[:4] == bytes(4)
+    there.close()
+    os.close(seen)
+
+
+def test_what_the_other_side_reads_still_is_not_discarded(ends):
+    """Goal: a process that ends leaves its last answer whole."""
+    ours, theirs = ends
+    data = os.urandom(2 << 20)
+    message = passed(ours, theirs, "answer", (), [Tensor("x", "UINT8", (len(data),), data)])
+    ours.close()
+    assert bytes(message.wires[0]) == data
+
+
+def test_large_segments_are_discarded_by_a_thread(monkeypatch):
+    """Goal: the server's loop does not wait for it, and all are gone in the end."""
+    go_on = threading.Event()
+    discard = Segment.discard
+
+    def held(segment, pause_s=0.0):
+        assert go_on.wait(60)
+        discard(segment, pause_s)
+
+    monkeypatch.setattr(Segment, "discard", held)
+    discarder = Discarder()
+    large = [Segment(number, 2 << 20) for number in (1, 2, 3)]
+    for segment in large:
+        discarder.discard(segment)
+    assert not any(segment.memory.closed for segment in large)
+    go_on.set()
+    while discarder._is_running:
+        time.sleep(0.001)
+    assert all(segment.memory.closed for segment in large)
 
 
 @pytest.mark.parametrize("size", [1, 65_536, 65_537, 1 << 20, (1 << 20) + 1, (5 << 20) + 5, (16 << 20) + 64])
