@@ -15,7 +15,6 @@ from hpack import HPACKError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from ....schema.memo import Memo
 from .constants import ErrorCode, Http2Error
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ _find_references = re.compile(rb"[\x81-\xfe]*").match
 """Fields that the table has, one byte each."""
 _MORE_BYTES_MAX: Final = 5
 """Of an integer that does not fit its prefix."""
-_NAMES_MAX: Final = 256
-_NAME_BYTES_MAX: Final = 64
-_NAMES_BYTES_MAX: Final = 8192
-"""Of names that are remembered."""
 
 
 class Field(NamedTuple):
@@ -53,23 +48,13 @@ class Vocabulary:
     def __init__(self, kind_of: Callable[[str], int]) -> None:
         """`kind_of` says of a header's name what kind its fields are."""
         self._kind_of = kind_of
-        self.names: Memo[bytes, tuple[str, int, int]] = Memo(
-            count_max=_NAMES_MAX, bytes_max=_NAMES_BYTES_MAX, text_bytes_max=_NAME_BYTES_MAX
-        )
-        """By a name as sent: the name, its kind, and what a field counts without its value."""
-        self.static = (Field("", "", 0, 0), *(self._field(*entry) for entry in HeaderTable.STATIC_TABLE))
+        self.static = (Field("", "", 0, 0), *(self.field(*entry) for entry in HeaderTable.STATIC_TABLE))
         """The fields that everybody knows, by index. The first is none: no block may refer to it."""
 
-    def learn(self, name: bytes) -> tuple[str, int, int]:
-        """What `names` has of a name from then on."""
-        text = name.decode()
-        said = text, self._kind_of(text), len(name) + _FIELD_BYTES
-        self.names.keep(name, said, len(name))
-        return said
-
-    def _field(self, name: bytes, value: bytes) -> Field:
-        text = name.decode()
-        return Field(text, value.decode(), self._kind_of(text), len(name) + len(value) + _FIELD_BYTES)
+    def field(self, name: bytes, value: bytes) -> Field:
+        """The one with this name and value. Raises ValueError where they are no text."""
+        text = str(name, "utf-8")
+        return Field(text, str(value, "utf-8"), self._kind_of(text), len(name) + len(value) + _FIELD_BYTES)
 
 
 class HeaderBlocks:
@@ -115,7 +100,7 @@ class HeaderBlocks:
     def _decode(self, block: bytes, at: int) -> list[Field]:
         fields: list[Field] = []
         table = self._by_index
-        names = self._vocabulary.names
+        field_of = self._vocabulary.field
         begin, end = at, len(block)
         while at < end:
             byte = block[at]
@@ -144,26 +129,25 @@ class HeaderBlocks:
             if index == mask:
                 index, at = _more(block, at, index)
             if index:
-                raw = table[index].name.encode()
+                name = table[index].name.encode()
             else:
                 size = block[at]
                 at += 1
                 if size < 0x7F:
-                    raw = block[at : at + size]
+                    name = block[at : at + size]
                     at += size
                 else:
-                    raw, at = _text(block, at, size)
-            name, kind, bytes_before = names.get(raw) or self._vocabulary.learn(raw)
+                    name, at = _text(block, at, size)
             size = block[at]
             at += 1
             if size < 0x7F:
-                raw = block[at : at + size]
+                value = block[at : at + size]
                 at += size
             else:
-                raw, at = _text(block, at, size)
+                value, at = _text(block, at, size)
             if at > end:
                 raise ValueError("a truncated text")
-            field = Field(name, str(raw, "utf-8"), kind, bytes_before + len(raw))
+            field = field_of(name, value)
             fields.append(field)
             if byte & 0x40:
                 table = self._insert(field)
