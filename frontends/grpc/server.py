@@ -1,4 +1,4 @@
-"""The gRPC listener: one task and one epoll for all connections, one task that looks after stalls.
+"""The gRPC listener: one task for all connections, one task that looks after stalls.
 
     nursery ─┬─ listen   accepts, reads, parses, submits; replies leave from the engine's callbacks
              ├─ flush    sends what callbacks queued on connections that still have calls, once per scheduler pass
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ...engine.port.dispatch import dispatch
+from ...engine.port.dispatch import Watch
 from ..alone import Alone
 from ..buffers import BufferPool
 from ..bulk import Bulk
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from ...engine.port.caller import Passes
+    from ...engine.port.dispatch import Found
     from .request.port import Method
     from .settings import GrpcSettings
 
@@ -56,7 +57,6 @@ _ROOM_CONNECTIONS = 16
 _ACCEPTS_PER_PASS = 64
 _BACKLOG_ACCEPTS_MAX = 1024
 """Clients let in at the end: as many as may wait."""
-_EVENTS_PER_PASS = 64
 _WORKERS_MAX = 4
 """Large messages that are compressed or inflated at one time: what bombs may cost, and no thread that others need."""
 _HANDSHAKES_MAX = 1024
@@ -84,7 +84,8 @@ class GrpcServer:
         self.carrier = Carrier()
         self.buffers = BufferPool(settings.recycled_bytes_max)
         self.meanings = Meanings(methods, by_path(settings.restricted))
-        self.now = 0.0
+        self._clock = trio.lowlevel.current_clock()
+        self.now = self._clock.current_time()
         self.linger_s = settings.linger_s
         """How long a closed connection's last bytes may take to be read by the peer."""
         self.write_stall = (settings.write_stall_s, settings.write_stall_bytes_min)
@@ -99,10 +100,8 @@ class GrpcServer:
             )
         self.connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
-        self._epoll = select.epoll()
-        self._epoll.register(self.carrier.bell, select.EPOLLIN)
-        self._events: dict[int, int] = {}
-        """What each connection's descriptor is watched for."""
+        self._watch = Watch()
+        self._watch.register(self.carrier.bell, select.EPOLLIN)
         self._accept_again_at = 0.0
         self._dirty: deque[Connection] = deque()
         self._flusher: trio.lowlevel.Task | None = None
@@ -127,12 +126,11 @@ class GrpcServer:
         task_status: trio.TaskStatus[GrpcServer] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until cancelled, or until `drain` is through. Owns the listening sockets from now on."""
-        self.now = trio.current_time()
         try:
             for listener in sockets:
                 listener.setblocking(False)
                 self._listeners[listener.fileno()] = listener
-                self._epoll.register(listener.fileno(), select.EPOLLIN)
+                self._watch.register(listener.fileno(), select.EPOLLIN)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._sweep)
@@ -146,7 +144,6 @@ class GrpcServer:
             for connection in list(self.connections.values()):
                 connection.close()
             self.carrier.close()
-            self._epoll.close()
 
     def announce_end(self) -> None:
         """Nothing: who is told to leave while the door is open comes back by it at once. `drain` asks all to leave, and
@@ -169,8 +166,8 @@ class GrpcServer:
 
     def _close_listeners(self) -> None:
         for fd, listener in self._listeners.items():
-            if not self._epoll.closed and not self._accept_again_at:
-                self._epoll.unregister(fd)
+            if not self._accept_again_at:
+                self._watch.unregister(fd)
             listener.close()
         self._listeners.clear()
 
@@ -180,7 +177,7 @@ class GrpcServer:
         waits for idle connections and streams, and for half-sent requests, and peers who read nothing of their answers,
         only `stop_grace`."""
         self.stop_accepting()
-        self.now = trio.current_time()
+        self.now = self._clock.current_time()
         self.linger_s = min(self.linger_s, _STOPPING_LINGER_S)
         self.write_stall = (min(self.settings.write_stall_s, self.settings.stop_grace), 1)
         if self._tls is not None:
@@ -190,12 +187,12 @@ class GrpcServer:
         with trio.CancelScope(deadline=deadline):
             with trio.move_on_after(min(_LEAVING_S, self.settings.stop_grace)):
                 await self._all_gone()
-            self.now = trio.current_time()
+            self.now = self._clock.current_time()
             for connection in list(self.connections.values()):
                 connection.stop()
             with trio.move_on_after(self.settings.stop_grace):
                 await self._all_gone()
-            self.now = trio.current_time()
+            self.now = self._clock.current_time()
             for connection in list(self.connections.values()):
                 connection.refuse_half_sent()
             await self._all_gone()
@@ -216,16 +213,12 @@ class GrpcServer:
 
     def watch(self, connection: Connection, *, readable: bool, writable: bool) -> None:
         events = (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0)
-        if self._events.get(connection.fd) != events:
-            self._events[connection.fd] = events
-            self._epoll.modify(connection.fd, events)
+        self._watch.modify(connection.fd, events)
 
     def remove(self, connection: Connection) -> None:
         """The connection has ended; its socket is about to be closed."""
         del self.connections[connection.fd]
-        del self._events[connection.fd]
-        if not self._epoll.closed:
-            self._epoll.unregister(connection.fd)
+        self._watch.unregister(connection.fd)
         self._gone.set()
         self._gone = trio.Event()
 
@@ -247,25 +240,23 @@ class GrpcServer:
     async def _listen(self) -> None:
         while True:
             try:
-                await dispatch(self._epoll.fileno(), self._serve)
+                await self._watch.dispatch(self._serve)
             except Exception as problem:
                 note("the listener stumbled", problem)
                 await trio.sleep(_ACCEPT_PAUSE_S)  # what is wrong may go on: the listener must not spin
 
-    def _serve(self) -> None:
+    def _serve(self, found: Found) -> None:
         """Some connections have something."""
-        poll = self._epoll.poll
         connections = self.connections
         inline = self.inline
         dirty = self._dirty
-        self.now = trio.current_time()
+        self.now = self._clock.current_time()
         self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
-        found = self.bulk.begin(poll(0, _EVENTS_PER_PASS))
         self.is_lone = len(found) == 1
         inline.begin_pass()
         self._in_pass = True
         try:
-            for fd, events in found:
+            for fd, events in self.bulk.begin(found):
                 connection = connections.get(fd)
                 if connection is None:
                     if fd in self._listeners:
@@ -296,7 +287,7 @@ class GrpcServer:
                     continue
                 _logger.warning("cannot accept connections: %s; trying again in %s s", error, _ACCEPT_PAUSE_S)
                 for fd in self._listeners:
-                    self._epoll.unregister(fd)
+                    self._watch.unregister(fd)
                 self._accept_again_at = self.now + _ACCEPT_PAUSE_S
                 self._company.set()
                 self._make_room()
@@ -327,10 +318,9 @@ class GrpcServer:
     def _admit(self, sock: socket.socket) -> None:
         """From here on the client speaks HTTP/2. Never raises."""
         try:
-            self.now = trio.current_time()
+            self.now = self._clock.current_time()
             connection = Connection(self, sock)
-            self._epoll.register(connection.fd, select.EPOLLIN)
-            self._events[connection.fd] = select.EPOLLIN
+            self._watch.register(connection.fd, select.EPOLLIN)
             self.connections[connection.fd] = connection
             self._company.set()
         except Exception as problem:
@@ -367,7 +357,7 @@ class GrpcServer:
                 if self._accept_again_at and self.now >= self._accept_again_at:
                     self._accept_again_at = 0.0
                     for fd in self._listeners:
-                        self._epoll.register(fd, select.EPOLLIN)
+                        self._watch.register(fd, select.EPOLLIN)
             except Exception as problem:
                 note("an inspection of all connections stumbled", problem)
 
@@ -387,7 +377,7 @@ class GrpcServer:
 
     async def _inspect_by_parts(self) -> None:
         """All of them; with very many, requests get their turn in between."""
-        self.now = trio.current_time()
+        self.now = self._clock.current_time()
         connections = list(self.connections.values())
         for start in range(0, len(connections), _INSPECTED_AT_ONCE):
             if start:
@@ -395,7 +385,7 @@ class GrpcServer:
             self._inspect(connections[start : start + _INSPECTED_AT_ONCE])
 
     def _inspect(self, connections: Iterable[Connection]) -> None:
-        self.now = trio.current_time()
+        self.now = self._clock.current_time()
         for connection in connections:
             try:
                 sweep_connection(connection, self.now)

@@ -1,11 +1,11 @@
-"""The listener: one task and one nested epoll for all connections of a server.
+"""The listener: one task for all connections of a server.
 
 A task per connection costs two switches per request, more than everything else that the door does, so connections are
 plain state machines (receiver.py) and this loop feeds them. Each pass is bounded: so many events, accepts and
 requests received ahead, and then other tasks have their turn.
 
     task        what it does
-    run         accepts, reads, writes, whenever the epoll has something, while trio waits (engine/port/dispatch.py)
+    run         accepts, reads, writes, whenever epoll has something, while trio waits (engine/port/dispatch.py)
     tick        while there are connections, once a second, and more often for short timeouts: ends waits that took too
                 long, reopens a paused door
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ....engine.port.dispatch import dispatch
+from ....engine.port.dispatch import Watch
 from ...alone import Alone
 from ...buffers import BufferPool
 from ...bulk import Bulk
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ....engine.port.caller import Generation, Passes
+    from ....engine.port.dispatch import Found
     from ..request.request import HttpRequest
     from ..settings import HttpSettings
     from .sender import Sender
 
 logger = logging.getLogger("despina.http")
 
-_EVENTS_MAX: Final = 64
 _ACCEPTS_MAX: Final = 64
 _RESUMES_MAX: Final = 64
 _OUT_OF_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -85,7 +85,8 @@ class Listener:
         self._generation: Generation = generation or alone
         self._inline: Passes = inline or alone
         self.settings = settings
-        self.now = trio.current_time()
+        self._clock = trio.lowlevel.current_clock()
+        self.now = self._clock.current_time()
         """Seconds on trio's clock at the start of this pass."""
         self.parting = False
         """True once replies say `Connection: close`: before the door closes, so that clients need not find out."""
@@ -119,15 +120,15 @@ class Listener:
         self._company = trio.Event()
         """Set when there is something to watch; the tick replaces it."""
         self._trimmed_at = self.now
-        self._epoll = select.epoll()
+        self._watch = Watch()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Wakes the loop for what replies leave to do between two passes."""
-        self._epoll.register(self._bell, READ)
+        self._watch.register(self._bell, READ)
         self.carrier = Carrier()
-        self._epoll.register(self.carrier.bell, READ)
+        self._watch.register(self.carrier.bell, READ)
         for fd, sock in self._doors.items():
             sock.setblocking(False)
-            self._epoll.register(fd, READ)
+            self._watch.register(fd, READ)
 
     async def run(self) -> None:
         """Serves until cancelled; then every connection is closed and what it waited for is cancelled."""
@@ -142,33 +143,31 @@ class Listener:
             for connection in list(self.connections.values()):
                 connection.close()
             self.carrier.close()
-            self._epoll.close()
             os.close(self._bell)
 
     async def _serve(self) -> None:
         while True:
             try:
-                await dispatch(self._epoll.fileno(), self._pass)
+                await self._watch.dispatch(self._pass)
             except Exception as problem:
                 note("a pass over the connections failed", problem)
                 await trio.sleep(_BREATHER_SECONDS)
 
-    def _pass(self) -> None:
+    def _pass(self, found: Found) -> None:
         """Some connections have something, or requests received ahead wait."""
         connections = self.connections
         resumes = self._resumes
         inline = self._inline
-        self.now = trio.current_time()
+        self.now = self._clock.current_time()
         self._is_awake = True
         is_verbose = logger.isEnabledFor(logging.DEBUG)
         if is_verbose is not self._is_verbose:
             self._is_verbose = is_verbose
             self._generation.bump()
         try:
-            found = self.bulk.begin(self._epoll.poll(0, _EVENTS_MAX))
             inline.begin_pass(is_alone=len(found) == 1 and not resumes)
             try:
-                for fd, events in found:
+                for fd, events in self.bulk.begin(found):
                     connection = connections.get(fd)
                     if connection is not None:
                         try:
@@ -209,7 +208,7 @@ class Listener:
                 with trio.move_on_after(settings.recycled_idle):  # memory is given back also when nobody comes
                     await self._company.wait()
             await trio.sleep(max(0.02, min(1.0, shortest / 4)))
-            self.now = now = trio.current_time()
+            self.now = now = self._clock.current_time()
             for connection in list(self.connections.values()):
                 try:
                     connection.on_tick(now)
@@ -281,13 +280,13 @@ class Listener:
 
     def _admit(self, sock: socket.socket) -> None:
         """From here on the client speaks HTTP. Never raises: whom it cannot take it sends away."""
-        self.now = trio.current_time()
+        self.now = self._clock.current_time()
         try:
             if self._count() < self.settings.connection_count_max:
                 connection = Connection(self, sock)
             else:
                 self._probes[sock.fileno()] = connection = ProbeConnection(self, sock)
-            self._epoll.register(connection.fd, READ)
+            self._watch.register(connection.fd, READ)
             self.connections[connection.fd] = connection
             self._company.set()
         except Exception as problem:
@@ -302,14 +301,14 @@ class Listener:
             self._company.set()
             self._warn("not accepting connections for now: %s", reason)
             for fd in self._doors:
-                self._epoll.unregister(fd)
+                self._watch.unregister(fd)
 
     def _resume_accepting(self) -> None:
         """Somebody has left, or a little time has passed: who knocks may find room now."""
         if self._is_paused:
             self._is_paused = False
             for fd in self._doors:
-                self._epoll.register(fd, READ)
+                self._watch.register(fd, READ)
 
     def announce_end(self) -> None:
         """Replies say `Connection: close` from now on; new connections are let in as before. Idempotent."""
@@ -329,7 +328,7 @@ class Listener:
             if not self._is_paused:
                 self._accept(door, limit=self.settings.connection_count_max)
             if not self._is_paused:
-                self._epoll.unregister(fd)
+                self._watch.unregister(fd)
             door.close()
         self._doors = {}
 
@@ -340,12 +339,12 @@ class Listener:
         self.stop_accepting()
         self.draining = True
         self.announce_end()
-        self.draining_since = trio.current_time()
+        self.draining_since = self._clock.current_time()
         if self._tls is not None:
             self._tls.close()
         with trio.move_on_at(deadline):
             while self.connections:
-                self.now = trio.current_time()
+                self.now = self._clock.current_time()
                 for connection in list(self.connections.values()):
                     try:
                         connection.on_drain()
@@ -361,14 +360,14 @@ class Listener:
     # For connections.
 
     def watch(self, fd: int, events: int) -> None:
-        self._epoll.modify(fd, events)
+        self._watch.modify(fd, events)
 
     def forget(self, connection: Sender) -> None:
         """The connection's socket is about to close or to change hands."""
         del self.connections[connection.fd]
         if self._probes:
             self._probes.pop(connection.fd, None)
-        self._epoll.unregister(connection.fd)
+        self._watch.unregister(connection.fd)
         self._resume_accepting()
         if self.draining and not self.connections:
             self._emptied.set()

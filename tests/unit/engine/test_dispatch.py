@@ -7,12 +7,13 @@ import os
 import select
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 from despina.engine.port import dispatch as module
-from despina.engine.port.dispatch import Dispatcher, dispatch
+from despina.engine.port.dispatch import EVENTS_MAX, Dispatcher, Watch, dispatch
 
 AROUND = contextvars.ContextVar("AROUND", default="nothing")
 
@@ -310,3 +311,122 @@ def test_nobody_has_a_deadline(bell):
         ringing.join()
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_watch_of_many(is_direct, monkeypatch):
+    """Goal: what is registered, changed and left before, while and after it is dispatched is watched for just that; a
+    pass finds so much and no more, of one door only."""
+    if not is_direct:
+        monkeypatch.setattr(module, "_dispatcher", lambda: None)
+    bells = [Bell() for _ in range(EVENTS_MAX + 10)]
+    late, other = Bell(), Bell()
+    watch = Watch()
+    passes = []
+
+    async def main():
+        over = trio.Event()
+        by_fd = {one.fd: one for one in (*bells, late)}
+
+        def serve(found):
+            passes.append([fd for fd, _ in found])
+            for fd, events in found:
+                assert events == select.EPOLLIN
+                by_fd[fd].answer()
+            if len(passes) == 1:
+                watch.register(late.fd, 0)
+                watch.modify(late.fd, select.EPOLLIN)
+                watch.modify(bells[0].fd, 0)
+                watch.unregister(bells[1].fd)
+                for one in (late, *bells):
+                    one.ring()
+            if late.heard and all(one.heard for one in bells[2:]):
+                over.set()
+
+        for one in bells:
+            watch.register(one.fd, 0)
+        for one in bells:
+            watch.modify(one.fd, select.EPOLLIN)
+            one.ring()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, other.fd, other.answer)
+            nursery.start_soon(watch.dispatch, serve)
+            other.ring()
+            await other.has_heard()
+            await over.wait()
+            nursery.cancel_scope.cancel()
+        assert bells[2].fd in watch
+        assert bells[1].fd not in watch
+
+    run(main)
+    assert max(map(len, passes)) <= EVENTS_MAX
+    rest = {fd for found in passes[1:] for fd in found}
+    assert rest & {bells[0].fd, bells[1].fd} <= set()
+    assert all(one.heard for one in bells[2:])
+    for one in (*bells, late, other):
+        os.close(one.fd)
+
+
+def test_dispatched_again(bell):
+    """Goal: what was registered before serving failed, and while nobody was served, is watched for afterwards."""
+    other = Bell()
+    watch = Watch()
+
+    async def main():
+        watch.register(bell.fd, select.EPOLLIN)
+        bell.ring()
+        with pytest.raises(ZeroDivisionError):
+            await watch.dispatch(lambda found: 1 // 0)
+        watch.register(other.fd, select.EPOLLIN)
+
+        def serve(found):
+            for fd, _ in found:
+                (bell if fd == bell.fd else other).answer()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.dispatch, serve)
+            await bell.has_heard()
+            other.ring()
+            await other.has_heard()
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    os.close(other.fd)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_descriptor_that_cannot_be_watched(bell, is_direct, monkeypatch):
+    """Goal: the kernel's refusal comes out, that one is not watched, and the others are given back."""
+    if not is_direct:
+        monkeypatch.setattr(module, "_dispatcher", lambda: None)
+    watch = Watch()
+
+    async def main():
+        heard = trio.Event()
+
+        def serve(found):
+            bell.answer()
+            with pytest.raises(PermissionError):
+                watch.register(file, select.EPOLLIN)  # a file is always ready
+            heard.set()
+
+        watch.register(bell.fd, select.EPOLLIN)
+        bell.ring()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.dispatch, serve)
+            await heard.wait()
+            nursery.cancel_scope.cancel()
+        assert file not in watch
+        watch.register(file, select.EPOLLIN)
+        with pytest.raises(PermissionError):
+            await watch.dispatch(serve)
+        watch.unregister(file)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.dispatch, lambda found: bell.answer())
+            bell.ring()
+            await bell.has_heard(2)
+            nursery.cancel_scope.cancel()
+
+    with Path(__file__).open() as opened:
+        file = opened.fileno()
+        run(main)
