@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
-from despina.frontends.http.connection import body as body_module
+from despina.frontends import buffers
 from despina.frontends.http.connection import listener, outlet
 from despina.frontends.http.connection import receiver as receiver_module
 from despina.frontends.http.connection.asgi import AsgiApplication
@@ -40,7 +40,7 @@ def planted(condition, replaced):
 
 def in_length(monkeypatch, size):
     """A body of known size, of which the begin comes with the head."""
-    monkeypatch.setattr(body_module.np, "empty", planted(lambda count: count >= size, np.empty))
+    monkeypatch.setattr(buffers.np, "empty", planted(lambda count: count >= size, np.empty))
     return b"Content-Length: %d\r\n\r\n" % size + b"x" * 10
 
 
