@@ -119,9 +119,8 @@ class Receiver(Sender):
         """Large body: the kernel copies straight into its place."""
         body = self._body
         assert body is not None, "a body being received has a buffer"
-        if len(body) >= CARRIED_FROM and not isinstance(self.sock, TlsSocket):
-            self._hand_to_carrier(READ)
-            self._listener.carrier.receive(self.sock, body[self._got :], self._on_carried_in)
+        if self._is_for_carrier(len(body)):
+            self._carry_in(body[self._got :])
             return
         bulk = self._listener.bulk
         if not bulk.may_move(self.fd):
@@ -143,6 +142,13 @@ class Receiver(Sender):
             self._got += count
         bulk.moved(self.fd, self._got - began)
         self._on_more_body(body)
+
+    def _is_for_carrier(self, size: int) -> bool:
+        return size >= CARRIED_FROM and not isinstance(self.sock, TlsSocket)
+
+    def _carry_in(self, place: memoryview, first: Buffer = b"") -> None:
+        self._hand_to_carrier(READ)
+        self._listener.carrier.receive(self.sock, place, self._on_carried_in, first)
 
     def _on_carried_in(self, count: int, problem: Exception | None) -> None:
         """The carrier has received so much of a large body. Never raises."""
@@ -263,14 +269,18 @@ class Receiver(Sender):
         except MemoryError as problem:
             raise NoRoomForBody(size) from problem
         self._body = body = array.data[:size]
-        body[:have] = memoryview(data)[at:]
-        self._got = have
+        is_carried = self._is_for_carrier(size)
+        if not is_carried:
+            body[:have] = memoryview(data)[at:]
+        self._got = 0 if is_carried else have
         intake.clear()
         self._body_since = self.since
         self.since = self._listener.now
         self.state = BODY
         if head.form.expects_continue:
             self._send([_CONTINUE])
+        if is_carried and self.state == BODY:
+            self._carry_in(body, memoryview(data)[at:])
 
     def _start_chunks(self, head: Head) -> None:
         settings = self._listener.settings

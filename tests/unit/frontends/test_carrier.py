@@ -50,6 +50,20 @@ def test_a_move_tells_how_much_it_has_moved(carrier, pair):
     assert collected(carrier, told) == [(0, None)]
 
 
+@pytest.mark.parametrize("there", [b"", b"345", b"3456789"])
+def test_what_has_come_already_is_first(carrier, pair, there):
+    """Goal: it is in its place whether or not more is there."""
+    ours, theirs = pair
+    if there:
+        theirs.sendall(there)
+    place = bytearray(8)
+    told = []
+    carrier.receive(ours, memoryview(place), lambda *said: told.append(said), b"012")
+    count = min(8, 3 + len(there))
+    assert collected(carrier, told) == [(count, None)]
+    assert place == (b"012" + there)[:8].ljust(8, b"\0")
+
+
 def test_problems_are_told(carrier, pair):
     """Goal: nothing there, and a peer that has gone, come back as what they are, and the thread lives on."""
     ours, theirs = pair
