@@ -35,16 +35,25 @@ class Feed:
         self.admission = admission
         self.cost = cost
         self.clock = clock
+        self._instances = 0
+        """That take from here."""
+
+    @property
+    def hands_ahead(self) -> bool:
+        """Whether an instance may have jobs before their turn: nobody else could execute them sooner."""
+        return self._instances == 1 and self.scheduler.ahead is not None and not self.ledger.shares
 
     def enter(self, instance: Instance, context: InstanceContext, start: Callable[[Instance], None]) -> None:
         """An instance will take from here; `start` is for one that waits, on the trio thread. Raises Fault for one that
         could never execute."""
+        self._instances += 1
 
     def rest(self, instance: Instance) -> None:
         """It takes nothing more in this life. From any thread."""
 
     def leave(self, instance: Instance) -> None:
         """It is gone. On the trio thread."""
+        self._instances -= 1
 
     def holders(self, instance: Instance) -> Sequence[Instance]:
         """Whose turns it waits for, though it is idle; from any thread. None where nothing is limited."""
@@ -64,6 +73,24 @@ class Feed:
         if batch is None and look_at:
             self.limits.look_at(look_at)
         return batch
+
+    def take_ahead(self) -> Batch | None:
+        """What is to be executed after what an instance executes now; None if nothing waits. On the trio thread."""
+        scheduler = self.scheduler.ahead
+        if scheduler is None:
+            return None
+        batch, late = scheduler.take_ahead(self.cost.over_within_s)
+        if late:
+            self.limits.refuse_late(late)
+        return batch
+
+    def give_back(self, batch: Batch) -> None:
+        """What was taken ahead was not begun. On the trio thread."""
+        scheduler = self.scheduler.ahead
+        assert scheduler is not None, "it was taken ahead"
+        for job in batch.jobs:
+            job.ahead = None
+        scheduler.give_back(batch.jobs)
 
     def take_from_thread(self, instance: Instance) -> Batch | None:
         """The same on an instance's own thread. Raises trio.RunFinishedError when all is over."""

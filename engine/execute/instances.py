@@ -154,6 +154,15 @@ class Instances:
         batches = [member.instance.current for member in self._members]
         return [batch.jobs for batch in batches if batch is not None]
 
+    def busy_with(self, job: Job) -> list[Sequence[Job]]:
+        """What the instance that has it executes now on its own thread: that job, or those whose end it waits for."""
+        instances = [member.instance for member in self._members]
+        return [
+            instance.current.jobs
+            for instance in instances
+            if instance.current is not None and (job in instance.current.jobs or job.ahead is instance)
+        ]
+
     def blockers(self, instance: object = None) -> Sequence[Sequence[Job]]:
         """What those that serve, or that one of them, are busy with; or whoever they wait for if they wait for their
         turn. Empty if one of them is free."""
@@ -213,6 +222,10 @@ class Instances:
                 raise as_fault(first(error)) from error
             raise
         self._members = [member for member in self._members if member not in stopped]
+        for member in self._members:
+            member.instance.take_back()  # for the new ones
+        while self._placement.look():
+            pass
         await self._retire([member for context, member in there.items() if context not in contexts])
 
     def close(self) -> None:

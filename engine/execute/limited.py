@@ -155,6 +155,10 @@ class LimitedFeed(Feed):
         self._seats: dict[Instance, Seat] = {}
         self._start: Callable[[Instance], None]
 
+    @property
+    def hands_ahead(self) -> bool:
+        return False  # each execution needs a turn
+
     def enter(self, instance: Instance, context: InstanceContext, start: Callable[[Instance], None]) -> None:
         def start_called(seat: Seat, number: int) -> None:
             if seat.called and seat.calls == number:

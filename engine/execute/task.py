@@ -4,6 +4,7 @@
 |-------------|----------|----------------------------------------------------------------------------------------|
 | start()     | started  | its task looks for work; a second ring before it has looked would say nothing new      |
 | run_slice() | the same | what waits is begun here and now, without a turn of its task, if its executor can that |
+| take_back() | any      | what its executor has before its turn is queued again, see ahead.py                    |
 | retire()    | any      | finish what is being executed, then end                                                |
 """
 
@@ -19,6 +20,7 @@ from ..port.concerns import concerning
 from ..port.foreign import as_fault
 from ..request.fetching import fetch, fetched_bytes
 from ..request.sharing import place_on_devices
+from .ahead import Ahead
 from .readiness import of_task
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class TaskInstance:
         """Its task, while there is nothing to do."""
         self._begin: Callable[[Batch, Callable[[Fault | None], None]], bool] | None = None
         """Its executor's, if it has one."""
+        self._ahead: Ahead | None = None
+        """Of an executor that takes what comes next."""
         self._began = 0.0
         self._handed: Batch | None = None
         """Taken, but for the task to execute."""
@@ -84,6 +88,8 @@ class TaskInstance:
     async def _serve(self, executor: AsyncInstance, close_timeout_s: float, task_status: trio.TaskStatus[None]) -> None:
         try:
             self._begin = getattr(executor, "begin", None)
+            if hasattr(executor, "begin_ahead"):
+                self._ahead = Ahead(self, self._feed, executor)  # type: ignore[arg-type]  # it has all of them
             self.readiness = of_task(executor, self.context.name)
             task_status.started()
             while True:
@@ -94,7 +100,10 @@ class TaskInstance:
                     if self.current is None:
                         if self.ends:
                             break
-                        batch = self._feed.take(self)
+                        if self._begin is None:
+                            batch = self._feed.take(self)
+                        else:
+                            self._take_and_begin()
                 if batch is None:
                     await self._ring()
                 else:
@@ -102,9 +111,10 @@ class TaskInstance:
         finally:
             self._begin = self._handed = self._fault = None
             self.readiness = None
-            batch, self.current = self.current, None
-            if batch is not None:
+            self.take_back()
+            for batch in self._left():
                 batch.lose(self._feed.ledger, ShuttingDown("the model was unloaded while it executed"))
+            self._ahead = None
             self._feed.rest(self)
             await close(executor, self.context.name, close_timeout_s)
 
@@ -117,7 +127,22 @@ class TaskInstance:
     def retire(self) -> None:
         """Ends once what it executes is done."""
         self.ends = True
+        self.take_back()
         self.start()
+
+    def take_back(self) -> None:
+        """What its executor has not begun is queued again."""
+        if self._ahead is not None and self._ahead.take_back(self.current):
+            self.current = None
+            self.start()
+
+    def _left(self) -> list[Batch]:
+        """What its executor has, which is not to be any more."""
+        current, self.current = self.current, None
+        left = [] if current is None else [current]
+        while self._ahead is not None and (batch := self._ahead.next()) is not None:
+            left.append(batch)
+        return left
 
     async def _ring(self) -> None:
         """Waits until it is started."""
@@ -165,26 +190,58 @@ class TaskInstance:
         if begin is None or feed.ledger.shares or not begin(batch, self._over):
             self._handed = batch
             self.start()
+        elif self._ahead is not None:
+            self._ahead.hand(self._over, self._unbegun)
 
     def _over(self, fault: Fault | None) -> None:
         """What was begun has been executed."""
+        if isinstance(fault, ExecutorDied):
+            self._lose(fault)
+            return
         batch = self.current
         if batch is None:
             return  # it was given up
-        if fault is None and not self.ends and not self._feed.scheduler.joins:
+        if fault is None and not self._feed.scheduler.joins:
             # What waits is begun before callers are told of this. Where jobs may join, more of them wait after that.
             self._executed(batch, None, self._began)
-            if not self._feed.idles(self):
-                self._begin_next()
+            self._go_on()
             batch.over(self._feed.ledger)
             return
         self._settle(batch, batch, fault, self._began)
-        if isinstance(fault, ExecutorDied):
-            self._fault = fault
-        if self.ends or self._fault is not None:
+        self._go_on()
+
+    def _unbegun(self) -> None:
+        """What was handed over before its turn would have been begun too late."""
+        batch, self.current = self.current, None
+        if batch is not None:
+            self._feed.give_back(batch)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins what comes next."""
+        ahead = self._ahead
+        batch = None if ahead is None else ahead.next()
+        if batch is not None and ahead is not None:
+            self.current = batch
+            self._began = self._feed.clock()
+            batch.begin()
+            if not self.ends:
+                ahead.hand(self._over, self._unbegun)
+        elif self.ends:
             self.start()
         elif not self._feed.idles(self):
             self._begin_next()
+
+    def _lose(self, fault: ExecutorDied) -> None:
+        """Its executor has died of what was begun; what was not is the next one's."""
+        self._fault = fault
+        self.take_back()
+        self._on_death(self, fault)
+        for batch in self._left():
+            batch.settle(fault)
+            batch.over(self._feed.ledger)
+        log.error("instance %s: its executor died: %s", self.context.name, fault.message)
+        self.start()
 
     # --- By its task
 

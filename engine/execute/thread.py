@@ -118,6 +118,9 @@ class ThreadInstance:
         self.ends = True
         self._bell.put(False)
 
+    def take_back(self) -> None:
+        """Nothing is handed to it before its turn."""
+
     def run_slice(self) -> bool:
         """For the trio thread: see inline.py."""
         return self._placement.run_slice(self)

@@ -239,10 +239,10 @@ class ModelVersion:
                     self._abandon_children()
                     self.ledger.shut_deferred(ShuttingDown("the model was unloaded before it had answered"))
                 nursery.cancel_scope.cancel()
-            # What was executing then may have been meant to be executed once more.
-            self._refuse_queued(ShuttingDown("the model was unloaded before it had finished answering"))
         finally:
             self._running = self.accepting = False
+            # What instances had then may have been meant to be executed once more, or not have been begun.
+            self._refuse_queued(ShuttingDown("the model was unloaded before it had finished answering"))
             # The framework's model is closed whatever happens; a thread that hangs in it is let go.
             with trio.move_on_after(max(self._close_timeout_s, CLOSE_S_MIN), shield=True) as patience:
                 await trio.to_thread.run_sync(self._close, abandon_on_cancel=True)
@@ -450,7 +450,7 @@ class ModelVersion:
             slot = getattr(job.sequence, "slot", None)
             return self.instances.blockers(None if slot is None else slot.owner)
         if job.state is JobState.EXECUTING:
-            return [jobs for jobs in self.instances.executing() if job in jobs] or [(job,)]
+            return self.instances.busy_with(job) or [(job,)]
         ordered = self.ledger.ordered
         return [(ordered[0],)] if ordered and ordered[0] is not job else ()
 

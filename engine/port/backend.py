@@ -21,11 +21,12 @@ import attrs
 from .host_policy import HostPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import trio
 
+    from ...schema.fault import Fault
     from ...schema.wire.generated.inference import ModelConfig
     from .nested import NestedCaller
     from .resources import Resource
@@ -133,6 +134,35 @@ class AsyncInstance(Protocol):
     async def aclose(self) -> None:
         """Frees the model object. Called once; errors are logged only. Cancelled when it takes too long: must then
         leave nothing behind."""
+        ...
+
+
+class PipelinedInstance(AsyncInstance, Protocol):
+    """One that may be given what it executes next while it executes, so that it waits for nobody in between.
+
+    What it has like that is taken back whenever something befalls it that befalls queued requests only.
+    """
+
+    @property
+    def ahead_max(self) -> int:
+        """How many batches may wait at it now. May change at any time; 0 for none."""
+        ...
+
+    def begin(self, batch: Batch, over: Callable[[Fault | None], None]) -> bool:
+        """See `AsyncInstance`."""
+        ...
+
+    def begin_ahead(
+        self, batch: Batch, over: Callable[[Fault | None], None], unbegun: Callable[[], None], within_s: float
+    ) -> bool:
+        """Hands over what is to be executed after what has been begun. False, and nothing was done, where it is not
+        taken. When its turn comes after more than `within_s`, it is not executed, and `unbegun` is called in the place
+        of `over`. It stamps `started_ns`, too."""
+        ...
+
+    def take_back(self) -> int:
+        """How many of those that were handed over last have not been begun, and will not be: they are the caller's
+        again, and `over` is not called for them. Exact, also when the executor has died."""
         ...
 
 

@@ -5,6 +5,7 @@ the executing thread until its batch is done, the trio thread again to deliver. 
 the scheduler's lock, so exactly one of take, cancel and expire wins.
 
     QUEUED ──take──▶ EXECUTING ──ended──▶ DONE
+      ◀── taken back ─────┤ it was handed over before its turn, and has not been begun (execute/ahead.py)
       │ cancel ▶ CANCELLED     │ caller leaves, or its deadline passes: it hears at once (or nobody does), the batch
       │ expire, refuse ▶ REJECTED                                      goes on, and the result is dropped
       ◀──rescheduled────────── by the model of an iterative sequence, to be executed once more
@@ -62,6 +63,14 @@ class Execution(Protocol):
     started_ns: int
 
     def spent_ns(self) -> tuple[int, int, int]: ...
+
+
+class Holder(Protocol):
+    """Who has a job before its turn: see execute/ahead.py."""
+
+    def take_back(self) -> None:
+        """Whatever its executor has not begun is queued again. On the trio thread."""
+        ...
 
 
 class Book(Protocol):
@@ -132,6 +141,8 @@ class Job:
     """When it was answered, of one that is answered later."""
     later: Deferral | None = None
     """Set where its answer comes after `execute` has returned."""
+    ahead: Holder | None = None
+    """Set where it was handed to an executor that still worked on others."""
     is_held_up = False
     """Whether who executes it waits until its caller has read more."""
 

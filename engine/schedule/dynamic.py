@@ -77,10 +77,16 @@ class DynamicBatcher:
         self.ordered: deque[Job] | None = deque() if ordered else None
         """The jobs taken and not yet told, in the order they were taken."""
         self._batch_type = batch_type
+        is_plain = order.is_of_arrival and self.standing is None and batch_type is Batch
+        self._goes_ahead = is_plain and not (self.joins or prioritised or ordered)
 
     @property
     def forms_anew(self) -> bool:
         return self.rule.delay_s > 0
+
+    @property
+    def ahead(self) -> DynamicBatcher | None:
+        return self if self._goes_ahead else None
 
     def put(self, job: Job) -> Instance | None:
         with self.lock:
@@ -225,6 +231,21 @@ class DynamicBatcher:
                 self.idle.append(instance)
                 return None, late, now if self.live else 0.0
             return self._taken(jobs, rows, verdict.reason), late, 0.0
+
+    def take_ahead(self, cost_s: float) -> tuple[Batch | None, list[Job]]:
+        late: list[Job] = []
+        with self.lock:
+            job = self._pop(self.clock() + cost_s, late)
+            return None if job is None else self._taken([job], job.batch_size, "single"), late
+
+    def give_back(self, jobs: list[Job]) -> None:
+        with self.lock:
+            move(jobs, JobState.QUEUED)
+            for job in reversed(jobs):
+                level = self.levels.at(job.level)
+                level.jobs.give_back(job, self.levels.newest_first)
+                level.live += 1
+                self.live += 1
 
     # Below: the lock is held.
 

@@ -85,7 +85,7 @@ class Limits:
 
     def leave(self, job: Job, state: JobState) -> bool:
         """Takes a job out of the queue, and looks at what waits anew. False if it was no longer queued."""
-        left = self._scheduler.leave(job, state)
+        left = self._scheduler.leave(job, state) or (self._was_ahead(job) and self._scheduler.leave(job, state))
         if left and self._scheduler.forms_anew:
             self._look()
         return left
@@ -96,9 +96,16 @@ class Limits:
                 self._ledger.statistics.unserved["deadline_queued"] += 1
             elif job.state is JobState.EXECUTING:
                 job.overdue()
-        elif job.state is JobState.QUEUED:
+        elif job.state is JobState.QUEUED or self._was_ahead(job):
             if self._policies.at(job.level).timeout_action == TimeoutAction.DELAY:
                 if self._scheduler.delay(job) and self._scheduler.forms_anew:
                     self._look()
             elif self._ledger.refuse(job, QueueTimeout("Request timeout expired")):
                 self._ledger.statistics.unserved["queue_timeout"] += 1
+
+    def _was_ahead(self, job: Job) -> bool:
+        """It waited at an executor, and is queued again: what befalls queued jobs befalls it."""
+        if job.ahead is None:
+            return False
+        job.ahead.take_back()
+        return job.state is JobState.QUEUED

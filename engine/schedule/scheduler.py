@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from ..request.job import Job, JobState
 
 
+class AheadScheduler(Protocol):
+    """One whose jobs may be taken for an instance that still executes others. For the trio thread."""
+
+    def take_ahead(self, cost_s: float) -> tuple[Batch | None, list[Job]]:
+        """As `Scheduler.take`, but no instance is idle afterwards."""
+        ...
+
+    def give_back(self, jobs: list[Job]) -> None:
+        """What was taken ahead was not begun: it is queued again, before all others of its level."""
+        ...
+
+
 class Scheduler(Protocol):
     """Everything is for the trio thread where nothing else is said. None blocks for long.
 
@@ -32,6 +44,12 @@ class Scheduler(Protocol):
     @property
     def joins(self) -> bool:
         """Whether several jobs may share an execution."""
+        ...
+
+    @property
+    def ahead(self) -> AheadScheduler | None:
+        """The same, where nobody else's turn comes by a job's being taken early: jobs do not join, and are served as
+        they come."""
         ...
 
     @property

@@ -41,6 +41,8 @@ class SequenceBatcher:
     """See the module, and scheduler.py for what each method promises."""
 
     joins = True
+    ahead = None
+    """What an instance executes next may depend on what it executes now."""
     ordered = None
     """An instance executes one batch after the other, so answers keep the order of requests by themselves."""
     forms_anew = True

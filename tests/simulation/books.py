@@ -153,6 +153,8 @@ class Books:
         """Requests of samples that were counted, each executed by itself."""
         self.taken: dict[tuple[ModelVersion, int, str], list[int]] = defaultdict(list)
         """Serials by model version, level and, where it makes a difference, caller, as they were taken."""
+        self.given_back: set[int] = set()
+        """Serials of those that were taken before their turn, and were not executed then."""
         self.order: dict[ModelVersion, list[int]] = defaultdict(list)
         """Serials by model version, as they were taken."""
         self.told: dict[HostedVersion, list[int]] = defaultdict(list)
@@ -222,6 +224,14 @@ class Books:
             caller = caller_of(model.scheduler.order.caller, job)
             self.taken[model, job.level, caller].append(serial_of(job))
             self.order[model].append(serial_of(job))
+
+    def give_back(self, jobs: list[Job], model: ModelVersion) -> None:
+        """They are in the queue again, as if they had never been taken; who was taken after them may stay taken."""
+        for job in jobs:
+            caller = caller_of(model.scheduler.order.caller, job)
+            self.taken[model, job.level, caller].remove(serial_of(job))
+            self.order[model].remove(serial_of(job))
+            self.given_back.add(serial_of(job))
 
     def keep(self, job: Job) -> None:
         """A model sets a state of the job's sequence."""
@@ -307,7 +317,8 @@ class Books:
             batching = model.config.dynamic_batching
             policy = batching.default_queue_policy if batching is not None else None
             if policy is None or policy.timeout_action != ModelQueuePolicyTimeoutAction.DELAY:
-                assert taken == sorted(taken), "served out of turn"
+                in_turn = [serial for serial in taken if serial not in self.given_back]
+                assert in_turn == sorted(in_turn), "served out of turn"
         for model, told in self.told.items():
             if isinstance(model, ModelVersion) and model.ledger.ordered is not None:
                 place = {number: index for index, number in enumerate(self.order[model])}

@@ -14,6 +14,7 @@ WANTED = {
         "inline, handed over by a thread or timer",
         "warm-up",
     ),
+    "ahead": ("handed over", "not handed over", "executed", "taken back"),
     "batches": ("delay", "eager", "full", "preferred", "shape", "single"),
     "orders": ("arrival", "newest first", "turns of callers", "turns of callers, newest first"),
     "sequences": (

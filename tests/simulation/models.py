@@ -51,6 +51,11 @@ SCHEDULING = (
     "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 6000 } }",
     'dynamic_batching {} parameters { key: "MAX_BATCH_VOLUME_BYTES" value { string_value: "8" } }',
 )
+ONE_BY_ONE = (
+    "",
+    "dynamic_batching { default_queue_policy { default_timeout_microseconds: 9000 max_queue_size: 12 } }",
+    "dynamic_batching { default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 6000 } }",
+)
 CONTROLS = """
 control_input [
   { name: "START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }] },
@@ -97,8 +102,10 @@ def parameter(key: str, value: str) -> str:
 class Writer:
     """Writes models into a repository, with ever newer time stamps."""
 
-    def __init__(self, chance: random.Random, directory: Path, names: Sequence[str]) -> None:
-        """Of the models that may be written, ensembles begin with an e, others with an m."""
+    def __init__(self, chance: random.Random, directory: Path, names: Sequence[str], *, pipelined: bool) -> None:
+        """Of the models that may be written, ensembles begin with an e, others with an m. `pipelined`: their executors
+        are given what they execute next while they execute."""
+        self.pipelined = pipelined
         self.names = names
         self.chance = chance
         self.directory = directory
@@ -110,6 +117,9 @@ class Writer:
             self._write_ensemble(name)
             return
         chance = self.chance
+        if self.pipelined:
+            self._write_pipelined(name)
+            return
         scheduling = chance.choice(SCHEDULING if chance.random() < 0.7 else SEQUENCES)
         more = [scheduling]
         if chance.random() < 0.5:
@@ -132,6 +142,17 @@ class Writer:
         self._instances[name] = options
         versions = (1, 2) if chance.random() < 0.3 else (1,)
         write_model(self.directory, name, versions=versions, instances=chance.choice([1, 1, 2, 3]), **options)
+        self.touch(name)
+
+    def _write_pipelined(self, name: str) -> None:
+        """One request at a time, in order of arrival."""
+        chance = self.chance
+        more = [chance.choice(ONE_BY_ONE)]
+        more.append(parameter("PACE", chance.choice(["fast", "slow", "moody"])))
+        more.append(parameter("HEALTH", chance.choice(["sound", "mortal"])))
+        options = {"max_batch_size": 1, "backend": "awaited", "more": "\n".join(more)}
+        self._instances[name] = options
+        write_model(self.directory, name, instances=chance.choice([1, 1, 1, 2]), **options)
         self.touch(name)
 
     def _write_ensemble(self, name: str) -> None:
@@ -207,7 +228,11 @@ class Model:
         if self.backend.history.troubles.instances is not None:
             raise self.backend.history.troubles.instances
         self.backend.instances_open += 1
-        return AwaitedExecutor(self, context) if self.asynchronous else ThreadExecutor(self, context)
+        if not self.asynchronous:
+            return ThreadExecutor(self, context)
+        from tests.simulation.pipelined import PipelinedExecutor
+
+        return (PipelinedExecutor if self.backend.history.pipelined else AwaitedExecutor)(self, context)
 
     def close(self) -> None:
         self.backend.closed.append((self.context.name, self.context.version))

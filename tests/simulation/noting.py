@@ -78,7 +78,7 @@ def noted(history: History) -> Iterator[None]:
     begin, serials = Job.__init__, itertools.count()
     ask, ask_stream = EnsembleVersion.submit, EnsembleVersion.submit_stream
     submit, submit_stream, cancel = ModelVersion.submit, ModelVersion.submit_stream, Job.cancel
-    take, taken = DynamicBatcher.take, DynamicBatcher._taken
+    take, taken, give_job_back = DynamicBatcher.take, DynamicBatcher._taken, DynamicBatcher.give_back
     take_of_sequences, silence = SequenceBatcher.take, Slots.silence
     change, count = Instances.change, Warmup._count
 
@@ -186,6 +186,11 @@ def noted(history: History) -> Iterator[None]:
             books.take(batch, history.versions[self])
         return batch
 
+    def noted_give_job_back(self: DynamicBatcher, jobs: list[Job]) -> None:
+        give_job_back(self, jobs)
+        with books.asserting():
+            books.give_back(jobs, history.versions[self])
+
     def noted_count(self: Warmup, ledger: Ledger, batch: Batch) -> None:
         before = counted_by(ledger.statistics)
         count(self, ledger, batch)
@@ -231,6 +236,7 @@ def noted(history: History) -> Iterator[None]:
             (Job, "cancel", noted_cancel),
             (DynamicBatcher, "take", noted_take),
             (DynamicBatcher, "_taken", noted_taken),
+            (DynamicBatcher, "give_back", noted_give_job_back),
             (SequenceBatcher, "take", noted_take_of_sequences),
             (Slots, "silence", noted_silence),
             (Instances, "change", noted_change),

@@ -3,6 +3,7 @@
     simulate(seed, directory)
      ├─ actors.py     callers, doors, operators; now and then a stop in the middle of it all
      ├─ models.py     all kinds of executors; executions that take time, fail and die; streams
+     ├─ pipelined.py  executors that are given what they execute next while they execute
      ├─ threads.py    executors' threads, stepped one at a time
      ├─ books.py      what became of each request, against the engine's own account
      └─ watch.py      bounds and books, every few virtual milliseconds
@@ -62,7 +63,9 @@ class History:
         self.names += [f"e{index}" for index in range(ensembles)]
         self.has_ensembles = bool(ensembles)
         """There is room for all models then: one that asks more than there is room for is never served."""
-        self.models = Writer(chance, directory, self.names)
+        self.pipelined = seed % 5 == 4
+        """Models are such that their executors are given what they execute next while they execute."""
+        self.models = Writer(chance, directory, self.names, pipelined=self.pipelined)
         self.versions: dict[Scheduler, ModelVersion] = {}
         """Whose scheduler that is."""
         self.pause_s = chance.choice([0, 0, 0.003, 0.003, 0.003, 0.03])
@@ -71,7 +74,7 @@ class History:
         """The engine stops in the middle of it all."""
         self.outlived = self.cut_short and chance.random() < 0.5
         """Threads that were given up go on when the run has ended."""
-        self.limited = chance.random() < 0.4
+        self.limited = chance.random() < 0.4 and not self.pipelined
         """Instances share resources."""
         self.used: Counter[str] = Counter()
         """How much of each resource is in use."""
@@ -142,10 +145,10 @@ class History:
                 exit_timeout_secs=exit_timeout_s,
                 queue_size_max=chance.choice([20, 100_000]),
                 stream_responses_max=chance.choice([1, 2, 64]),
-                queue_order=chance.choice(["arrival", "adaptive"]),
+                queue_order="arrival" if self.pipelined else chance.choice(["arrival", "adaptive"]),
                 rate_limit="execution_count" if self.limited else "off",
                 rate_limit_resource=[ResourceLimit(name=name, count=count) for name, count in LIMITS.items()],
-                fair_queueing=chance.choice(["", "who"]),
+                fair_queueing="" if self.pipelined else chance.choice(["", "who"]),
                 restart=chance.choice([restart, restart, restart, Stop()]),
                 queue_while_down=chance.choice(["keep", "refuse"]),
             ) as engine:

@@ -36,6 +36,7 @@ from ..model_config import ModelConfig
 from .answering import ChildJob, ChildStream, ChildTrace, Source
 from .asking import ChildEngine
 from .frames import fault_fields
+from .line import tokens
 from .listening import Link, Listening
 from .own_imports import OwnImports
 from .setup import Setup
@@ -80,9 +81,14 @@ class Served:
         self._instance = instance
         self._decoupled = setup.decoupled
         self._streams = streams
+        self.tokens = tokens()
+        """See line.py."""
 
     def execute(self, message: Message) -> None:
         """Executes a batch and says what came of it."""
+        if message.kind == "ahead" and (refusal := self._refusal(message.fields[1])):
+            self._link.say(refusal)
+            return
         said, placed = self._executed(message)
         # The inputs' segment goes back with the answers, so that the next batch is put where caches have it.
         message.wires = []
@@ -90,6 +96,7 @@ class Served:
 
     def _executed(self, message: Message) -> tuple[tuple[Any, ...], Placed]:
         """What is said of a batch, and its answers."""
+        begun_ns = time.monotonic_ns()
         jobs = self._jobs(message)
         now_ns = time.monotonic_ns()
         batch = _ChildBatch(jobs, now_ns, now_ns)
@@ -110,10 +117,18 @@ class Served:
             answers.append(job.answer())
             tensors += job.states
             tensors += job.outputs
-        return (told, batch.inputs_ready_ns, batch.outputs_started_ns, answers), self._link.place(tensors)
+        return (told, begun_ns, batch.inputs_ready_ns, batch.outputs_started_ns, answers), self._link.place(tensors)
 
     def close(self) -> None:
         self._instance.close()
+
+    def _refusal(self, latest_ns: int) -> str:
+        """Why what was handed over before its turn is not executed; nothing if it is."""
+        try:
+            os.eventfd_read(self.tokens)
+        except BlockingIOError:
+            return "withdrawn"
+        return "too late" if latest_ns and time.monotonic_ns() > latest_ns else ""
 
     def _jobs(self, message: Message) -> list[ChildJob]:
         kind = ChildStream if self._decoupled else ChildJob
@@ -233,7 +248,7 @@ def _serve(setup: Setup, link: Link) -> None:
         answer_them = partial(_say_ready, link, ready, questions)
         threading.Thread(target=answer_them, name="despina/ready", daemon=True).start()
         listening.begin()
-    link.say("opened", (ready is not None,))
+    link.say_file("opened", (ready is not None,), served.tokens)
     while True:
         message = listening.batch()
         if message is None:

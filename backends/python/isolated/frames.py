@@ -109,6 +109,8 @@ class Codec:
         """`discard` is given segments that are not needed any more."""
         self.pool = SegmentPool(discard)
         self.mappings = Mappings()
+        self.file = -1
+        """One that came with a message and is no segment, once."""
         self._gone: deque[int] = deque()
         """Segments of ours that the other side is to forget."""
 
@@ -144,6 +146,10 @@ class Codec:
         also_new, also_files = _new(elsewhere)
         where = (_ELSEWHERE, (*new, *also_new), elsewhere.number, len(data))
         return Packet(marshal.dumps(where, MARSHAL_VERSION), (*files, *also_files))
+
+    def write_file(self, kind: str, fields: tuple[Any, ...], file: int) -> Packet:
+        """`write` with a file that is no segment: where segments have numbers, it has none."""
+        return self.write_placed(kind, fields, (0, (0,), (file,), (), []))
 
     def read(self, data: Buffer, files: Sequence[int]) -> Message:
         """Takes over the files. Tensors are views of shared memory, or have bytes of their own.
@@ -187,7 +193,10 @@ class Codec:
 
     def _map(self, numbers: Sequence[int], files: Sequence[int]) -> None:
         for number, file in zip(numbers, files, strict=True):
-            self.mappings.add(number, file)
+            if number:
+                self.mappings.add(number, file)
+            else:
+                self.file = file
 
 
 def _new(segment: Segment | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

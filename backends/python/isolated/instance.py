@@ -1,6 +1,7 @@
 """An instance of a Python model in a process of its own: what its task executor awaits.
 
 execute_async ──batch──▶ process ──executed──▶ respond, fail
+begin, begin_ahead                             the same, without anybody waiting: see line.py
                                  ──send──────▶ one task for each stream, which waits for its caller's room
                                  ──ask───────▶ answered at once, or by a task
 the process ends, or breaks the rules: ExecutorDied, for the batch in flight and for the instance
@@ -9,9 +10,12 @@ the process ends, or breaks the rules: ExecutorDied, for the batch in flight and
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import deque
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,14 +26,15 @@ from ....engine.port.dispatch import dispatch
 from ....schema.fault import ExecutorDied, Fault, ShuttingDown
 from .answer_forms import AnswerForms
 from .asked import Asked
-from .frames import fault_fields, fault_of, request_fields
+from .frames import INLINE_BYTES_MAX, fault_fields, fault_of, request_fields
 from .late import LateAnswers
+from .line import Begun, Line
 from .link import ProcessLink, emit
 from .process import ModelProcess, Program
 from .pump import Pump
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from ....engine.port.host_policy import HostPolicy
     from ....engine.port.nested import NestedCaller
@@ -41,6 +46,9 @@ if TYPE_CHECKING:
     from .setup import Setup
 
 log = logging.getLogger("despina.backends.python")
+
+HEARD_MAX = 16
+"""Messages at a time: what the process has executed meanwhile."""
 
 
 def _set_states(job: BackendJob, states: Sequence[Tensor]) -> tuple[str, str] | None:
@@ -87,7 +95,7 @@ class IsolatedInstance:
         self._waiting: trio.lowlevel.Task | None = None
         """Who executes, while the process does."""
         self._is_executing = False
-        self._begun: tuple[Batch, list[int], Callable[[Fault | None], None]] | None = None
+        self._line = Line()
         """What is executed without anybody waiting for it, and who is told when it is over."""
         self._is_closing = False
         self._died: ExecutorDied | None = None
@@ -137,6 +145,7 @@ class IsolatedInstance:
             raise ExecutorDied(f"the process of '{self.name}' did not start within {limits.start_s:g} s")
         await self._link.say("open", (attrs.asdict(self._setup),))
         opened = await self._link.expect("opened", self._heed)  # it may ask for metrics, and for other models' loads
+        self._line.open(self._link.take_file())
         if opened.fields[0]:
             self.ready = self._ask_ready
 
@@ -145,32 +154,75 @@ class IsolatedInstance:
         if self._died is not None or self._limits.execution_s:
             return False
         described, tensors, numbers = self._described(batch.jobs)
-        said = self._link.say_now("execute", (described,), tensors)
-        if said is False:
-            self._let_go(numbers)
+        return self._say_begun("execute", (described,), tensors, Begun(batch, numbers, over))
+
+    @property
+    def ahead_max(self) -> int:
+        """See `PipelinedInstance`."""
+        if self._decoupled or self._limits.execution_s or self._died is not None:
+            return 0  # the time of an execution is that of its own
+        return self._line.room
+
+    def begin_ahead(
+        self, batch: Batch, over: Callable[[Fault | None], None], unbegun: Callable[[], None], within_s: float
+    ) -> bool:
+        """See `PipelinedInstance`. What takes shared memory is not taken: it is used anew by the next batch."""
+        size = sum(len(tensor.memory()) for job in batch.jobs for tensor in job.request.inputs.values())
+        if size > INLINE_BYTES_MAX or within_s <= 0 or not self._line.room:
             return False
-        self._is_executing = True
-        self._begun = batch, numbers, over
+        described, tensors, numbers = self._described(batch.jobs)
+        latest_ns = 0 if within_s == math.inf else time.monotonic_ns() + int(within_s * 1e9)
+        self._line.offer()
+        begun = Begun(batch, numbers, over, unbegun)
+        is_begun = False
+        try:
+            is_begun = self._say_begun("ahead", (described, latest_ns), tensors, begun)
+        finally:
+            if not is_begun:
+                self._line.revoke()
+        return is_begun
+
+    def take_back(self) -> int:
+        """See `PipelinedInstance`."""
+        taken = self._line.take_back()
+        for begun in taken:
+            self._let_go(begun.numbers)
+        return len(taken)
+
+    def _say_begun(self, kind: str, fields: tuple[Any, ...], tensors: Sequence[Tensor], begun: Begun) -> bool:
+        said = self._link.say_now(kind, fields, tensors)
+        if said is False:
+            self._let_go(begun.numbers)
+            return False
+        self._line.begun.append(begun)
         if said is None:
             self._has_post.set()
         return True
 
-    def _end_begun(self) -> None:
-        """The process has executed what was begun, or is gone."""
-        assert self._begun is not None, "it was begun"
-        batch, numbers, over = self._begun
+    def _end_begun(self, message: Message) -> None:
+        """The process has executed what comes first of what was begun."""
+        begun = self._line.begun.popleft()
         fault: Fault | None = None
         try:
-            if self._died is not None:
-                raise self._died.copy()
-            self._take_answers(batch)
+            self._take_answers(begun.batch, message, is_ahead=begun.unbegun is not None)
         except Fault as raised:
             fault = raised
-        self._begun = None
-        self._is_executing = False
-        self._executed = None
-        self._let_go(numbers)
-        over(fault)
+        self._let_go(begun.numbers)
+        begun.over(fault)
+
+    def _end_unbegun(self) -> None:
+        """Its turn has come too late."""
+        begun = self._line.begun.popleft()
+        assert begun.unbegun is not None, "only what was handed over before its turn is refused"
+        self._let_go(begun.numbers)
+        begun.unbegun()
+
+    def _lose_begun(self, died: ExecutorDied) -> None:
+        """The process is gone: what it has executed it has said."""
+        begun = self._line.begun
+        begun[0].over(died.copy())  # takes back what was not begun
+        while begun:
+            self._let_go(begun.popleft().numbers)
 
     async def execute_async(self, batch: Batch) -> None:
         """See `AsyncInstance`. Cancelled, the process is not to be used any more."""
@@ -190,7 +242,8 @@ class IsolatedInstance:
                 )
             if self._died is not None:
                 raise self._died.copy()
-            self._take_answers(batch)
+            assert self._executed is not None, "it has answered"
+            self._take_answers(batch, self._executed)
         finally:
             self._is_executing = False
             self._executed = None
@@ -253,7 +306,7 @@ class IsolatedInstance:
         if process is None:
             return
         try:
-            if self._died is None and not self._is_executing:
+            if self._died is None and not self._is_executing and not self._line.begun:
                 self._is_closing = True
                 await self._link.say("close")
                 await process.ended()
@@ -267,6 +320,7 @@ class IsolatedInstance:
             self._said_ready.set()
             await process.aclose()
             self._link.close()
+            self._line.close()
 
     # --- What the process says
 
@@ -285,13 +339,16 @@ class IsolatedInstance:
     def _hear(self) -> None:
         """It has said something, or is gone."""
         link = self._link
-        try:
-            message = link.receive_nowait()
-        except BlockingIOError:
-            return
-        if message is None:
-            raise _Gone
-        self._heed(message)
+        for _ in range(HEARD_MAX):
+            try:
+                message = link.receive_nowait()
+            except BlockingIOError:
+                return
+            if message is None:
+                raise _Gone
+            self._heed(message)
+            if len(self._line.begun) < 2:
+                break  # seldom is there more
         if link.holds_much and not self._tidies:
             self._tidies = True
             self._nursery_().start_soon(self._tidy)
@@ -301,7 +358,16 @@ class IsolatedInstance:
         self._tidies = False
 
     async def _watch(self) -> None:
-        await self._die(f"it {await self._process.ended()}")
+        how = await self._process.ended()
+        self._hear_rest()
+        await self._die(f"it {how}")
+
+    def _hear_rest(self) -> None:
+        """What the process, which is gone, has executed before."""
+        with suppress(Fault, OSError, ValueError, TypeError, KeyError, IndexError):
+            while self._line.begun and (message := self._link.receive_nowait()) is not None:
+                if message.kind not in ("ask", "call"):  # nobody is there to be answered
+                    self._heed(message)
 
     async def _die(self, how: str) -> None:
         """Who executes is told; else whoever supervises the instance."""
@@ -317,8 +383,8 @@ class IsolatedInstance:
         self._later.fail(self._died)
         self._asked.close()
         self._said_ready.set()
-        if self._begun is not None:
-            self._end_begun()
+        if self._line.begun:
+            self._lose_begun(self._died)
         elif self._is_executing:
             self._answered()
         else:
@@ -327,17 +393,21 @@ class IsolatedInstance:
     def _heed(self, message: Message) -> None:
         kind, fields = message.kind, message.fields
         if kind == "executed":
-            self._executed = message
-            if self._begun is not None:
-                self._end_begun()
+            if self._line.begun:
+                self._end_begun(message)
             else:
+                self._executed = message
                 self._answered()
         elif kind == "send":
             self._pump(fields[0]).put(fields, message.tensors)
         elif kind == "late":
             self._later.answer(message)
+        elif kind == "withdrawn":
+            self._line.withdrawn()
+        elif kind == "too late":
+            self._end_unbegun()
         elif kind == "log":
-            emit(fields, self._setup.name, self._jobs.values())
+            emit(fields, self._setup.name, self._worked_on())
         elif kind == "ready":
             self._is_ready = bool(fields[0])
             self._said_ready.set()
@@ -346,10 +416,16 @@ class IsolatedInstance:
         else:
             self._asked.heed(message, self._nursery_())
 
-    def _take_answers(self, batch: Batch) -> None:
-        message = self._executed
-        assert message is not None, "it has answered"
-        fault, ready_ns, ended_ns, answers = message.fields
+    def _worked_on(self) -> Collection[BackendJob]:
+        """The jobs that are with the process, but for those whose turn has not come."""
+        waiting = {number for begun in islice(self._line.begun, 1, None) for number in begun.numbers}
+        return [job for number, job in self._jobs.items() if number not in waiting]
+
+    def _take_answers(self, batch: Batch, message: Message, *, is_ahead: bool = False) -> None:
+        fault, begun_ns, ready_ns, ended_ns, answers = message.fields
+        self._line.learn((ended_ns - begun_ns) * 1e-9)
+        if is_ahead:
+            batch.started_ns = begun_ns
         batch.inputs_ready_ns = max(batch.started_ns, ready_ns)
         batch.outputs_started_ns = max(batch.inputs_ready_ns, min(ended_ns, time.monotonic_ns()))
         at = 0

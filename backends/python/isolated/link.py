@@ -148,6 +148,11 @@ class ProcessLink:
         self._heard += 1
         return self._codec.read(self._view[:count], files_of(ancillary) if ancillary else ())
 
+    def take_file(self) -> int:
+        """The file that came last, which is the caller's from now on; -1 for none."""
+        file, self._codec.file = self._codec.file, -1
+        return file
+
     @property
     def holds_much(self) -> bool:
         """Whether `tidy` is worth it."""

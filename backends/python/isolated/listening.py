@@ -48,6 +48,11 @@ class Link:
         with self.sending:
             self._send(self._codec.write(kind, fields, contents_of(tensors)))
 
+    def say_file(self, kind: str, fields: tuple[Any, ...], file: int) -> None:
+        """The same with a file, which stays open here."""
+        with self.sending:
+            self._send(self._codec.write_file(kind, fields, os.dup(file)))
+
     def place(self, tensors: Sequence[Tensor]) -> Placed:
         """The first half of `say`: then the tensors are not needed any more. The second is to follow at once."""
         with self.sending:
@@ -166,7 +171,7 @@ class Listening:
             message = self._link.receive()
             if message is None:  # the server is gone: nobody is there to answer
                 os.killpg(0, signal.SIGKILL)
-            elif message.kind == "execute":
+            elif message.kind in ("execute", "ahead"):
                 return message
             else:
                 self._heed(message)

@@ -118,6 +118,35 @@ def test_claims():
     assert box.claim() is None
 
 
+def test_what_was_taken_ahead_may_be_given_back():
+    """Goal: it is first in line again, in order, and may leave; who finds nothing to take ahead is not idle."""
+    box = batcher()
+    waiting = [job(id) for id in "abc"]
+    for each in waiting:
+        box.put(each)
+    box.put(job("late", deadline=99.0))
+    assert taken(box)[0] == ["a"]
+    ahead = [box.ahead.take_ahead(0.0)[0] for _ in "bc"]
+    batch, late = box.ahead.take_ahead(0.0)
+    assert batch is None
+    assert [each.request.id for each in late] == ["late"]
+    assert (box.live, box.idle) == (0, [])
+    assert not box.leave(waiting[1], JobState.CANCELLED)
+    for batch in reversed(ahead):
+        box.ahead.give_back(batch.jobs)
+    assert (box.live, box.levels.first.live) == (2, 2)
+    assert box.leave(waiting[1], JobState.CANCELLED)
+    assert taken(box)[0] == ["c"]
+    assert box.ahead.take_ahead(0.0) == (None, [])
+    assert box.idle == []
+
+
+@pytest.mark.parametrize("options", [{"rows_max": 2}, {"levels": (0, 0)}])
+def test_nothing_is_taken_ahead_where_others_may_join_or_be_more_urgent(options):
+    assert batcher(**options).ahead is None
+    assert batcher().ahead is not None
+
+
 def test_the_late_are_given_up_when_their_turn_comes():
     """Goal: whose deadline falls within the cost is not executed; exactly at the deadline is in time."""
     box = batcher()
