@@ -21,7 +21,7 @@ from .inference import LATEST, InferenceRequest, Template
 from .kserve_grpc_contents import memory_in
 from .kserve_grpc_parameters import BOOL, DOUBLE, INT64, STRING, UINT64, Said, apply_parameters
 from .memo import Memo
-from .tensor import Tensor
+from .tensor import COPY_BYTES_MAX, Tensor
 from .texts import MANY_BYTES_MIN, counted
 from .wire import codec
 from .wire.generated.inference import ModelInferRequest
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from .tensor import Buffer
 
 _VERSION_DIGITS_MAX: Final = 18
-_COPIED_BYTES_MAX: Final = 1024
-"""Messages whose contents are copied out of them: that costs less than views."""
 _TEXTS: Final = b"\x12\x05BYTES"
 """In the description of an input with BYTES."""
 _CONTENTS_BYTES_MAX: Final = 32_768
 """Of an input with its elements that is read at once, in a millisecond or two."""
+_RAW: Final = 0x3A
+"""The tag of contents."""
 _DESCRIBING: Final = frozenset((0x2A, 0x32))
 """Tags of inputs and outputs."""
 _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
@@ -96,7 +96,7 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     unknown, tensors without their bytes or with more than one list of elements, malformed bytes. From any thread."""
     name = version = id = ""
     parameters: dict[str, Said] | None = None
-    source = data if len(data) <= _COPIED_BYTES_MAX else memoryview(data)
+    source = data if len(data) <= COPY_BYTES_MAX else memoryview(data)
     raw: list[Buffer] = []
     form_at = form_stop = 0
     at, end = 0, len(data)
@@ -116,6 +116,14 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
                         at += size
                     tag = data[at] if at < end else 0
                 form_stop = at
+                while tag == _RAW:
+                    size = data[at + 1]
+                    start = at + 2
+                    if size > 127:
+                        size, start = read_varint(data, at + 1)
+                    at = start + size
+                    raw.append(source[start:at])
+                    tag = data[at] if at < end else 0
                 continue
             size = data[at + 1]
             start = at + 2
@@ -124,17 +132,15 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             stop = start + size
             if stop > end:
                 return None
-            if tag == 0x3A:
-                raw.append(source[start:stop])
+            if tag == 0x0A:
+                name = str(data[start:stop], "utf-8")
+            elif tag == 0x1A:
+                id = str(data[start:stop], "utf-8")
             elif tag == 0x22:
                 if parameters is None:
                     parameters = {}
                 key, said = _parameter(data, start, stop)
                 parameters[key] = said
-            elif tag == 0x0A:
-                name = str(data[start:stop], "utf-8")
-            elif tag == 0x1A:
-                id = str(data[start:stop], "utf-8")
             elif tag == 0x12:
                 version = str(data[start:stop], "utf-8")
             else:
@@ -143,7 +149,8 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
         if at != end:
             return None
         if raw:
-            form, contents = _known_form(bytes(data[form_at:form_stop])), raw
+            stretch = bytes(data[form_at:form_stop])
+            form, contents = _forms.get(stretch) or _known_form(stretch), raw
         else:
             form, contents = _with_elements(data, form_at, form_stop, source)
         if version and not (len(version) <= _VERSION_DIGITS_MAX and version.isascii() and version.isdigit()):
