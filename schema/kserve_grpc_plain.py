@@ -41,6 +41,8 @@ _RAW: Final = 0x3A
 """The tag of contents."""
 _DESCRIBING: Final = frozenset((0x2A, 0x32))
 """Tags of inputs and outputs."""
+_BEFORE_RAW: Final = frozenset((0x12, 0x1A, 0x22, 0x2A, 0x32))
+"""Tags of what may be between a model's name and raw contents."""
 _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
 """Tags of an input's name, datatype and shape."""
 _DOUBLE = Struct("<d").unpack_from
@@ -88,6 +90,26 @@ def takes_long(message: Buffer) -> bool:
     except (IndexError, ValueError):
         return False
     return False
+
+
+def contents_begin(beginning: Buffer) -> tuple[str, str, int] | None:
+    """Of a request that begins so: its model's name and version, and where the first of its raw contents is. None where
+    that is not to be seen, or there are none."""
+    name = version = ""
+    at = 0
+    try:
+        while (tag := beginning[at]) != 0x3A:
+            size, start = read_varint(beginning, at + 1)
+            at = start + size
+            if tag == 0x0A:
+                name = str(beginning[start:at], "utf-8")
+            elif tag == 0x12:
+                version = str(beginning[start:at], "ascii")
+            elif tag not in _BEFORE_RAW:
+                return None
+        return name, version, read_varint(beginning, at + 1)[1]
+    except (IndexError, ValueError):
+        return None
 
 
 def read_plain_request(data: Buffer) -> InferenceRequest | None:

@@ -114,6 +114,7 @@ class FakeModel:
     is_serving = True
     generation = "1"
     depth = 0
+    buffers = None
     remembers = False
     submits_anywhere = False
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ..execute.limited import SharedResources
     from ..execute.warmup import Warmup
     from ..port.backend import BackendModel, InstanceContext
+    from ..port.buffers import BufferPool
     from ..port.served import Inference
     from ..port.settings import EngineSettings
     from ..schedule.states import States
@@ -99,6 +100,7 @@ class ModelVersion:
         self.version_text = str(version)
         self.config = config
         self.decoupled = is_decoupled(config)
+        self.buffers: BufferPool | None = getattr(backend_model, "buffers", None)
         self.depth = 0
         self.remembers = config.sequence_batching is not None
         self.submits_anywhere = False

@@ -101,7 +101,11 @@ class BackendInstance(Protocol):
 
 
 class BackendModel(Protocol):
-    """One opened model version."""
+    """One opened model version.
+
+    It may have an attribute `buffers`, a BufferPool: where doors receive large requests for it, which its instances may
+    then see there and write to.
+    """
 
     config: ModelConfig
     """The completed configuration: only max_batch_size, input, output, a scheduling choice where none was given, and

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ...schema.fault import Fault
     from ...schema.inference import InferenceRequest, InferenceResponse
     from ...schema.wire.generated.inference import ModelConfig
+    from .buffers import BufferPool
 
 
 class Inference(Protocol):
@@ -82,6 +83,12 @@ class Served(Protocol):
     @property
     def generation(self) -> str:
         """What tells this load of it from others where answers are kept, an ensemble's models included."""
+        ...
+
+    @property
+    def buffers(self) -> BufferPool | None:
+        """Where large requests of its own are received best: its executors see them there, and may write there. None
+        for anywhere."""
         ...
 
     @property

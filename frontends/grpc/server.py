@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ...engine.port.buffers import BufferPool
 from ...engine.port.dispatch import Watch
 from ..alone import Alone
-from ..buffers import BufferPool
 from ..bulk import Bulk
 from ..carrier import Carrier
 from ..restricted import by_path
@@ -83,6 +83,8 @@ class GrpcServer:
         self.bulk = Bulk()
         self.carrier = Carrier()
         self.buffers = BufferPool(settings.recycled_bytes_max)
+        self.pools: set[BufferPool] = set()
+        """Those that buffers came back to, and have some."""
         self.meanings = Meanings(methods, by_path(settings.restricted))
         self._clock = trio.lowlevel.current_clock()
         self.now = self._clock.current_time()
@@ -364,7 +366,7 @@ class GrpcServer:
     async def _until_company(self) -> None:
         """Returns when there is somebody to look after. Buffers that nobody needs are freed also meanwhile."""
         self._company = trio.Event()
-        while self.buffers.kept_bytes and not self._company.is_set():
+        while self.pools and not self._company.is_set():
             with trio.move_on_after(self.settings.recycled_idle):
                 await self._company.wait()
             self._trim(trio.current_time())
@@ -373,7 +375,7 @@ class GrpcServer:
     def _trim(self, now: float) -> None:
         if now - self._trimmed_at >= self.settings.recycled_idle:
             self._trimmed_at = now
-            self.buffers.trim()
+            self.pools -= {pool for pool in self.pools if pool.trim() and not pool.kept_bytes}
 
     async def _inspect_by_parts(self) -> None:
         """All of them; with very many, requests get their turn in between."""

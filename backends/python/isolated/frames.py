@@ -15,18 +15,21 @@ import marshal
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ....schema.datatype import BY_NAME
 from ....schema.fault import Fault, Internal
 from ....schema.tensor import Buffer, Tensor
 from . import segments
+from .received import SHOWN_MAX, Lent, SharedBuffer, start_in
 from .segments import Mappings, Segment, SegmentPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ....engine.port.work import BackendJob
     from ....schema.inference import InferenceRequest
@@ -36,16 +39,23 @@ MARSHAL_VERSION: Final = 2
 PACKET_BYTES_MAX: Final = 1 << 16
 INLINE_BYTES_MAX: Final = 1 << 14
 ALIGNMENT: Final = 64
+LENT_BYTES_MIN: Final = 1 << 16
+"""What is less is copied sooner than it is found."""
 Form = tuple[str, str, tuple[int, ...], int]
 """Of a tensor: name, datatype, shape, and how many bytes it has."""
 Contents = tuple[list[Form], list[Buffer], int]
 """Of tensors: their forms, their bytes, and how many bytes that are."""
-Placed = tuple[int, tuple[int, ...], tuple[int, ...], tuple[Form, ...], list[Buffer]]
-"""Of tensors: their segment, its number and its file if it is new, their forms, and their bytes where in no segment."""
+Place = tuple[int, int]
+"""The number of a segment or of a buffer of the server's, and the first byte there."""
+Placed = tuple[int, Sequence[int], Sequence[int], tuple[Form, ...], list[Any], list[Buffer]]
+"""Of tensors: their segment, what of it is new and its file, their forms, their bytes where in no segment, and what is
+to be there until that is told. Of SCATTERED ones: what is new, and their places instead of their bytes."""
+SCATTERED: Final = -1
+"""Instead of a segment: each tensor is where its place says."""
 _NO_CONTENTS: Final[Contents] = ([], [], 0)
 _SIZE: Final = itemgetter(3)
 """Of a form."""
-ANCILLARY_BYTES: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
+ANCILLARY_BYTES: Final = socket.CMSG_SPACE((SHOWN_MAX + 2) * array.array("i").itemsize)
 
 _ELSEWHERE: Final = "elsewhere"
 
@@ -113,6 +123,7 @@ class Codec:
         """One that came with a message and is no segment, once."""
         self._gone: deque[int] = deque()
         """Segments of ours that the other side is to forget."""
+        self.lent = Lent(self._gone)
 
     def write(self, kind: str, fields: tuple[Any, ...] = (), contents: Contents = _NO_CONTENTS) -> Packet:
         """`fields` are plain values. Copies the tensors. Raises OSError or MemoryError where there is no room, and
@@ -123,21 +134,72 @@ class Codec:
         """Copies the tensors where the other side finds them: of those they were made of nobody is needed any more."""
         forms, wires, size = contents
         if size <= INLINE_BYTES_MAX:
-            return 0, (), (), tuple(forms), wires
+            return 0, (), (), tuple(forms), wires, []
+        lent = [*map(self._lendable, wires, forms)]
+        if any(one is not None for one in lent):
+            return self._place_scattered(forms, wires, lent)
         segment = self.pool.take(size + ALIGNMENT * len(wires))
         start = 0
         for wire in wires:
             segment.fill(start, wire)
             start = -(-(start + len(wire)) // ALIGNMENT) * ALIGNMENT
-        return segment.number, *_new(segment), tuple(forms), []
+        return segment.number, *_new(segment), tuple(forms), [], []
+
+    def _lendable(self, wire: Buffer, form: Form) -> SharedBuffer | Place | None:
+        """Where it can stay: in a buffer of ours, or in one of the other side's."""
+        if form[3] < LENT_BYTES_MIN:
+            return None
+        buffer = self.lent.lendable(wire, _alignment(form[1]))
+        return self.mappings.whereabouts(wire) if buffer is None else buffer
+
+    def _place_scattered(
+        self, forms: list[Form], wires: list[Buffer], lent: Sequence[SharedBuffer | Place | None]
+    ) -> Placed:
+        """Copies those that cannot stay where they are."""
+        buffers: dict[int, SharedBuffer] = {}
+        places: list[Place] = []
+        copied: list[tuple[int, Buffer]] = []
+        start = 0
+        for wire, place in zip(wires, lent, strict=True):
+            if isinstance(place, SharedBuffer) and (place.number in buffers or len(buffers) < SHOWN_MAX):
+                buffers[place.number] = place
+                places.append((place.number, start_in(place, wire)))
+            elif isinstance(place, tuple):
+                places.append(place)
+            else:
+                places.append((0, start))
+                copied.append((start, wire))
+                start = -(-(start + len(wire)) // ALIGNMENT) * ALIGNMENT
+        segment = self.pool.take(start) if copied else None
+        try:
+            new, files = self.lent.lend(buffers)
+        except OSError:
+            if segment is not None:
+                self._gone.extend(self.pool.give_back([segment.number]))
+            raise
+        if segment is not None:
+            for at, wire in copied:
+                segment.fill(at, wire)
+            places = [place if place[0] else (segment.number, place[1]) for place in places]
+            also_new, also_files = _new(segment)
+            new, files = [*new, *also_new], [*files, *also_files]
+        return SCATTERED, new, files, tuple(forms), places, wires
+
+    def copied_bytes(self, contents: Contents) -> int:
+        """How many bytes `place` would copy."""
+        forms, wires, size = contents
+        if size <= INLINE_BYTES_MAX:
+            return size
+        return sum(form[3] for wire, form in zip(wires, forms, strict=True) if self._lendable(wire, form) is None)
 
     def write_placed(self, kind: str, fields: tuple[Any, ...], placed: Placed) -> Packet:
         """`write` in two steps: what is let go of between them is told with the same message."""
-        number, new, files, forms, wires = placed
+        number, new, files, forms, wires, held = placed
+        held.clear()
         gone = []
         while self._gone:
             gone.append(self._gone.popleft())
-        said = (kind, new, self.mappings.released(), gone, number, forms, wires, fields)
+        said = (kind, tuple(new), self.mappings.released(), gone, number, forms, wires, fields)
         data = marshal.dumps(said, MARSHAL_VERSION)
         if len(data) <= PACKET_BYTES_MAX:
             return Packet(data, files)
@@ -149,7 +211,7 @@ class Codec:
 
     def write_file(self, kind: str, fields: tuple[Any, ...], file: int) -> Packet:
         """`write` with a file that is no segment: where segments have numbers, it has none."""
-        return self.write_placed(kind, fields, (0, (0,), (file,), (), []))
+        return self.write_placed(kind, fields, (0, (0,), (file,), (), [], []))
 
     def read(self, data: Buffer, files: Sequence[int]) -> Message:
         """Takes over the files. Tensors are views of shared memory, or have bytes of their own.
@@ -167,12 +229,14 @@ class Codec:
             kind, _, released, gone, number, forms, wires, fields = said
             for other in gone:
                 self.mappings.forget(other)
-            if released:
-                self._gone.extend(self.pool.give_back(released))
-            if number:
+            if number == SCATTERED:
+                wires = self._scattered(wires, forms)
+            elif number:
                 wires = _parts(self.mappings.lease(number), forms)
             elif [*map(len, wires)] != [*map(_SIZE, forms)]:
                 raise ValueError("tensors of other sizes")
+            if released:
+                self._take_back(released)
             return Message(kind, fields, forms, wires)
         except (ValueError, TypeError, EOFError, KeyError, IndexError, OSError) as problem:
             raise Internal(f"what came is no message: {type(problem).__name__}: {problem}") from problem
@@ -180,7 +244,8 @@ class Codec:
     @property
     def holds_much(self) -> bool:
         """Whether `tidy` is worth it when it is quiet."""
-        return self.pool.byte_size > segments.IDLE_BYTES_MAX or self.mappings.byte_size > segments.IDLE_BYTES_MAX
+        least = segments.IDLE_BYTES_MAX
+        return bool(self.lent) or self.pool.byte_size > least or self.mappings.byte_size > least
 
     def tidy(self) -> bool:
         """It was quiet for a while: whether the other side should be told of segments that are gone, or free."""
@@ -188,8 +253,27 @@ class Codec:
         return bool(self._gone) or self.mappings.has_released
 
     def close(self) -> None:
+        self.lent.close()
         self.pool.close()
         self.mappings.close()
+
+    def _scattered(self, places: Sequence[Place], forms: Sequence[Form]) -> list[Buffer]:
+        """The tensors that are there. Raises ValueError where they are not."""
+        wholes: dict[int, memoryview] = {}
+        parts: list[Buffer] = []
+        for (number, start), form in zip(places, forms, strict=True):
+            whole = wholes.get(number)
+            if whole is None:
+                knows = self.mappings.knows(number)
+                whole = wholes[number] = self.mappings.lease(number) if knows else self.lent.whole(number)
+            parts.append(_part(whole, start, form[3]))
+        return parts
+
+    def _take_back(self, released: list[int]) -> None:
+        for number in released:
+            if number < 0:
+                self.lent.take_back(number)
+        self._gone.extend(self.pool.give_back([number for number in released if number > 0]))
 
     def _map(self, numbers: Sequence[int], files: Sequence[int]) -> None:
         for number, file in zip(numbers, files, strict=True):
@@ -210,13 +294,21 @@ def _parts(whole: memoryview, forms: Sequence[Form]) -> list[Buffer]:
     parts: list[Buffer] = []
     start = 0
     for form in forms:
-        size = form[3]
-        stop = start + size
-        if size < 0 or stop > len(whole):
-            raise ValueError("a tensor beyond its segment")
-        parts.append(whole[start:stop])
-        start = -(-stop // ALIGNMENT) * ALIGNMENT
+        parts.append(_part(whole, start, form[3]))
+        start = -(-(start + form[3]) // ALIGNMENT) * ALIGNMENT
     return parts
+
+
+def _part(whole: memoryview, start: int, size: int) -> memoryview:
+    if size < 0 or start < 0 or start + size > len(whole):
+        raise ValueError("a tensor beyond its segment")
+    return whole[start : start + size]
+
+
+def _alignment(datatype: str) -> int:
+    """Of what starts where, so that its elements are aligned."""
+    kind = BY_NAME.get(datatype)
+    return ALIGNMENT if kind is None else kind.byte_size or 1
 
 
 # --- Faults, as plain values

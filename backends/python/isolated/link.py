@@ -72,7 +72,7 @@ class ProcessLink:
         if self._unsent is not None or self._sending.locked():
             return False
         contents = contents_of(tensors)
-        if contents[2] > COPY_BYTES_MAX:
+        if contents[2] > COPY_BYTES_MAX and self._codec.copied_bytes(contents) > COPY_BYTES_MAX:
             return False
         try:
             packet = self._codec.write(kind, fields, contents)
@@ -110,7 +110,7 @@ class ProcessLink:
         contents = contents_of(tensors)
         size = contents[2]
         try:
-            if size <= COPY_BYTES_MAX:
+            if size <= COPY_BYTES_MAX or self._codec.copied_bytes(contents) <= COPY_BYTES_MAX:
                 return self._codec.write(kind, fields, contents)
             return await trio.to_thread.run_sync(self._codec.write, kind, fields, contents)
         except (OSError, MemoryError) as error:

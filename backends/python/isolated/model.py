@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ....engine.port.buffers import BufferPool
 from ....schema.config_json import config_to_json
 from ....schema.fault import ExecutorDied, Internal
 from ..completion import apply, arguments, is_decoupled, is_iterative
@@ -16,6 +17,7 @@ from .instance import IsolatedInstance
 from .limits import Limits, is_debugged
 from .link import emit
 from .process import ModelProcess, Program
+from .received import SharedBuffers
 from .setup import Setup
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from ..environments import Environment
     from ..source import Source
     from .frames import Message
+
+BUFFER_BYTES_MAX: Final = 1 << 28
+"""Of buffers for requests that are kept for later ones; who receives them frees what is not needed."""
 
 
 class IsolatedModel:
@@ -43,6 +48,10 @@ class IsolatedModel:
             (completed,) = completed_by(self._setup("", {}), self._limits, self._program)
             if completed is not None:
                 self.config = apply(ConfigHelper(completed), context.config)
+        self.buffers: BufferPool | None = None
+        """None where the model would find again what it has written, or has no address space to see them all."""
+        if not is_iterative(self.config) and not self._limits.memory_bytes:
+            self.buffers = BufferPool(BUFFER_BYTES_MAX, SharedBuffers())
 
     def open_instance(self, instance: InstanceContext) -> IsolatedInstance:
         setup = self._setup(instance.name, arguments(self._context, self.config, instance))

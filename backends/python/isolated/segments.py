@@ -183,6 +183,12 @@ def rounded(size: int) -> int:
     return whole if whole <= FINE_BYTES_MIN else -(-size // step) * step
 
 
+def address_of(array: np.ndarray) -> int:
+    """Of its first byte."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 def _size(segment: Segment) -> int:
     return segment.size
 
@@ -195,6 +201,8 @@ class Mappings:
         """Of all that are known."""
         self._maps: dict[int, mmap.mmap] = {}
         self._leases: dict[int, _Lease] = {}
+        self._received: dict[int, tuple[int, int]] = {}
+        """Of the server's own buffers that are leased: from which address to which."""
         self._released: deque[int] = deque()
 
     def add(self, number: int, fd: int) -> None:
@@ -208,6 +216,9 @@ class Mappings:
         finally:
             os.close(fd)
 
+    def knows(self, number: int) -> bool:
+        return number in self._maps
+
     def forget(self, number: int) -> None:
         """Its owner does not use it any more. What still refers to it keeps it alive."""
         memory = self._maps.pop(number, None)
@@ -219,7 +230,19 @@ class Mappings:
         whole = np.frombuffer(self._maps[number], np.uint8)
         self._leases[number] = lease = _Lease(whole, self._release)
         lease.number = number
+        if number < 0:
+            address = address_of(whole)
+            self._received[number] = address, address + len(whole)
         return whole.data
+
+    def whereabouts(self, part: Buffer) -> tuple[int, int] | None:
+        """The server's buffer that these bytes are in, and where, if they are in one that is leased."""
+        if self._received and part:
+            address = address_of(np.frombuffer(part, np.uint8))
+            for number, (start, stop) in [*self._received.items()]:
+                if start <= address and address + len(part) <= stop:
+                    return number, address - start
+        return None
 
     @property
     def has_released(self) -> bool:
@@ -238,6 +261,7 @@ class Mappings:
 
     def _release(self, lease: _Lease) -> None:
         self._leases.pop(lease.number, None)
+        self._received.pop(lease.number, None)
         self._released.append(lease.number)
 
 

@@ -28,6 +28,7 @@ class CachedVersion(ModelVersion):
 
     def __init__(self, *, keeper: Keeper, settings: EngineSettings, **rest: Any) -> None:
         super().__init__(settings=settings, **rest)
+        self.buffers = None  # one execution may be several requests'
         self.statistics.keeps()
         keys = Keys(self.name, self.version, self.generation)
         self._calls = Calls(

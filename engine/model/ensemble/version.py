@@ -79,6 +79,7 @@ class EnsembleVersion:
         self.config = config
         self.decoupled = False
         self.depth = 1
+        self.buffers = None
         self.remembers = False
         self.submits_anywhere = False
         self.labels = labels

@@ -353,8 +353,10 @@ class Connection:
             self.give_buffer(call)
 
     def give_buffer(self, call: Incoming) -> None:
-        assert call.buffer is not None
-        self.buffers.give(call.buffer)
+        assert call.buffer is not None, "it has one"
+        assert call.pool is not None, "it is from somewhere"
+        call.pool.give(call.buffer)
+        self.server.pools.add(call.pool)
         call.buffer = None
 
     def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ....engine.port.buffers import BufferPool
     from ....engine.port.caller import Passes
-    from ...buffers import BufferPool
     from ...bulk import Bulk
     from ...carrier import Carrier
     from ...tls import TlsSocket
@@ -87,7 +87,9 @@ class Listener(Protocol):
     bulk: Bulk
     carrier: Carrier
     buffers: BufferPool
-    """Where large messages go."""
+    """Where large messages go whose models have no buffers."""
+    pools: set[BufferPool]
+    """Where they went lately."""
     is_verbose: bool
     """Every call is logged."""
     is_lone: bool

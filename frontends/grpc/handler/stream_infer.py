@@ -51,6 +51,7 @@ class StreamInfer:
     """Serves `/inference.GRPCInferenceService/ModelStreamInfer`."""
 
     is_streaming = True
+    room_for = None
 
     def __init__(self, engine: Any, settings: GrpcSettings) -> None:
         self._engine = engine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ....schema.classification import classify_response
 from ....schema.fault import Fault, NotLoaded, Unsupported
 from ....schema.kserve_grpc import read_class_counts, read_request, write_response
-from ....schema.kserve_grpc_plain import read_plain_request, takes_long
+from ....schema.kserve_grpc_plain import contents_begin, read_plain_request, takes_long
 from ....schema.version import parse_version
 from ....schema.wire import codec
 from ....schema.wire.generated.inference import ModelInferRequest
@@ -20,6 +20,7 @@ from ..request.deflate import compress_replies
 from .traced import submit_traced
 
 if TYPE_CHECKING:
+    from ....engine.port.buffers import BufferPool
     from ....engine.port.served import Inference
     from ....schema.inference import InferenceRequest, InferenceResponse
     from ....schema.tensor import Buffer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ..settings import GrpcSettings
 
 _INTERNAL = 13
+ALIGNMENT = 64
+"""Of tensors, as models like it."""
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
 
@@ -43,6 +46,18 @@ class UnaryInfer:
         self._tracer = engine.tracer
         self._forwarder = open_forwarder(settings.forward_pattern)
         self._compresses = settings.response_compression_level != "none"
+
+    def room_for(self, beginning: Buffer) -> tuple[BufferPool, int] | None:
+        """Buffers of the model's own, where its process sees them; the first tensor is aligned there."""
+        found = contents_begin(beginning)
+        if found is None:
+            return None
+        name, version, at = found
+        try:
+            buffers = self._engine.model(name, parse_version(version)).buffers
+        except Fault:
+            return None
+        return None if buffers is None else (buffers, -at % ALIGNMENT)
 
     def start(self, call: Call, message: Buffer) -> None:
         if self._compresses:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ....engine.port.buffers import RECYCLED_FROM
 from ...carrier import CARRIED_FROM
 from ..wire.constants import window_update
 from .inflate import INLINE_BYTES_MAX, BadCompression, NobodyWaits, TooLarge, inflate_at_once, inflate_in_steps
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ....engine.port.buffers import BufferPool
     from ....schema.tensor import Buffer
     from .head import Head
     from .port import Transport
@@ -28,6 +30,8 @@ WHOLE_BYTES_MAX = 65_536 + 4_096
 """Of messages that are taken out of their frame at once: a tensor of 64 KiB with what describes it."""
 _PROGRESS_BYTES = 16_384
 """What counts as progress of a message that is not complete."""
+_BEGINNING_BYTES = 4096
+"""Of a large message that are looked at before it is received."""
 NONE: deque[Any] = deque(maxlen=0)
 """For what calls seldom have: nothing can be added to it."""
 
@@ -58,7 +62,9 @@ class Incoming:
     _prefix = b""
     """The start of a message prefix that was cut by a frame's end."""
     buffer: np.ndarray | None = None
-    """The pool's array below the large message that came last: the connection gives it back when the call is over."""
+    """Below the large message that came last: the connection gives it back when the call is over,"""
+    pool: BufferPool | None = None
+    """to the pool that it is from."""
     _assembly: memoryview | None = None
     _assembled = 0
     _compressed = False
@@ -149,7 +155,7 @@ class Incoming:
                 self._push(bytes(data[at : at + length]), flag)
                 at += length
             else:
-                self._begin(length, flag)
+                self._begin(length, flag, data[at : at + _BEGINNING_BYTES])
         if end and not self.done:
             if self._assembly is not None or self._prefix:
                 self.refuse(_INTERNAL, "Incomplete message")
@@ -191,15 +197,20 @@ class Incoming:
             self._assembly = None
             self._push(assembly, int(self._compressed))
 
-    def _begin(self, length: int, flag: int) -> None:
+    def _begin(self, length: int, flag: int, beginning: Buffer) -> None:
         if self._is_too_large(length):
             return
         self._compressed = flag == 1
         self._assembled = 0
         if self.buffer is not None:
             self.connection.give_buffer(self)
-        self.buffer = array = self.connection.buffers.take(length)
-        self._assembly = array.data[:length]
+        pool, start = self.connection.buffers, 0
+        method = self.head.method
+        if method is not None and method.room_for is not None and not flag and length >= RECYCLED_FROM:
+            pool, start = method.room_for(beginning) or (pool, start)
+        self.pool = pool
+        self.buffer = array = pool.take(start + length)
+        self._assembly = array.data[start : start + length]
 
     def _is_too_large(self, length: int) -> bool:
         limit = self.connection.settings.receive_bytes_max

@@ -79,6 +79,7 @@ class LoggedMethod:
 
     def __init__(self, method: Method, log: AccessLog) -> None:
         self.is_streaming = method.is_streaming
+        self.room_for = method.room_for
         self._method = method
         self._log = log
 

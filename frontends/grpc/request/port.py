@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from ....engine.port.buffers import BufferPool
     from ....schema.tensor import Buffer
-    from ...buffers import BufferPool
     from ..settings import GrpcSettings
 
 
@@ -94,6 +94,12 @@ class Method(Protocol):
 
     is_streaming: bool
     """Whether the client may send many messages: the call then starts with its head, else with its first message."""
+
+    @property
+    def room_for(self) -> Callable[[Buffer], tuple[BufferPool, int] | None] | None:
+        """Where a large message that begins so is received, and how many bytes of a buffer are left free before it;
+        None for the door's own buffers."""
+        ...
 
     def start(self, call: Any, message: Buffer) -> None:
         """Takes the call over, with its first message, empty where it starts with its head. Must not block; what it

@@ -20,6 +20,7 @@ class PromptMethod:
     """Serves a path by a function from the request's message to the answer's, which may raise Fault."""
 
     is_streaming = False
+    room_for = None
 
     def __init__(self, request_type: Any, function: Callable[[Any], Any]) -> None:
         self._request_type = request_type

@@ -31,6 +31,7 @@ class TaskMethod:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self.is_streaming = handler.cardinality.client_streaming
+        self.room_for = None
 
     def start(self, call: Call, message: Buffer) -> None:
         call.start_task(self._serve, call, None if self.is_streaming else message)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ....engine.port.buffers import BufferPool
 from ....engine.port.dispatch import Watch
 from ...alone import Alone
-from ...buffers import BufferPool
 from ...bulk import Bulk
 from ...carrier import Carrier
 from ...heap import HEAP

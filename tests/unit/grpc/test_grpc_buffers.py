@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 
+import numpy as np
 import trio
+from despina.engine.port.buffers import BufferPool
 from tritonclient.grpc import service_pb2
 
 from .test_grpc_http2 import INFER, STREAM, request, until
@@ -78,6 +81,30 @@ async def test_messages_of_a_stream_have_their_own(door) -> None:
         got.append(told.infer_response.raw_output_contents[0])
         data = data[5 + size :]
     assert got == wanted
+
+
+async def test_a_models_own_buffers(door) -> None:
+    """Goal: large messages for a model that has buffers go there, with the first tensor aligned; what is compressed, on
+    a stream, or for a model that is not there goes where all others go. Buffers of both are freed."""
+    model = door.engine.models["identity"]
+    model.buffers = pool = BufferPool(1 << 24, lambda size: np.frombuffer(mmap.mmap(-1, size), np.uint8))
+    client = await greeted(door)
+    model.is_held = True
+    await client.send(call(client, 1, request(size=SIZE).replace(bytes(SIZE), b"a" * SIZE)))
+    await until(lambda: model.waiting)
+    view = next(iter(model.waiting[0].request.inputs.values())).memory()
+    assert np.frombuffer(view, np.uint8).ctypes.data % 64 == 0
+    model.is_held = False
+    model.release()
+    data, _ = await client.answer(1)
+    assert answered(data) == b"a" * SIZE
+    await until(lambda: pool.kept_bytes)
+    assert door.server.pools == {pool}
+    await client.send(call(client, 3, request("nobody", size=SIZE)))
+    _, trailers = await client.answer(3)
+    assert trailers["grpc-status"] == "5"
+    await until(lambda: door.server.buffers.kept_bytes)
+    assert door.server.pools == {pool, door.server.buffers}
 
 
 async def test_what_nobody_needs_is_freed(open_door) -> None:

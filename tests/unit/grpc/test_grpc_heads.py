@@ -15,6 +15,7 @@ NAMES = [":path", ":method", "te", "content-type", "traceparent", "x-ü", "", "g
 
 class Method:
     is_streaming = False
+    room_for = None
 
 
 def ours(bytes_max=LIST_BYTES_MAX):

@@ -8,7 +8,7 @@ from base64 import b64encode
 import orjson
 import pytest
 import trio
-from despina.frontends.buffers import BufferPool
+from despina.engine.port.buffers import BufferPool
 from despina.schema.fault import InvalidArgument, ModelFailure, QueueFull
 
 

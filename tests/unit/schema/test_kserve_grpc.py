@@ -267,6 +267,18 @@ def check_both_ways(data: bytes) -> bool:
     return True
 
 
+def test_where_contents_begin() -> None:
+    """Of any beginning: the model, its version and the place, as soon as all three are to be seen; else nothing."""
+    data = PLAIN.SerializeToString()
+    at = data.index(b"\x3a\x08" + bytes(8)) + 2
+    for stop in range(len(data)):
+        found = kserve_grpc_plain.contents_begin(data[:stop])
+        assert found == (("m", "3", at) if stop >= at else None)
+        assert kserve_grpc_plain.contents_begin(memoryview(data)[:stop]) == found
+    for other in (b"", b"\x0a", b"\x0a\x01\xff\x3a\x01", b"\x42\x01a\x3a\x01", b"\x0a" + b"\xff" * 20):
+        assert kserve_grpc_plain.contents_begin(other) is None
+
+
 def test_plain_request() -> None:
     """The common request takes the short way, first time and again."""
     data = PLAIN.SerializeToString()

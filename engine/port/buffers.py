@@ -9,11 +9,14 @@ to say when he is done, and a view that somebody keeps for ever costs one buffer
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..schema.references import LOCAL_REFERENCES
+from ...schema.references import LOCAL_REFERENCES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RECYCLED_FROM: Final = 128 * 1024
 """Smaller buffers come from the allocator's heap, which recycles them itself."""
@@ -28,8 +31,10 @@ _LOOKS_MAX: Final = 8
 class BufferPool:
     """Keeps up to `bytes_max` bytes of buffers, of few sizes. Not thread-safe."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, make: Callable[[int], np.ndarray] | None = None) -> None:
+        """`make` gives a fresh array of so many bytes, and raises MemoryError; without it, it is ordinary memory."""
         self._bytes_max = bytes_max
+        self._make = make or _fresh
         self._shelves: dict[int, _Shelf] = {}
         """By the size of the buffers."""
         self.kept_bytes = 0
@@ -40,7 +45,7 @@ class BufferPool:
 
         Pages of a fresh one are not touched: a length that nothing follows costs address space only."""
         if size < RECYCLED_FROM:
-            return np.empty(size, np.uint8)
+            return _fresh(size)
         self._used = True
         capacity = _rounded(size)
         shelf = self._shelves.get(capacity)
@@ -53,7 +58,7 @@ class BufferPool:
                     self.kept_bytes -= capacity
                     shelf.least = min(shelf.least, len(kept))
                     return array
-        return np.empty(capacity, np.uint8)
+        return self._make(capacity)
 
     def give(self, array: np.ndarray) -> None:
         """Takes back what `take` gave. Views of it may still be alive."""
@@ -86,6 +91,10 @@ class _Shelf:
         """Oldest first. Some may still be in use by somebody."""
         self.least = 0
         """How many of them were there all the time since the last trim."""
+
+
+def _fresh(size: int) -> np.ndarray:
+    return np.empty(size, np.uint8)
 
 
 def _rounded(size: int) -> int:
