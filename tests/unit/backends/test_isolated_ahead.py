@@ -182,7 +182,7 @@ async def test_who_leaves_while_he_is_executed(told):
 async def test_who_is_late_is_not_executed(told):
     """Goal: a deadline that passes at the process is one that passes in the queue."""
     async with told() as story:
-        await story.begin(late=(1.0,))
+        await story.begin(late=(2.0,))
         await story.wait_for("b")
         assert isinstance(story.answers["b"], DeadlineExceeded)
         story.let("now")
@@ -196,8 +196,8 @@ async def test_what_the_process_finds_too_late_is_not_executed(told, monkeypatch
     """Goal: the process looks at the time itself. Method: the server does not look."""
     async with told() as story:
         monkeypatch.setattr(story.version.limits.timers, "_expire", lambda *_: None)
-        await story.begin(late=(1.0,))
-        await trio.sleep(1.2)
+        await story.begin(late=(2.0,))
+        await trio.sleep(2.2)
         story.let("now")
         await story.wait_for("now", "b", "c")
         assert isinstance(story.answers["b"], DeadlineExceeded)
@@ -207,7 +207,7 @@ async def test_what_the_process_finds_too_late_is_not_executed(told, monkeypatch
 
 async def test_a_queue_timeout_passes_at_the_process(told):
     """Goal: what a queue policy says of waiting holds there, too."""
-    policy = "default_queue_policy { default_timeout_microseconds: 1000000 }"
+    policy = "default_queue_policy { default_timeout_microseconds: 3000000 }"
     async with told(f"dynamic_batching {{ {policy} }}") as story:
         await story.begin()
         await story.wait_for("b", "c")
