@@ -25,7 +25,7 @@ class Discarder:
         """There is a thread: it ends when nothing waits."""
 
     def discard(self, segment: Segment) -> None:
-        """Returns at once; small ones are gone then."""
+        """Returns at once; small ones are gone then, and all where no thread can be had."""
         if segment.size <= PIECE_BYTES:
             segment.discard()
             return
@@ -34,7 +34,10 @@ class Discarder:
             if self._is_running:
                 return
             self._is_running = True
-        threading.Thread(target=self._run, name="discarder", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="discarder", daemon=True).start()
+        except RuntimeError:  # there is no room for a thread
+            self._run()
 
     def _run(self) -> None:
         while True:

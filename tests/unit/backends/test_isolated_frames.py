@@ -167,6 +167,20 @@ def test_what_the_other_side_reads_still_is_not_discarded(ends):
     assert bytes(message.wires[0]) == data
 
 
+def test_segments_are_discarded_where_no_thread_can_be_had(monkeypatch):
+    """Goal: they are given back by whoever asks, now and later."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    discarder = Discarder()
+    for number in (1, 2):
+        segment = Segment(number, 2 << 20)
+        discarder.discard(segment)
+        assert segment.memory.closed
+
+
 def test_large_segments_are_discarded_by_a_thread(monkeypatch):
     """Goal: the server's loop does not wait for it, and all are gone in the end."""
     go_on = threading.Event()
