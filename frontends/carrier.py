@@ -40,7 +40,8 @@ TURN_BYTES: Final = 2 << 20
 
 class Carrier:
     """Of one door, on whose thread everything happens but the moves. Until a move has come back its socket must stay
-    open, and nobody else may use that direction of it."""
+    open, and nobody else may use that direction of it. Where there is no room for the thread, asking for a move raises
+    RuntimeError."""
 
     def __init__(self) -> None:
         """Raises OSError where no descriptor is left."""
@@ -100,8 +101,9 @@ class Carrier:
 
     def _ask(self, move: Callable[[], int], back: Back) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="carrier", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="carrier", daemon=True)
+            thread.start()
+            self._thread = thread
         self._asked.put((move, back))
 
     def _run(self) -> None:

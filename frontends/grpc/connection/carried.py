@@ -45,14 +45,19 @@ class Carried:
         return self.receives or self.sends
 
     def receive(self, place: memoryview) -> None:
-        """Into that place; the connection is told."""
-        self.receives = True
+        """Into that place; the connection is told. Raises RuntimeError where the carrier cannot begin."""
         self._carrier.receive(self._connection.sock, place, self._on_received)
+        self.receives = True
 
     def send(self, parts: Sequence[Buffer]) -> None:
-        """In their order; the connection is told."""
-        self.sends = True
+        """In their order; the connection is told. Raises as `receive`."""
         self._carrier.send(self._connection.sock, parts, self._on_sent)
+        self.sends = True
+
+    def let_go(self) -> None:
+        """The connection is closed. It is not referred to from here any more, once its socket is closed, too."""
+        if not self.has_socket:
+            del self._connection
 
     def _on_received(self, count: int, problem: Exception | None) -> None:
         self.receives = False
@@ -69,4 +74,5 @@ class Carried:
             return True
         if not self.has_socket:
             self._connection.sock.close()
+            del self._connection
         return False

@@ -141,16 +141,20 @@ class Connection:
 
     def on_sent(self, count: int, problem: Exception | None) -> None:
         """Of large answers so much more is with the kernel. Never raises."""
-        if isinstance(problem, OSError) and not isinstance(problem, BlockingIOError):
-            self.close()
-            return
+        if self.state is not State.OPEN:
+            return  # nothing follows: it only lingers
         try:
             if problem is None:
                 self.outlet.forget(count)
+            elif not isinstance(problem, BlockingIOError):
+                raise problem
             self._is_blocked = True
             self._watch()
+        except OSError:
+            self.close()
         except Exception as broken:
-            self._give_up(broken)
+            note("a connection cannot send and is closed", broken)
+            self.close()
 
     def _read(self, read: Callable[[], object]) -> None:
         self.now = self.received_at = self.server.now
@@ -249,6 +253,7 @@ class Connection:
         wait for the interpreter to look for cycles, which it does rarely."""
         self.reader.let_go()
         self.control.let_go()
+        self.carried.let_go()
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR, text: str = "") -> None:
         """Asks the peer to open no more calls here; the connection ends with its last call."""

@@ -147,8 +147,8 @@ class Receiver(Sender):
         return size >= CARRIED_FROM and not isinstance(self.sock, TlsSocket)
 
     def _carry_in(self, place: memoryview, first: Buffer = b"") -> None:
-        self._hand_to_carrier(READ)
         self._listener.carrier.receive(self.sock, place, self._on_carried_in, first)
+        self._hand_to_carrier(READ)
 
     def _on_carried_in(self, count: int, problem: Exception | None) -> None:
         """The carrier has received so much of a large body. Never raises."""

@@ -209,8 +209,8 @@ class Sender:
 
     def _flush(self) -> None:
         if parts := self._outlet.for_carrier():
-            self._hand_to_carrier(WRITE)
             self._listener.carrier.send(self.sock, parts, self._on_carried_out)
+            self._hand_to_carrier(WRITE)
             return
         bulk = self._listener.bulk
         if not bulk.may_move(self.fd):
@@ -314,7 +314,7 @@ class Sender:
             self._listener.watch(self.fd, events & ~self._carried)
 
     def _hand_to_carrier(self, direction: int) -> None:
-        """Until it is taken back the loop does nothing with this direction of the socket."""
+        """It has been asked: until it is taken back the loop does nothing with this direction of the socket."""
         self._carried |= direction
         self._listener.watch(self.fd, self.events & ~self._carried)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
+
 import pytest
 import trio
 from despina.frontends.carrier import CARRIED_FROM
@@ -98,3 +102,75 @@ async def test_the_socket_stays_open_as_long_as_the_carrier_has_it(door, held) -
     held.pop()()
     await until(lambda: connection.sock.fileno() == -1)
     await assert_live(await door.connect(), 1)
+
+
+@pytest.mark.parametrize("is_moved", [False, True], ids=["at rest", "while the carrier has its socket"])
+async def test_a_closed_connection_is_free_at_once(door, held, is_moved) -> None:
+    """Goal: what a connection held, large messages among it, does not wait for the interpreter to look for cycles."""
+    client = await door.connect()
+    if is_moved:
+        await client.send(b"".join(large(client))[:200_000])
+        await until(lambda: held)
+    else:
+        await assert_live(client, 1)
+    (connection,) = door.server.connections.values()
+    gone = weakref.ref(connection)
+    gc.collect()
+    gc.disable()
+    try:
+        connection.close()
+        del connection
+        if is_moved:
+            held.pop()()
+        with trio.fail_after(60):
+            await until(lambda: gone() is None)
+    finally:
+        gc.enable()
+
+
+async def test_a_connection_that_lingers_watches_for_no_room(door, held, nursery) -> None:
+    """Goal: it has nothing to send any more, and a socket whose sending side is closed always has room: the loop would
+    go round and round. Method: the client breaks a rule while the carrier sends its answer."""
+    client = await door.connect()
+    nursery.start_soon(client.send, b"".join(large(client)))
+    (connection,) = door.server.connections.values()
+    with trio.fail_after(60):
+        while not connection.carried.sends:
+            if held:
+                held.pop(0)()
+            await trio.sleep(0.001)
+    door.server.linger_s = 60.0
+    await client.send(client.frame(client.WINDOW_UPDATE, 0, 0, bytes(4)))
+    await until(lambda: not connection.is_open)
+    watched = []
+    watch = door.server.watch
+    door.server.watch = lambda *one, **wanted: watched.append(wanted["writable"]) or watch(*one, **wanted)
+    held.pop(0)()
+    await until(lambda: not connection.carried.sends)
+    assert not any(watched)
+    assert not connection.is_closed
+
+
+async def test_no_room_for_the_carriers_thread(door, monkeypatch) -> None:
+    """Goal: the connection ends, its socket is closed, and large messages are taken again once there is room."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "carrier":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client = await door.connect()
+    (connection,) = door.server.connections.values()
+    await client.send(b"".join(large(client))[:200_000])
+    with trio.fail_after(60):
+        await until(lambda: not door.server.connections)
+    assert connection.sock.fileno() == -1
+    monkeypatch.setattr(threading.Thread, "start", start)
+    client = await door.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, b"".join(large(client)))
+        with trio.fail_after(60):
+            _, trailers = await client.answer(1)
+    assert trailers["grpc-status"] == "0"

@@ -1,5 +1,7 @@
 """Large bodies and replies are moved by the door's carrier; meanwhile its loop serves others, and closes nothing."""
 
+import threading
+
 import pytest
 import trio
 from despina.frontends.carrier import CARRIED_FROM
@@ -98,3 +100,26 @@ async def test_a_door_that_is_ended_closes_what_the_carrier_has(door, held):
     held.pop()()
     door.scope.cancel()
     await door.until(lambda: connection.sock.fileno() == -1)
+
+
+async def test_no_room_for_the_carriers_thread(door, monkeypatch):
+    """Goal: the client is told, its socket is closed, and large bodies are taken again once there is room."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "carrier":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client = await door.connect()
+    await client.send(identity(SIZE)[:100_000])
+    with trio.fail_after(30):
+        assert (await client.reply()).status == 500
+    (connection,) = door.listener.connections.values()
+    client.reset()
+    await door.until(lambda: not door.listener.connections)
+    assert connection.sock.fileno() == -1
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with trio.fail_after(30):
+        assert len((await door.ask(identity(SIZE))).body) > SIZE
