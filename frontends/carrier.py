@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -24,18 +25,22 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from _typeshed import ReadableBuffer
-
     from ..schema.tensor import Buffer
 
     Back = Callable[[int, Exception | None], None]
     """Told, of a move that is over, how many bytes it has moved, and what it has raised: BlockingIOError where the
     socket had nothing, or took nothing. Must not raise."""
 
-CARRIED_FROM: Final = (1 << 20) + 1
-"""Less is moved sooner by the loop than handed over."""
+CARRIED_FROM: Final = (2 << 20) + 1
+"""Less the loop moves in one pass, for less than handing over costs."""
 TURN_BYTES: Final = 2 << 20
-"""In one move; then others have their turns."""
+"""Then others have their turns, if they wait."""
+MOVE_BYTES: Final = 16 << 20
+"""Of one move, so that its connection is seen to go on."""
+PIECE_BYTES_MIN: Final = 16 * 1024
+"""Where the peer is so fast, the rest of its message is waited for a moment,"""
+PATIENCE_MS: Final = 1
+"""as handing the socket back and forth costs more."""
 
 
 class Carrier:
@@ -58,26 +63,59 @@ class Carrier:
 
         `first` is the beginning, if it has been received already: memory is touched here only.
         """
-        place = place[:TURN_BYTES]
+        place = place[:MOVE_BYTES]
 
         def move() -> int:
-            got = _placed(first, place) if first else 0
-            more = 1
-            while more and got < len(place):
+            total = _placed(first, place) if first else 0
+            got = 0
+            while total < len(place):
                 try:
-                    more = sock.recv_into(place[got:])
+                    got = sock.recv_into(place[total : total + TURN_BYTES])
+                except BlockingIOError:
+                    if got >= PIECE_BYTES_MIN and self._is_soon(sock, select.POLLIN):
+                        continue
+                    break
                 except OSError:
-                    if not got:
+                    if not total:
                         raise
-                    break  # nothing more is there, or the next move meets it again
-                got += more
-            return got
+                    break  # the next move meets it again
+                total += got
+                if not got:
+                    return total
+                if total >= TURN_BYTES and not self._asked.empty():
+                    break
+            if not total:
+                raise BlockingIOError
+            return total
 
         self._ask(move, back)
 
-    def send(self, sock: socket.socket, parts: Sequence[ReadableBuffer], back: Back) -> None:
-        """Sends of the parts, in their order, what the kernel takes now."""
-        self._ask(lambda: sock.sendmsg(parts), back)
+    def send(self, sock: socket.socket, parts: Sequence[Buffer], back: Back) -> None:
+        """Sends of the parts, in their order, what the kernel takes."""
+
+        def move() -> int:
+            left = deque(parts)
+            total = sent = 0
+            while left:
+                try:
+                    sent = sock.sendmsg(left)
+                except BlockingIOError:
+                    if sent >= PIECE_BYTES_MIN and self._is_soon(sock, select.POLLOUT):
+                        continue
+                    break
+                except OSError:
+                    if not total:
+                        raise
+                    break
+                total += sent
+                _forget(left, sent)
+                if total >= TURN_BYTES and not self._asked.empty():
+                    break
+            if not total:
+                raise BlockingIOError
+            return total
+
+        self._ask(move, back)
 
     def collect(self) -> None:
         """Tells of the moves that are over. Call it when the bell rings."""
@@ -98,6 +136,14 @@ class Carrier:
         while over:
             back, count, problem = over.popleft()
             back(count, problem)
+
+    def _is_soon(self, sock: socket.socket, events: int) -> bool:
+        """Whether the move can go on within a moment; not if anybody else waits for a turn."""
+        if not self._asked.empty() or self._is_closing:
+            return False
+        poll = select.poll()
+        poll.register(sock, events)
+        return bool(poll.poll(PATIENCE_MS))
 
     def _ask(self, move: Callable[[], int], back: Back) -> None:
         if self._thread is None:
@@ -128,3 +174,11 @@ def _placed(data: Buffer, place: memoryview) -> int:
     there = np.frombuffer(data, np.uint8)
     np.copyto(np.frombuffer(place, np.uint8, len(there)), there)
     return len(there)
+
+
+def _forget(parts: deque[Buffer], sent: int) -> None:
+    """So many bytes of them are with the kernel."""
+    while parts and sent >= len(parts[0]):
+        sent -= len(parts.popleft())
+    if sent:
+        parts[0] = memoryview(parts[0])[sent:]

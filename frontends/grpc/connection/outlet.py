@@ -13,6 +13,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ...carrier import CARRIED_FROM
 from ..wire.constants import (
     DATA,
     JOIN_BYTES_MAX,
@@ -181,7 +182,7 @@ class Outlet:
                     queue.clear()
                     queue.append(joined)
                     sent = self._sock.send(joined)
-                elif carried is not None and self.queued_bytes >= _QUEUE_BYTES:
+                elif carried is not None and self._is_large():
                     carried.send(list(islice(queue, _PARTS_MAX)))
                     return False
                 else:
@@ -192,6 +193,11 @@ class Outlet:
             except BlockingIOError:
                 return False
             self.forget(sent)
+
+    def _is_large(self) -> bool:
+        """The queue is full, and what waits with it is for the carrier."""
+        queued = self.queued_bytes
+        return queued >= _QUEUE_BYTES and queued + sum(call.unsent_bytes for call in self._waiting) >= CARRIED_FROM
 
     def forget(self, sent: int) -> None:
         """So many bytes of the queue are with the kernel."""

@@ -6,7 +6,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from ...carrier import CARRIED_FROM, TURN_BYTES
+from ...carrier import CARRIED_FROM, MOVE_BYTES
 
 if TYPE_CHECKING:
     import socket
@@ -78,14 +78,14 @@ class Outlet:
     def for_carrier(self) -> list[Buffer]:
         """What of the queue the carrier is to send next; nothing, if that is little."""
         parts: list[Buffer] = []
-        left = TURN_BYTES
+        left = MOVE_BYTES
         if self._is_carried:
             for part in islice(self.pending, _PARTS_MAX):
                 parts.append(memoryview(part)[:left])
                 left -= len(parts[-1])
                 if not left:
                     break
-        return parts if TURN_BYTES - left >= CARRIED_FROM else []
+        return parts if MOVE_BYTES - left >= CARRIED_FROM else []
 
     def flush(self) -> int:
         """Sends of the queue what the kernel takes now; how many bytes that were."""

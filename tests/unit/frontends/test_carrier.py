@@ -1,6 +1,6 @@
 """Large messages are moved beside the loop: what moves tell, and what happens to sockets meanwhile."""
 
-import contextlib
+import queue
 import select
 import socket
 import threading
@@ -79,22 +79,27 @@ def test_problems_are_told(carrier, pair):
         assert type(problem) is wanted
 
 
-def test_moves_take_turns(carrier, pair):
-    """Goal: one move receives no more than its share, whatever is there."""
-    ours, theirs = pair
-    told = []
-    theirs.setblocking(False)
-    place = bytearray(2 * TURN_BYTES)
-    got = 0
-    while got < TURN_BYTES:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                theirs.send(bytes(1 << 20))
-        told.clear()
-        carrier.receive(ours, memoryview(place), lambda *said: told.append(said))
-        ((count, _),) = collected(carrier, told)
-        assert 0 < count <= TURN_BYTES
-        got += count
+def test_moves_take_turns(carrier, monkeypatch):
+    """Goal: who has had his share makes room for another who waits, in both directions, and else goes on."""
+    monkeypatch.setattr(carrier, "_ask", lambda move, back: moves.append(move))
+    moves = []
+
+    class Endless:
+        """A socket that never keeps anybody waiting."""
+
+        def recv_into(self, place):
+            return min(len(place), 1 << 20)
+
+        def sendmsg(self, parts):
+            return min(len(parts[0]), 1 << 20)
+
+    carrier.receive(Endless(), memoryview(bytearray(5 << 20)), print)
+    carrier.send(Endless(), [bytes(3 << 20), bytes(2 << 20)], print)
+    assert [move() for move in moves] == [5 << 20, 5 << 20]
+    monkeypatch.setattr(carrier, "_asked", queue.SimpleQueue())
+    carrier._asked.put(None)
+    assert [move() for move in moves] == [TURN_BYTES, TURN_BYTES]
+    carrier._asked.get()
 
 
 def test_closing_brings_back_what_has_not_begun(pair):

@@ -46,7 +46,7 @@ async def test_small_requests_are_answered_while_a_large_body_is_moved(door, hel
                     held.pop(0)()
                 await trio.sleep(0.001)
     assert len(replies[0].body) > SIZE
-    assert moves > 2
+    assert moves >= 2
     assert (await client.ask(LIVE)).status == 200
 
 
