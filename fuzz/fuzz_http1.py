@@ -24,8 +24,6 @@ import trio
 import trio.testing
 from despina.frontends.http import HttpSettings, Listener, serve_http
 from despina.frontends.http.connection.head import HeadReader
-from despina.frontends.http.connection.http1_request import Http1Request
-from despina.frontends.http.known import KnownInfer
 from despina.frontends.http.request.request import HttpRequest
 from despina.frontends.http.server import HttpServer
 from despina.schema import kserve_http, kserve_http_reply
@@ -35,10 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fuzz.echo import EchoEngine, Entered
 from fuzz.span import span
 
-PAST = "requests past the handler"
+OF_FRAMES = "requests made of frames"
 WAYS = {
-    PAST: (KnownInfer, "take"),
-    "requests made of frames": (kserve_http, "_filled"),
+    OF_FRAMES: (kserve_http, "_filled"),
     "answers of known forms": (kserve_http_reply._Form, "filled"),
 }
 SEEDS = Path(__file__).parent / "seeds" / "http1"
@@ -161,19 +158,17 @@ class InferTarget:
         self._server = server
         self._port = port
         self._entered = entered
-        self._take = KnownInfer.take
 
     async def converse(self, request: bytes, segments: list[bytes], *, short: bool) -> bytes:
         """What comes for `segments` behind three of `request`. Raises AssertionError."""
         with trio.fail_after(300):
             async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
-                KnownInfer.take = self._take if short else _take_none  # type: ignore[method-assign]
-                before = self._entered.count(PAST)
+                before = self._entered.count(OF_FRAMES)
                 for _ in range(3):
                     self._forget(short=short)
                     await stream.send_all(request)
                     assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
-                assert (self._entered.count(PAST) > before) is short, "a seed did not go the short way"
+                assert (self._entered.count(OF_FRAMES) > before) is short, "a seed did not go the short way"
                 self._forget(short=short)
                 received = bytearray()
                 async with trio.open_nursery() as nursery:
@@ -192,10 +187,6 @@ class InferTarget:
         if not short:
             for memo in (self.heads._heads, self.heads._forms, kserve_http._frames):
                 memo.clear()
-
-
-def _take_none(known: KnownInfer, request: Http1Request) -> bool:
-    return False
 
 
 async def _receive(stream: trio.SocketStream, received: bytearray) -> None:

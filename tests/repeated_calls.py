@@ -5,7 +5,7 @@ import numpy as np
 from despina.frontends.grpc.connection.connection import Connection
 from despina.frontends.grpc.connection.outlet import Outlet
 from despina.frontends.grpc.handler import stream_infer, unary_infer
-from despina.frontends.http.known import KnownInfer
+from despina.frontends.http.handler.infer import InferHandler
 from despina.schema import kserve_grpc, kserve_grpc_plain, kserve_http, kserve_http_reply
 from despina.schema.inference import ResponseTemplate
 from tritonclient.grpc import service_pb2
@@ -44,8 +44,8 @@ def outputs_in(body):
 
 
 def watched_memory(monkeypatch):
-    """A list that grows with each use of something that is remembered: "known" for an HTTP request that goes past the
-    handler by the form of its head, "frame" for one that is made of a JSON head's frame, "form" for an HTTP answer
+    """A list that grows with each use of something that is remembered: "known" for an HTTP request whose model
+    is known by the form of its head, "frame" for one that is made of a JSON head's frame, "form" for an HTTP answer
     whose text was made for one like it, "call" for a gRPC call that was taken whole, "plain" for its request that was
     read straight from its bytes."""
     uses = []
@@ -61,7 +61,14 @@ def watched_memory(monkeypatch):
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(KnownInfer, "take", "known")
+    handle = InferHandler.__call__
+
+    def handled(handler, request, match):
+        if request.notes.model is not None:
+            uses.append("known")
+        handle(handler, request, match)
+
+    monkeypatch.setattr(InferHandler, "__call__", handled)
     watch(kserve_http, "_filled", "frame")
     watch(kserve_http_reply._Form, "filled", "form")
     watch(Connection, "take_call", "call")

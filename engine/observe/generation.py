@@ -1,8 +1,7 @@
 """The generation: a number that whoever remembers earlier requests compares before it uses what it remembers.
 
-    a model is loaded, unloaded, swapped ─┐                 ┌─ `number` is another one: what was remembered is void
-    traces are switched on               ─┼─▶ `bump()` ─────┤
-    a door logs requests now, or stops   ─┘                 └─ each keeper lets go, so that nothing void stays in memory
+    a model is loaded, unloaded, swapped ─┬─▶ `bump()` ─┬─ `number` is another one: what was remembered is void
+    traces are switched on ───────────────┘             └─ each keeper lets go, so that nothing void stays in memory
 
 What a door's settings say (keys, forwarded headers, limits) is frozen while it serves, so it is part of every
 generation. Whoever makes one of them changeable bumps.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -14,7 +13,6 @@ from .connection.listener import Listener
 from .handler.handlers import routes_of
 from .handler.logged import LoggedInferHandler, logged
 from .handler.routes import Router
-from .known import know_form
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +60,7 @@ async def serve_http(
 
     def routing(nursery: trio.Nursery) -> Router:
         if access_log is None:
-            routes = routes_of(engine, settings, shown, nursery, partial(know_form, engine))
+            routes = routes_of(engine, settings, shown, nursery)
         else:
             routes = routes_of(engine, settings, shown, nursery, infer=LoggedInferHandler(engine, settings, nursery))
         return Router(engine, routes, settings, nursery)
@@ -97,7 +95,6 @@ async def serve_routing(
                 hypercorn.serve,
                 engine.inline,
                 context,
-                engine.generation,
                 routing.is_probe,
             )
             nursery.start_soon(listener.run)

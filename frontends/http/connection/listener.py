@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from ....engine.port.caller import Generation, Passes
+    from ....engine.port.caller import Passes
     from ....engine.port.dispatch import Found
     from ..request.request import HttpRequest
     from ..settings import HttpSettings
@@ -63,9 +63,8 @@ class Listener:
 
     `handle(request)` never raises and never blocks. `hand_over_http2(socket, bytes)` takes a connection that opened
     with the HTTP/2 preface; None means that there is nobody who could. `inline` is the engine's, which shares batches
-    between the requests of a pass; `generation`, too, ends with what this door's connections remember. With a
-    `context`, clients must speak TLS. `is_probe(method, path)` says which requests are served even when no connection
-    is left.
+    between the requests of a pass. With a `context`, clients must speak TLS. `is_probe(method, path)` says which
+    requests are served even when no connection is left.
     """
 
     def __init__(
@@ -76,14 +75,11 @@ class Listener:
         hand_over_http2: Callable[[socket.socket, bytes], None] | None = None,
         inline: Passes | None = None,
         context: ssl.SSLContext | None = None,
-        generation: Generation | None = None,
         is_probe: Callable[[bytes, bytes], bool] | None = None,
     ) -> None:
         self.handle = handle
         self.is_probe = is_probe or (lambda method, path: False)
-        alone = Alone()
-        self._generation: Generation = generation or alone
-        self._inline: Passes = inline or alone
+        self._inline: Passes = inline or Alone()
         self.settings = settings
         self._clock = trio.lowlevel.current_clock()
         self.now = self._clock.current_time()
@@ -93,8 +89,6 @@ class Listener:
         self.draining = False
         """True once connections end as soon as nothing is owed."""
         self.draining_since = math.inf
-        self._is_verbose = False
-        """Every request is logged: none may take a short way past that."""
         self.takes_http2 = hand_over_http2 is not None
         self.heads = HeadReader(settings)
         self.bulk = Bulk()
@@ -160,10 +154,6 @@ class Listener:
         inline = self._inline
         self.now = self._clock.current_time()
         self._is_awake = True
-        is_verbose = logger.isEnabledFor(logging.DEBUG)
-        if is_verbose is not self._is_verbose:
-            self._is_verbose = is_verbose
-            self._generation.bump()
         try:
             inline.begin_pass(is_alone=len(found) == 1 and not resumes)
             try:
@@ -312,9 +302,7 @@ class Listener:
 
     def announce_end(self) -> None:
         """Replies say `Connection: close` from now on; new connections are let in as before. Idempotent."""
-        if not self.parting:
-            self.parting = True
-            self._generation.bump()
+        self.parting = True
 
     def use_context(self, context: ssl.SSLContext) -> None:
         """For handshakes from now on, where clients must speak TLS."""

@@ -319,9 +319,7 @@ class Receiver(Sender):
         assert head is not None, "a request has a head"
         self.state = ANSWER
         self._request = request = Http1Request(self, head, body, self._intake.text)
-        known = request.notes.known
-        if known is None or self._buffer is not None or not known.take(request):
-            self._listener.handle(request)
+        self._listener.handle(request)
 
     # For traces.
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ....engine.port.caller import Caller
     from ...log_settings import LogSettings
     from ..settings import HttpSettings
-    from .infer import KnowForm
 
 _MODEL = "/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = "/v2/repository(?:/(?P<repository>[^/]+))?"
@@ -37,13 +36,11 @@ def routes_of(
     settings: HttpSettings,
     logs: LogSettings,
     nursery: trio.Nursery,
-    know_form: KnowForm | None = None,
     infer: InferHandler | None = None,
 ) -> list[Route]:
-    """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread;
-    `know_form` is told of inferences, for more may come of the same form; `infer` takes them in place of the
-    protocol's handler."""
-    infer = infer or InferHandler(engine, settings, nursery, know_form)
+    """The protocol's table of routes over `engine`, first match first. `nursery` runs what takes a thread; `infer`
+    takes inferences in place of the protocol's handler."""
+    infer = infer or InferHandler(engine, settings, nursery)
     doors = _Handlers(engine, says_health=settings.health_bodies)
     logging = LogHandlers(logs)
     routes = [

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from .routes import Match
 
     Answer = Callable[[HttpRequest, Served, ReplyFormat, Inference], None]
-    Decode = Callable[[Buffer, int | None, str, int], tuple[InferenceRequest, ReplyFormat]]
-    KnowForm = Callable[[HttpRequest, Served, Decode, Answer], None]
-    """Told of a request just decoded: others whose heads have its form need not come to the handler."""
 
 
 class InferHandler:
@@ -49,9 +46,7 @@ class InferHandler:
     header length (text/plain so far), the JSON head with its tensors, the engine's own checks (application/json).
     """
 
-    def __init__(
-        self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery, know_form: KnowForm | None = None
-    ) -> None:
+    def __init__(self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery) -> None:
         self._engine = engine
         self._tracer = engine.tracer
         self._limits = limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
@@ -63,21 +58,27 @@ class InferHandler:
         self._encoders = trio.CapacityLimiter(1)
         """Likewise."""
         self._forwarder = open_forwarder(settings.forward_pattern)
-        self._know_form = know_form if self._forwarder is None else None
-        """Told of requests as they came, not inflated."""
 
     def __call__(self, request: HttpRequest, match: Match) -> None:
-        version = match.version()
-        model = self._engine.model(match.model, version)
-        if model.decoupled:
-            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         notes = request.notes
-        if notes.encoding is None:
-            self._note(request)
+        model = notes.model
+        if model is None:
+            model = self._look(request, match)
         if notes.encoding:
             self._inflate(request, match, model, notes.encoding)
         else:
-            self._submit(request, match, model, request.body, version)
+            self._submit(request, match, model, request.body)
+
+    def _look(self, request: HttpRequest, match: Match) -> Served:
+        """Notes the model, which is the same for all heads of this form while the generation lasts, and what they say
+        about body and reply. The model. Raises Fault where it cannot be asked."""
+        model = self._engine.model(match.model, match.version())
+        if model.decoupled:
+            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+        self._note(request)
+        request.notes.model = model
+        self._engine.generation.keep(request.notes)
+        return model
 
     def _note(self, request: HttpRequest) -> None:
         """Reads what the head says about body and reply."""
@@ -92,9 +93,10 @@ class InferHandler:
         text = request.header_length
         return None if text is None else parse_header_length(text, body_size)
 
-    def _submit(self, request: HttpRequest, match: Match, model: Served, body: Buffer, version: int) -> None:
+    def _submit(self, request: HttpRequest, match: Match, model: Served, body: Buffer) -> None:
         size = len(body)
         length = self._header_length(request, size)
+        version = match.version()
         if (size if length is None else length) > LARGE_BYTES_MIN:
             read = partial(self._decode, body, length, match.model, version)
             self._nursery.start_soon(self._read_aside, request, match, read)
@@ -134,8 +136,6 @@ class InferHandler:
                 self._forwarder.forward(request.text_fields(), inference)
             if self._tracer.active:
                 request = traced_if_chosen(self._tracer, request, inference)
-            elif self._know_form is not None and not request.notes.encoding:
-                self._know_form(request, model, self._decode, self._answer)
             job = model.submit(inference, partial(self._answer, request, model, reply))
         except Fault as fault:
             log_refusal(logger, inference.id, fault, inference.model_name, request)
@@ -152,7 +152,7 @@ class InferHandler:
         inflation = Inflation(request.body, self._limits.json_byte_size_max)
         body = inflation.start()
         if body is not None:
-            self._submit(request, match, model, body, match.version())
+            self._submit(request, match, model, body)
         else:
             self._nursery.start_soon(self._inflate_aside, request, match, inflation)
 
@@ -161,7 +161,7 @@ class InferHandler:
         try:
             body = await trio.to_thread.run_sync(inflation.finish)
             if not request.is_gone:
-                self._submit(request, match, self._engine.model(match.model, match.version()), body, match.version())
+                self._submit(request, match, self._engine.model(match.model, match.version()), body)
         except NotLoaded as fault:
             postpone(self._engine, self, request, match, fault)
         except Exception as problem:
@@ -179,7 +179,12 @@ class InferHandler:
                 reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
                 return
             labels, batch_size_max = model.labels, model.config.max_batch_size
-            self._reply(request, *encode_infer(response, reply, labels, batch_size_max, at_once=True))
+            head, buffers, has_binary = encode_infer(response, reply, labels, batch_size_max, at_once=True)
+            if request.notes.coding is None:
+                content_type, fields = self._binary_form(len(head)) if has_binary else (JSON, ())
+                request.reply(200, content_type, [head, *buffers], fields)
+            else:
+                self._reply(request, head, buffers, has_binary)
         except LongText:
             self._nursery.start_soon(self._encode_aside, request, model, reply, job)
         except Exception as problem:

@@ -23,7 +23,7 @@ class Notes:
     """What handling a request has found out from its head alone, but for lengths. Requests that differ in nothing else
     share their notes."""
 
-    __slots__ = ("coding", "encoding", "handler", "known", "match")
+    __slots__ = ("__weakref__", "coding", "encoding", "handler", "match", "model")
 
     def __init__(self) -> None:
         self.handler: Any = None
@@ -33,8 +33,12 @@ class Notes:
         """For inference: how the body is compressed, empty where it is not; None for not looked at yet."""
         self.coding: bytes | None = None
         """With it: how the client wants its reply compressed."""
-        self.known: Any = None
-        """Takes such requests without router and handler, where that may be."""
+        self.model: Any = None
+        """For inference: the model, for as long as the engine's generation lasts."""
+
+    def let_go(self) -> None:
+        """The generation is over."""
+        self.model = None
 
 
 class HttpRequest:

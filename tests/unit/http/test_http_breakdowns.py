@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
-from despina.frontends import buffers
+from despina.engine.port import buffers
 from despina.frontends.http.connection import listener, outlet
 from despina.frontends.http.connection import receiver as receiver_module
 from despina.frontends.http.connection.asgi import AsgiApplication
@@ -219,8 +219,7 @@ async def test_an_answer_that_cannot_be_sent(door, monkeypatch, infer_bytes, cap
 async def test_an_answer_that_cannot_be_encoded(door, monkeypatch, infer_bytes):
     """No memory for the JSON of an answer, or for that of an error: 503, or at the worst the end of the connection."""
     monkeypatch.setattr("despina.frontends.http.handler.infer.encode_infer", no_memory)
-    monkeypatch.setattr("despina.frontends.http.known.encode_infer", no_memory)
-    for _ in range(3):  # by the handler, and past it
+    for _ in range(3):  # the form of its head is new, and known
         assert (await door.ask(infer_bytes())).status == 503
     monkeypatch.setattr("despina.frontends.http.handler.problems.encode_error", no_memory)
     client = await door.connect()

@@ -190,36 +190,10 @@ async def test_requests_are_traced_and_logged_from_the_next_on(door, uses, caplo
     with caplog.at_level(logging.DEBUG, "despina.http"):
         for seed in range(3):
             await client.ask(asking(seed)[0])
-        assert "known" not in uses
     for seed in range(3):
         await client.ask(asking(seed)[0])
     assert "known" in uses
     assert len([record for record in caplog.records if "/infer" in record.getMessage()]) == 3
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        "Connection: close\r\n",
-        "Accept-Encoding: gzip\r\n",
-        "Content-Encoding: identity\r\nAccept-Encoding: deflate\r\n",
-    ],
-)
-async def test_other_wishes_are_the_handlers(door, uses, fields):
-    """Goal: a connection that ends, and answers to be compressed, do not go past the handler."""
-    for seed in range(4):
-        assert (await door.ask(asking(seed, fields=fields)[0])).status == 200
-    assert "known" not in uses
-
-
-async def test_a_change_counts_though_nothing_was_let_go(door, uses):
-    """Goal: it is the generation's number that counts; letting go only spares memory."""
-    client = await remembered(door)
-    assert "known" in uses
-    uses.clear()
-    door.engine.generation.number += 1
-    assert (await client.ask(asking(5)[0])).body.endswith(asking(5)[1])
-    assert "known" not in uses
 
 
 async def test_a_last_request_is_not_known_by_one_that_was_not(door, uses):
