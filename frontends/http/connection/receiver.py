@@ -277,6 +277,7 @@ class Receiver(Sender):
         self._body_since = self.since
         self.since = self._listener.now
         self.state = BODY
+        self._watch((self.events & WRITE) | READ)  # the client may have been too far ahead to be read
         if head.form.expects_continue:
             self._send([_CONTINUE])
         if is_carried and self.state == BODY:
@@ -295,6 +296,7 @@ class Receiver(Sender):
         self._body_since = self.since
         self.since = self._listener.now
         self.state = CHUNKS
+        self._watch((self.events & WRITE) | READ)
         if head.form.expects_continue and at == len(data):
             self._send([_CONTINUE])
         if self.state == CHUNKS:

@@ -80,6 +80,28 @@ async def test_a_client_far_ahead_is_no_longer_read(open_door, infer_bytes):
         assert (await client.reply()).status == 200
 
 
+@pytest.mark.parametrize("size", [300_000, 5_000_000], ids=["moved by the loop", "moved by the carrier"])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["whole", "chunked"])
+async def test_a_large_request_that_was_sent_far_ahead(door, size, is_chunked):
+    """Goal: it is read to its end. Method: it is sent while the one before it is held, and only in part taken in."""
+    model = door.engine.models["identity"]
+    model.is_held = True
+    client = await door.connect()
+    await client.send(body_of(1))
+    await door.until(lambda: model.waiting)
+    (connection,) = door.listener.connections.values()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, chunked_of(body_of(size), 100_000) if is_chunked else body_of(size))
+        await door.until(lambda: connection._ahead() > door.listener.settings.pipelined_bytes_max)
+        model.is_held = False
+        model.release()
+        assert (await client.reply()).status == 200
+        with trio.fail_after(60):
+            reply = await client.reply()
+    assert reply.status == 200
+    assert len(reply.body) > size
+
+
 async def test_dribbled_bytes_make_a_request(door, infer_bytes):
     """One byte at a time, Content-Length and chunked."""
     client = await door.connect()
