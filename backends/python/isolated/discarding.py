@@ -19,7 +19,8 @@ class Discarder:
     """Of this process. There is one: see `DISCARDER`. For any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Buffers that are garbage are discarded at any step of any thread, of this one's too."""
         self._waiting: deque[Segment] = deque()
         self._is_running = False
         """There is a thread: it ends when nothing waits."""

@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 import time
+from collections import deque
 
 import numpy as np
 import pytest
@@ -179,6 +180,27 @@ def test_segments_are_discarded_where_no_thread_can_be_had(monkeypatch):
         segment = Segment(number, 2 << 20)
         discarder.discard(segment)
         assert segment.memory.closed
+
+
+def test_segments_may_be_discarded_amid_a_discard():
+    """Goal: nobody waits for himself where the interpreter frees a buffer just then."""
+    discarder = Discarder()
+    segments = [Segment(number, 2 << 20) for number in (1, 2)]
+
+    class Interrupted(deque):
+        def append(self, segment):
+            super().append(segment)
+            if segment is segments[0]:
+                discarder.discard(segments[1])
+
+    discarder._waiting = Interrupted()
+    discarding = threading.Thread(target=discarder.discard, args=[segments[0]], daemon=True)
+    discarding.start()
+    discarding.join(60)
+    assert not discarding.is_alive()
+    while discarder._is_running:
+        time.sleep(0.001)
+    assert all(segment.memory.closed for segment in segments)
 
 
 def test_large_segments_are_discarded_by_a_thread(monkeypatch):
