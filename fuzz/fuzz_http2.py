@@ -4,7 +4,7 @@
 
 Whatever arrives, the door must not raise, must keep no call and no connection once the peer has gone, and must answer a
 well-formed call on another connection afterwards. Half of the streams follow three whole calls, which must have been
-taken at once; a connection that takes all calls frame by frame, answers in turns and remembers no heads must then be
+taken at once; a connection that takes all calls frame by frame and remembers no heads must then be
 answered the same bytes. A failure ends the run; the bytes are printed as a Python literal.
 """
 
@@ -23,9 +23,7 @@ import hpack
 import trio
 from despina.frontends.grpc import GrpcServer, GrpcSettings, serve_grpc
 from despina.frontends.grpc.connection.connection import Connection
-from despina.frontends.grpc.connection.outlet import Outlet
 from despina.frontends.grpc.handler import unary_infer
-from despina.frontends.grpc.request.call import Call
 from despina.schema.memo import Memo
 from despina.schema.wire import codec
 from despina.schema.wire.generated import inference as pb
@@ -83,7 +81,6 @@ WHOLE = "calls taken whole"
 WAYS = {
     WHOLE: (Connection, "take_call"),
     "requests read straight from their bytes": (unary_infer, "read_plain_request"),
-    "answers in one piece": (Outlet, "takes"),
 }
 WARM, COLD = 3, 2
 """Calls before the damage, and damaged ones."""
@@ -123,7 +120,6 @@ class Target:
         self.server = server
         self.port = port
         self._entered = entered
-        self._takes = Outlet.takes
 
     async def feed(self, data: bytes, sizes: list[int]) -> None:
         """Sends all of it on a fresh connection, in pieces of these sizes."""
@@ -137,7 +133,6 @@ class Target:
         async with stream:
             await stream.send_all(PREFACE)
             connection = await self._connection_of(stream)
-            Outlet.takes = self._takes if short else _take_none  # type: ignore[method-assign]
             if not short:
                 connection.whole_bytes_max = 0
                 connection._heads._known = Memo(count_max=0, bytes_max=0, text_bytes_max=-1)
@@ -195,10 +190,6 @@ class Target:
                 got += data
         while self.server.connections:  # noqa: ASYNC110 - the door has no event for this
             await trio.sleep(0.001)
-
-
-def _take_none(outlet: Outlet, call: Call, size: int) -> bool:
-    return False
 
 
 async def try_one(target: Target, rng: random.Random, seeds: list[bytes]) -> None:

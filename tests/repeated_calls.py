@@ -3,7 +3,6 @@ and codecs remember of earlier requests: who uses it, and how it is forgotten.""
 
 import numpy as np
 from despina.frontends.grpc.connection.connection import Connection
-from despina.frontends.grpc.connection.outlet import Outlet
 from despina.frontends.grpc.handler import stream_infer, unary_infer
 from despina.frontends.http.handler.infer import InferHandler
 from despina.schema import kserve_grpc, kserve_grpc_plain, kserve_http, kserve_http_reply
@@ -78,14 +77,13 @@ def watched_memory(monkeypatch):
 
 
 def frame_by_frame(monkeypatch):
-    """From here on gRPC calls are taken frame by frame, their requests read as messages, and answers sent in turns."""
+    """From here on gRPC calls are taken frame by frame, and their requests read as messages."""
 
     def take_call(self, block, stream_id, message, grown, is_only):
         self.on_block(block, 4, stream_id)
         return False
 
     monkeypatch.setattr(Connection, "take_call", take_call)
-    monkeypatch.setattr(Outlet, "takes", lambda self, call, size: False)
     for module in (unary_infer, stream_infer):
         monkeypatch.setattr(module, "read_plain_request", lambda data: None)
 

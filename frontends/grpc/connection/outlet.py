@@ -92,27 +92,6 @@ class Outlet:
         self._queue.append(data)
         self.queued_bytes += len(data)
 
-    def takes(self, call: Call, size: int) -> bool:
-        """Takes `size` DATA bytes, ready to be put in one frame, off the windows; False, and takes nothing, where they
-        do not allow it, or others should have their turns. The call's only ones: its own window is not counted on."""
-        if (
-            size > self.window
-            or size > call.window
-            or size > self.peer_frame_bytes
-            or (size > JOIN_BYTES_MAX and (self._waiting or self.queued_bytes + size > _QUEUE_BYTES))
-        ):
-            return False
-        self.window -= size
-        return True
-
-    def put_parts(self, head: bytes, buffers: Sequence[Buffer], tail: bytes, size: int) -> None:
-        """Queues frames that are ready; `size` is that of the buffers."""
-        if size <= JOIN_BYTES_MAX:
-            self.put(b"".join((head, *buffers, tail)))
-            return
-        self._queue += (head, *buffers, tail)
-        self.queued_bytes += len(head) + size + len(tail)
-
     def put_message(
         self, call: Call, head: bytes, buffers: Sequence[Buffer], size: int, trailers: bytes, flag: bytes = b"\0"
     ) -> None:

@@ -34,8 +34,6 @@ STOPPING = "GRPC server is shutting down and has stopped accepting new requests.
 _INITIAL = headers_frame(0, block.INITIAL, end=False)[:5]
 _ENDING = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
-_pack_beginning = Struct(f">5sI{len(block.INITIAL)}sIBIBI").pack
-"""What comes before a message that is its call's only one: the first frame, DATA's head (kind 0), the prefix."""
 _pack_ending = Struct(f">5sI{len(block.TRAILERS_OK)}s").pack
 _FLAGS = (b"\0", b"\1")
 """Of a message's prefix: plain, compressed."""
@@ -139,26 +137,15 @@ class Call(Incoming):
 
     def reply_encoded(self, buffers: Sequence[Buffer], size: int, *, compressed: bool = False) -> None:
         """The same for a message that is ready to go out."""
-        outlet = self.connection.outlet
+        head = self._initial(compressed)
+        self.trailers = trailers = self._ending(_pack_ending(_ENDING, self.id, block.TRAILERS_OK))
+        self.head_sent = True
         try:
-            if not compressed and self.ended and outlet.takes(self, size + 5):
-                id = self.id
-                head = _pack_beginning(_INITIAL, id, block.INITIAL, size + 5 << 8, 0, id, 0, size)
-                outlet.put_parts(head, buffers, _pack_ending(_ENDING, id, block.TRAILERS_OK), size)
-                self.sent_whole()
-            else:
-                self._reply_in_turns(buffers, size, compressed)
+            self.connection.outlet.put_message(self, head, buffers, size, trailers, _FLAGS[compressed])
         except Exception as problem:
             self._cut_off("a reply cannot be sent", problem)
             return
         self.connection.flush_soon()
-
-    def _reply_in_turns(self, buffers: Sequence[Buffer], size: int, compressed: bool) -> None:
-        """As the windows and other calls allow."""
-        head = self._initial(compressed)
-        self.trailers = trailers = self._ending(_pack_ending(_ENDING, self.id, block.TRAILERS_OK))
-        self.head_sent = True
-        self.connection.outlet.put_message(self, head, buffers, size, trailers, _FLAGS[compressed])
 
     def _initial(self, compressed: bool) -> bytes:
         """The frame that begins a reply with messages."""

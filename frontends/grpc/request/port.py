@@ -24,15 +24,6 @@ class Sender(Protocol):
         """Queues bytes that flow control does not count."""
         ...
 
-    def takes(self, call: Any, size: int) -> bool:
-        """Takes `size` DATA bytes, the call's only ones, off the windows; False, and takes nothing, where they have to
-        wait, or to go in several frames."""
-        ...
-
-    def put_parts(self, head: bytes, buffers: Sequence[Buffer], tail: bytes, size: int) -> None:
-        """Queues frames that are ready; `size` is that of the buffers."""
-        ...
-
     def put_message(
         self, call: Any, head: bytes, buffers: Sequence[Buffer], size: int, trailers: bytes, flag: bytes = b"\0"
     ) -> None:
