@@ -128,9 +128,10 @@ class Receiver(Sender):
         size = len(body)
         began = self._got
         end = min(size, began + bulk.left)
+        place_end = size if isinstance(self.sock, TlsSocket) else end  # a record is read whole
         while self._got < end:
             try:
-                count = self.sock.recv_into(body[self._got : end])
+                count = self.sock.recv_into(body[self._got : place_end])
             except BlockingIOError:
                 break
             except OSError:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trio
 import tritonclient.http as triton
+from despina.frontends import bulk
 from despina.frontends.tls import BadCertificate, TlsSettings
 
 from tests.certificates import Certificates
@@ -68,6 +69,23 @@ async def test_bodies_of_every_size(tls_door, connect, infer_bytes, rows):
         values = np.frombuffer(reply.body[length:], np.int32)
         assert (values[: rows * 16] == 2 * np.arange(rows * 16)).all()
         assert (values[rows * 16 :] == 0).all()
+        assert (await client.reply()).status == 200
+
+
+async def test_a_turn_that_ends_amid_a_record(tls_door, connect, infer_bytes, monkeypatch):
+    """Goal: what the record holds beyond it is the body's still. Method: turns of an odd number of bytes."""
+    monkeypatch.setattr(bulk, "PASS_BYTES", 100_003)
+    rows = 10_000
+    client = await connect(tls_door)
+    tls_door.engine.models["addsub"].config.max_batch_size = rows
+    with trio.fail_after(25):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, infer_bytes(rows=rows) + LIVE)
+            reply = await client.reply()
+        assert reply.status == 200
+        length = int(reply.headers["inference-header-content-length"])
+        values = np.frombuffer(reply.body[length:], np.int32)
+        assert (values[: rows * 16] == 2 * np.arange(rows * 16)).all()
         assert (await client.reply()).status == 200
 
 
