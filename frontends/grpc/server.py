@@ -288,8 +288,9 @@ class GrpcServer:
                 if error.errno in _CONNECTION_ERRORS:
                     continue
                 _logger.warning("cannot accept connections: %s; trying again in %s s", error, _ACCEPT_PAUSE_S)
-                for fd in self._listeners:
-                    self._watch.unregister(fd)
+                if not self._accept_again_at:  # else another listener has met it in this pass
+                    for fd in self._listeners:
+                        self._watch.unregister(fd)
                 self._accept_again_at = self.now + _ACCEPT_PAUSE_S
                 self._company.set()
                 self._make_room()

@@ -662,6 +662,19 @@ async def test_out_of_descriptors(door, monkeypatch) -> None:
     assert 3 <= len(calls) <= 5
 
 
+async def test_two_listeners_out_of_descriptors(door) -> None:
+    """Goal: the second to find it in one pass does not stumble over the first."""
+    import errno
+
+    class Exhausted:
+        def accept(self):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    for _ in range(2):
+        door.server._accept(Exhausted())
+    await assert_served(door)
+
+
 async def test_the_longest_idle_makes_room(door, monkeypatch) -> None:
     """Where descriptors are used up, idle connections are asked to leave, the oldest first; busy ones stay."""
     import errno
