@@ -73,6 +73,7 @@ class Carrier:
                     got = sock.recv_into(place[total : total + TURN_BYTES])
                 except BlockingIOError:
                     if got >= PIECE_BYTES_MIN and self._is_soon(sock, select.POLLIN):
+                        got = 0  # it may have nothing after all
                         continue
                     break
                 except OSError:
@@ -101,6 +102,7 @@ class Carrier:
                     sent = sock.sendmsg(left)
                 except BlockingIOError:
                     if sent >= PIECE_BYTES_MIN and self._is_soon(sock, select.POLLOUT):
+                        sent = 0  # it may take nothing after all
                         continue
                     break
                 except OSError:

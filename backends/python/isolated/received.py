@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ....schema.tensor import Buffer
 
 COUNT_MAX: Final = 64
-"""Of a model's buffers that are shared: each takes a descriptor."""
+"""Of a model's buffers that are shared: each takes two descriptors, its file and the mapping's."""
 SHOWN_MAX: Final = 60
 """Files that go with one message."""
 

@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-from despina.frontends.carrier import TURN_BYTES, Carrier
+from despina.frontends.carrier import PIECE_BYTES_MIN, TURN_BYTES, Carrier
 
 
 @pytest.fixture
@@ -125,3 +125,31 @@ def test_closing_brings_back_what_has_not_begun(pair):
     assert first == (1, None)
     assert count == 0
     assert type(problem) is BlockingIOError
+
+
+@pytest.mark.parametrize("direction", ["receive", "send"])
+def test_a_socket_that_is_ready_for_nothing_comes_back(carrier, monkeypatch, direction):
+    """Goal: a socket that says it is ready, and has or takes nothing, as under want of memory, does not spin."""
+    counts = [PIECE_BYTES_MIN]
+
+    class Stubborn:
+        def recv_into(self, place):
+            return self.sendmsg([])
+
+        def sendmsg(self, parts):
+            if not counts:
+                raise BlockingIOError
+            return counts.pop()
+
+    monkeypatch.setattr(Carrier, "_is_soon", lambda self, sock, events: True)
+    told = []
+
+    def back(*said):
+        told.append(said)
+
+    data = bytearray(2 * PIECE_BYTES_MIN)
+    if direction == "receive":
+        carrier.receive(Stubborn(), memoryview(data), back)
+    else:
+        carrier.send(Stubborn(), [data], back)
+    assert collected(carrier, told) == [(PIECE_BYTES_MIN, None)]
