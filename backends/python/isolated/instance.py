@@ -325,7 +325,10 @@ class IsolatedInstance:
     # --- What the process says
 
     async def _read(self) -> None:
-        own = os.dup(self._process.sock.fileno())  # which is open as long as anybody looks at it
+        said_on = self._process.sock.fileno()
+        if said_on < 0:
+            return  # it was closed before this task had its first turn
+        own = os.dup(said_on)  # which is open as long as anybody looks at it
         try:
             await dispatch(own, self._hear)
         except _Gone:

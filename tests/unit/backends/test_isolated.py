@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import despina
 import numpy as np
 import pytest
 import trio
+from despina.backends.python.isolated.instance import IsolatedInstance
 from despina.schema.fault import Internal
 
 CONFIG = """
@@ -503,3 +506,14 @@ async def test_a_policy_that_cannot_be_kept_fails_the_load(opened):
         async with opened(host_policy={"cpu": {"cpu-cores": "x-1"}}):
             pass
     assert os.sched_getaffinity(0)
+
+
+async def test_closed_before_anybody_listened():
+    """Goal: an instance that is opened and closed within one turn of the scheduler, whose tasks come in any order, is
+    no fault: its socket is closed when the task that listens begins."""
+    ours, theirs = socket.socketpair()
+    instance = object.__new__(IsolatedInstance)
+    instance._process_ = SimpleNamespace(sock=ours)
+    ours.close()
+    await instance._read()
+    theirs.close()

@@ -28,7 +28,7 @@ def new(folder, name, source):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"wrote {folder}/{name}/config.pbtxt\n" in done.stdout
     checked = ask("check", str(folder), "--model", name)
-    assert (checked.returncode, checked.stdout) == (0, "1 model, no faults\n")
+    assert (checked.returncode, checked.stdout) == (0, "1 model, no faults\n"), checked.stdout + checked.stderr
     text = (folder / name / "config.pbtxt").read_text()
     assert max(map(len, text.splitlines())) <= 88
     return parse_config(text), text
