@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench latency scale plot fuzz api soak chaos sanitize gpu walk changes clean
+.PHONY: help serve test bench latency scale plot records fuzz api soak chaos sanitize gpu walk changes clean
 
 help:  ## Say what the targets do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ scale: .venv/test.stamp  ## Measure what more and more of one thing costs: model
 plot: .venv/test.stamp  ## Draw what bench, latency and scale have written with ARGS="--json FILE"; here ARGS="FILE... --out FOLDER"
 	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python tests/bench/plot.py $(ARGS)
+
+records: .venv/test.stamp  ## Ask the reference server again what the tests have recorded of it (DESPINA_REFERENCE_TRITON names the script that runs it)
+	$(BIN)/python -m pytest -q -m records tests/conformance $(ARGS)
 
 fuzz: .venv/test.stamp  ## Fuzz every parser and protocol machine, each for SECONDS (default 60); a seed in ARGS="--seed N"
 	@set -e; for target in fuzz/fuzz_*.py; do echo "$$target"; $(BIN)/python $$target --seconds $(or $(SECONDS),60) $(ARGS); done

@@ -215,7 +215,7 @@ def test_stories_end_as_with_the_reference_server(ours, about, model):
     assert ours[f"{about} {model}"] == json.loads(GOLDEN.read_text())[f"{about} {model}"]
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(tmp_path):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""

@@ -48,7 +48,7 @@ def test_answers_equal_the_reference_servers(suite, tmp_path):
     assert differing == {name for of, name in CLOUD_DIFFERENCES if of == suite.name}
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 @pytest.mark.parametrize("suite", CLOUD_SUITES, ids=[suite.name for suite in CLOUD_SUITES])
 def test_records_are_what_the_reference_server_says(suite, tmp_path):

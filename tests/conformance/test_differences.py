@@ -84,7 +84,7 @@ def test_what_the_reference_server_dies_of_is_refused_here(tmp_path):
         assert live["status"] == 200
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 @pytest.mark.parametrize("suite", SUITES, ids=[suite.name for suite in SUITES])
 def test_records_are_what_the_reference_server_says(suite, tmp_path, golden):

@@ -355,7 +355,7 @@ def record(parts=("answers", "traces", "story")) -> dict:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(recorded, tmp_path):
     """Goal: the records are the reference server's. Method: ask it again. Not for loads and unloads, which take it

@@ -135,7 +135,7 @@ def test_answers_equal_the_reference_servers(server):
     assert differing == known, {name: (ours[name], recorded[name]) for name in differing ^ known}
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(tmp_path):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""

@@ -145,7 +145,7 @@ def test_traces_and_counts_equal_the_reference_servers(tmp_path):
     assert said["traces"] == recorded["traces"]
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 @pytest.mark.parametrize("part", [part for part in RECORDED if part != "metrics"])
 def test_records_are_what_the_reference_server_says(part):

@@ -203,7 +203,7 @@ def test_models_behave_as_on_the_reference_server(name, said):
     assert said[name] == RECORDED[name]
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(tmp_path):
     """Goal: the recorded answers are the reference server's."""

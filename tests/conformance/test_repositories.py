@@ -149,7 +149,7 @@ def test_answers_equal_the_reference_servers(recorded, ours, name):
         assert heard == said
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(recorded, tmp_path):
     """Goal: the records are the reference server's. Method: ask it again. Not for metrics, the last of each story: when

@@ -286,7 +286,7 @@ def test_traces(tmp_path, recorded):
     assert asked_again(ask, recorded["traces"], tmp_path) == recorded["traces"]
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 def test_records_are_what_the_reference_server_says(tmp_path, recorded):
     """Goal: the recorded answers are the reference server's. Method: ask it again."""

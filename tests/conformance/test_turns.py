@@ -326,7 +326,7 @@ def test_answers_equal_the_reference_servers(suite, tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.records
 @pytest.mark.skipif(reference_script() is None, reason="no reference server here (DESPINA_REFERENCE_TRITON)")
 @pytest.mark.parametrize("suite", [suite for suite in SUITES if suite != "warm-up"])
 def test_records_are_what_the_reference_server_says(suite, tmp_path):
