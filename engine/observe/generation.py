@@ -1,7 +1,7 @@
-"""The generation: a number that whoever remembers earlier requests compares before it uses what it remembers.
+"""The generation: for how long what is remembered of earlier requests holds.
 
-    a model is loaded, unloaded, swapped ─┬─▶ `bump()` ─┬─ `number` is another one: what was remembered is void
-    traces are switched on ───────────────┘             └─ each keeper lets go, so that nothing void stays in memory
+    a model is loaded, unloaded, swapped ─┬─▶ `bump()` ──▶ each keeper lets go of what it remembers
+    traces are switched on ───────────────┘
 
 What a door's settings say (keys, forwarded headers, limits) is frozen while it serves, so it is part of every
 generation. Whoever makes one of them changeable bumps.
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 class Generation:
     """One for each engine; on the trio thread only."""
 
-    __slots__ = ("_keepers", "number")
+    __slots__ = ("_keepers",)
 
     def __init__(self) -> None:
-        self.number = 0
-        """Never twice the same."""
         self._keepers: WeakSet[Keeper] = WeakSet()
 
     def keep(self, keeper: Keeper) -> None:
@@ -31,8 +29,7 @@ class Generation:
         self._keepers.add(keeper)
 
     def bump(self) -> None:
-        """Something has changed that may have gone into what is remembered. The only place where `number` moves."""
-        self.number += 1
+        """Something has changed that may have gone into what is remembered."""
         keepers, self._keepers = list(self._keepers), WeakSet()
         for keeper in keepers:
             keeper.let_go()

@@ -36,15 +36,8 @@ class Keeper(Protocol):
 class Generation(Protocol):
     """For how long what a door remembers of earlier requests holds."""
 
-    number: int
-    """Never twice the same."""
-
     def keep(self, keeper: Keeper) -> None:
         """Tells `keeper`, which is held weakly, when the present generation is over, once."""
-        ...
-
-    def bump(self) -> None:
-        """Something of the door's has changed that may have gone into what it remembers."""
         ...
 
 

@@ -56,8 +56,6 @@ def head_of_reply(
         beginning = _beginnings[status, content_type] = beginning_of_reply(status, content_type)
     if not fields and keep_mark is False:
         return b"%b%d\r\n\r\n" % (beginning, size)
-    if keep_mark is False and len(fields) == 1:
-        return b"%b%d\r\n%b: %b\r\n\r\n" % (beginning, size, *fields[0])
     rest = b""
     for field in fields:
         rest += b"%b: %b\r\n" % field

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ..settings import HttpSettings
     from .routes import Match
 
-    Answer = Callable[[HttpRequest, Served, ReplyFormat, Inference], None]
-
 
 class InferHandler:
     """The handler of the infer route.
@@ -179,12 +177,7 @@ class InferHandler:
                 reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
                 return
             labels, batch_size_max = model.labels, model.config.max_batch_size
-            head, buffers, has_binary = encode_infer(response, reply, labels, batch_size_max, at_once=True)
-            if request.notes.coding is None:
-                content_type, fields = self._binary_form(len(head)) if has_binary else (JSON, ())
-                request.reply(200, content_type, [head, *buffers], fields)
-            else:
-                self._reply(request, head, buffers, has_binary)
+            self._reply(request, *encode_infer(response, reply, labels, batch_size_max, at_once=True))
         except LongText:
             self._nursery.start_soon(self._encode_aside, request, model, reply, job)
         except Exception as problem:
