@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from .parts import forget
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
@@ -66,28 +68,10 @@ class Carrier:
         place = place[:MOVE_BYTES]
 
         def move() -> int:
-            total = _placed(first, place) if first else 0
-            got = 0
-            while total < len(place):
-                try:
-                    got = sock.recv_into(place[total : total + TURN_BYTES])
-                except BlockingIOError:
-                    if got >= PIECE_BYTES_MIN and self._is_soon(sock, select.POLLIN):
-                        got = 0  # it may have nothing after all
-                        continue
-                    break
-                except OSError:
-                    if not total:
-                        raise
-                    break  # the next move meets it again
-                total += got
-                if not got:
-                    return total
-                if total >= TURN_BYTES and not self._asked.empty():
-                    break
-            if not total:
-                raise BlockingIOError
-            return total
+            begun = _placed(first, place) if first else 0
+            return self._moved(
+                lambda at: sock.recv_into(place[at : at + TURN_BYTES]), sock, select.POLLIN, len(place), begun
+            )
 
         self._ask(move, back)
 
@@ -96,26 +80,13 @@ class Carrier:
 
         def move() -> int:
             left = deque(parts)
-            total = sent = 0
-            while left:
-                try:
-                    sent = sock.sendmsg(left)
-                except BlockingIOError:
-                    if sent >= PIECE_BYTES_MIN and self._is_soon(sock, select.POLLOUT):
-                        sent = 0  # it may take nothing after all
-                        continue
-                    break
-                except OSError:
-                    if not total:
-                        raise
-                    break
-                total += sent
-                _forget(left, sent)
-                if total >= TURN_BYTES and not self._asked.empty():
-                    break
-            if not total:
-                raise BlockingIOError
-            return total
+
+            def step(at: int) -> int:
+                sent = sock.sendmsg(left)
+                forget(left, sent)
+                return sent
+
+            return self._moved(step, sock, select.POLLOUT, sum(map(len, parts)))
 
         self._ask(move, back)
 
@@ -138,6 +109,31 @@ class Carrier:
         while over:
             back, count, problem = over.popleft()
             back(count, problem)
+
+    def _moved(self, step: Callable[[int], int], sock: socket.socket, events: int, size: int, total: int = 0) -> int:
+        """How much of `size` there is after as many steps as the peer and others allow, from `total` on. Raises what
+        the first step raises, if nothing was there: later ones' problems are met again."""
+        got = 0
+        while total < size:
+            try:
+                got = step(total)
+            except BlockingIOError:
+                if got >= PIECE_BYTES_MIN and self._is_soon(sock, events):
+                    got = 0  # it may not be ready after all
+                    continue
+                break
+            except OSError:
+                if not total:
+                    raise
+                break
+            if not got:
+                return total
+            total += got
+            if total >= TURN_BYTES and not self._asked.empty():
+                break
+        if not total:
+            raise BlockingIOError
+        return total
 
     def _is_soon(self, sock: socket.socket, events: int) -> bool:
         """Whether the move can go on within a moment; not if anybody else waits for a turn."""
@@ -176,11 +172,3 @@ def _placed(data: Buffer, place: memoryview) -> int:
     there = np.frombuffer(data, np.uint8)
     np.copyto(np.frombuffer(place, np.uint8, len(there)), there)
     return len(there)
-
-
-def _forget(parts: deque[Buffer], sent: int) -> None:
-    """So many bytes of them are with the kernel."""
-    while parts and sent >= len(parts[0]):
-        sent -= len(parts.popleft())
-    if sent:
-        parts[0] = memoryview(parts[0])[sent:]

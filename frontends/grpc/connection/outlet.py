@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...carrier import CARRIED_FROM
+from ...parts import forget
 from ..wire.constants import (
     DATA,
     JOIN_BYTES_MAX,
@@ -180,19 +181,12 @@ class Outlet:
 
     def forget(self, sent: int) -> None:
         """So many bytes of the queue are with the kernel."""
-        queue = self._queue
         self.sent_bytes += sent
         self.queued_bytes -= sent
-        if not self.queued_bytes:
-            queue.clear()
-            return
-        while sent:
-            first = queue[0]
-            if sent < len(first):
-                queue[0] = memoryview(first)[sent:]
-                break
-            sent -= len(first)
-            queue.popleft()
+        if self.queued_bytes:
+            forget(self._queue, sent)
+        else:
+            self._queue.clear()
 
     def _take_turns(self) -> None:
         """Moves DATA frames of waiting calls to the queue, one frame a turn, as far as the windows allow."""

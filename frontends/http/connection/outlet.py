@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ...carrier import CARRIED_FROM, MOVE_BYTES
+from ...parts import forget
 
 if TYPE_CHECKING:
     import socket
@@ -69,11 +70,7 @@ class Outlet:
 
     def forget(self, sent: int) -> None:
         """So many bytes of the queue are with the kernel."""
-        pending = self.pending
-        while pending and sent >= len(pending[0]):
-            sent -= len(pending.popleft())
-        if sent:
-            pending[0] = memoryview(pending[0])[sent:]
+        forget(self.pending, sent)
 
     def for_carrier(self) -> list[Buffer]:
         """What of the queue the carrier is to send next; nothing, if that is little."""

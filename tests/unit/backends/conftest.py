@@ -1,10 +1,12 @@
 """What backends need to run without an engine: contexts, jobs with a stand-in for the model, batches."""
 
+import gc
 from types import SimpleNamespace
 
 import attrs
 import numpy as np
 import pytest
+from despina.backends.python.isolated.frames import Codec
 from despina.engine.port.backend import InstanceContext, ModelContext
 from despina.engine.request.batch import Batch
 from despina.engine.request.job import Job
@@ -12,6 +14,16 @@ from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 
 from tests import in_process
+
+
+@pytest.fixture
+def ends():
+    """Two ends of a link: the server's and the process's."""
+    ours, theirs = Codec(), Codec()
+    yield ours, theirs
+    gc.collect()
+    ours.close()
+    theirs.close()
 
 
 @attrs.frozen

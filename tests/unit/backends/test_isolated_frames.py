@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import marshal
 import mmap
 import os
@@ -36,16 +35,6 @@ PLAIN = st.recursive(
     max_leaves=10,
 )
 SIZES = st.integers(0, 100) | st.integers(INLINE_BYTES_MAX - 2, INLINE_BYTES_MAX + 2) | st.integers(0, 300_000)
-
-
-@pytest.fixture
-def ends():
-    """Two ends of a link."""
-    ours, theirs = Codec(), Codec()
-    yield ours, theirs
-    gc.collect()
-    ours.close()
-    theirs.close()
 
 
 def passed(writer, reader, kind, fields=(), tensors=()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 
@@ -20,16 +19,6 @@ from despina.schema.tensor import Tensor
 
 SIZE = 200_000
 DEADLINE_S = 60
-
-
-@pytest.fixture
-def ends():
-    """Two ends of a link: the server's and the process's."""
-    ours, theirs = Codec(), Codec()
-    yield ours, theirs
-    gc.collect()
-    ours.close()
-    theirs.close()
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 
 import pytest
 import trio
 from despina.frontends.carrier import CARRIED_FROM
 
+from tests.carrying import held_moves, refuse_thread
 from tests.unit.grpc.test_grpc_http2 import INFER, LIVE, request, until
 
 SIZE = 4 * CARRIED_FROM
@@ -20,10 +20,7 @@ FRAME = 1 << 20
 @pytest.fixture
 def held(monkeypatch, door):
     """Moves of that door wait in this list until somebody does them: the carrier is busy."""
-    moves = []
-    ask = door.server.carrier._ask
-    monkeypatch.setattr(door.server.carrier, "_ask", lambda *move: moves.append(lambda: ask(*move)))
-    return moves
+    return held_moves(monkeypatch, door.server.carrier)
 
 
 def large(client):
@@ -153,21 +150,14 @@ async def test_a_connection_that_lingers_watches_for_no_room(door, held, nursery
 
 async def test_no_room_for_the_carriers_thread(door, monkeypatch) -> None:
     """Goal: the connection ends, its socket is closed, and large messages are taken again once there is room."""
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "carrier":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_thread(monkeypatch, "carrier")
     client = await door.connect()
     (connection,) = door.server.connections.values()
     await client.send(b"".join(large(client))[:200_000])
     with trio.fail_after(60):
         await until(lambda: not door.server.connections)
     assert connection.sock.fileno() == -1
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.undo()
     client = await door.connect()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send, b"".join(large(client)))

@@ -1,10 +1,10 @@
 """Large bodies and replies are moved by the door's carrier; meanwhile its loop serves others, and closes nothing."""
 
-import threading
-
 import pytest
 import trio
 from despina.frontends.carrier import CARRIED_FROM
+
+from tests.carrying import held_moves, refuse_thread
 
 SIZE = 4 * CARRIED_FROM
 LIVE = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
@@ -18,10 +18,7 @@ def identity(size):
 @pytest.fixture
 def held(monkeypatch, door):
     """Moves of that door wait in this list until somebody does them: the carrier is busy."""
-    moves = []
-    ask = door.listener.carrier._ask
-    monkeypatch.setattr(door.listener.carrier, "_ask", lambda *move: moves.append(lambda: ask(*move)))
-    return moves
+    return held_moves(monkeypatch, door.listener.carrier)
 
 
 async def test_small_requests_are_answered_while_a_large_body_is_moved(door, held, nursery):
@@ -104,14 +101,7 @@ async def test_a_door_that_is_ended_closes_what_the_carrier_has(door, held):
 
 async def test_no_room_for_the_carriers_thread(door, monkeypatch):
     """Goal: the client is told, its socket is closed, and large bodies are taken again once there is room."""
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "carrier":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_thread(monkeypatch, "carrier")
     client = await door.connect()
     await client.send(identity(SIZE)[:100_000])
     with trio.fail_after(30):
@@ -120,6 +110,6 @@ async def test_no_room_for_the_carriers_thread(door, monkeypatch):
     client.reset()
     await door.until(lambda: not door.listener.connections)
     assert connection.sock.fileno() == -1
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.undo()
     with trio.fail_after(30):
         assert len((await door.ask(identity(SIZE))).body) > SIZE
