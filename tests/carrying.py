@@ -1,4 +1,4 @@
-"""What befalls a door's carrier in tests: it is busy, or has no thread."""
+"""What befalls in tests those who move large messages beside the loop: they are busy, or have no thread."""
 
 import threading
 

@@ -29,6 +29,8 @@ from despina.schema.tensor import Tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.carrying import refuse_thread
+
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(allow_nan=False),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
@@ -159,11 +161,7 @@ def test_what_the_other_side_reads_still_is_not_discarded(ends):
 
 def test_segments_are_discarded_where_no_thread_can_be_had(monkeypatch):
     """Goal: they are given back by whoever asks, now and later."""
-
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_thread(monkeypatch, "discarder")
     discarder = Discarder()
     for number in (1, 2):
         segment = Segment(number, 2 << 20)
