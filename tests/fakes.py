@@ -224,6 +224,16 @@ class Gate:
         self._events.pop(index).set()
 
 
+class Keeper:
+    """Keeps something for a generation, and counts how often it was told that one is over."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def let_go(self) -> None:
+        self.told += 1
+
+
 def tensor_text(kind: str, name: str, datatype: str = "TYPE_INT32", dims: Sequence[int] = (1,), more: str = "") -> str:
     """One `input` or `output` entry of config.pbtxt."""
     return f'{kind} [{{ name: "{name}" data_type: {datatype} dims: [{", ".join(map(str, dims))}] {more} }}]\n'

@@ -6,15 +6,7 @@ from despina.engine.observe.generation import Generation
 from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
 
-from tests.fakes import write_model
-
-
-class Keeper:
-    def __init__(self):
-        self.told = 0
-
-    def let_go(self):
-        self.told += 1
+from tests.fakes import Keeper, write_model
 
 
 def test_keepers_are_told_once():
