@@ -79,13 +79,12 @@ class Placement:
             instance.execute(batch)  # type: ignore[attr-defined]  # its model's instances are all movable
             self._statistics.inline_count += 1
             self._ledger.end(batch.jobs, End.EXECUTED, batch)
-            lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
             self._learn_in -= 1
             if self._learn_in <= 0:
                 self._learn_in = LEARN_EVERY
-                self._cost.learn(lasted_s, lasted_s)
-            if self._cost.forced:
-                self._tell_if_held(lasted_s)
+                self._learn(batch)
+            elif self._cost.forced:
+                self._tell_if_held((batch.ended_ns - batch.started_ns) * 1e-9)
         except Exception:  # what raises here is beside the execution: the job is over
             log.exception("learning from an execution failed")
         finally:
@@ -145,10 +144,7 @@ class Placement:
                 instance.execute(batch)
                 self._statistics.inline_count += 1
                 batch.over(self._ledger)
-                lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
-                cost.learn(lasted_s, lasted_s)
-                if cost.forced:
-                    self._tell_if_held(lasted_s)
+                self._learn(batch)
                 if batch.ended_ns > until:
                     return True
         except Exception:  # its own thread looks next, and ends if that fails there, too
@@ -157,6 +153,12 @@ class Placement:
             self._running = False
         instance.start()
         return False
+
+    def _learn(self, batch: Batch) -> None:
+        lasted_s = (batch.ended_ns - batch.started_ns) * 1e-9
+        self._cost.learn(lasted_s, lasted_s)
+        if self._cost.forced:
+            self._tell_if_held(lasted_s)
 
     def _tell_if_held(self, lasted_s: float) -> None:
         """Its parameter keeps the model here, however long it takes: the log says so, again each time that doubles."""

@@ -198,21 +198,32 @@ class Dispatcher(trio.abc.Instrument):
 
     def _serve(self, timeout: float) -> bool:
         """Waits for doors, and serves those that have something. False when trio has something as well."""
+        doors = self.doors
+        found = self.epoll.poll(timeout, EVENTS_MAX)
+        if len(found) == 1:
+            door = doors[found[0][0]]
+            if door is None:
+                return False
+            self._serve_one(door, found)
+            return True
         by_door: defaultdict[_Door | None, Found] = defaultdict(list)
-        for event in self.epoll.poll(timeout, EVENTS_MAX):
-            by_door[self.doors[event[0]]].append(event)
+        for event in found:
+            by_door[doors[event[0]]].append(event)
         is_trios = by_door.pop(None, None) is not None
-        here = self._here
-        for door, found in by_door.items():
+        for door, some in by_door.items():
             assert door is not None, "what is trio's has been taken out"
-            here.task = door.task
-            try:
-                door.task.context.run(door.serve, found)
-            except BaseException as problem:
-                door.fail(problem)
-            finally:
-                del here.task
+            self._serve_one(door, some)
         return not is_trios
+
+    def _serve_one(self, door: _Door, found: Found) -> None:
+        task = door.task
+        self._here.task = task
+        try:
+            task.context.run(door.serve, found)
+        except BaseException as problem:
+            door.fail(problem)
+        finally:
+            del self._here.task
 
 
 _DISPATCHER: trio.lowlevel.RunVar[Dispatcher | None] = trio.lowlevel.RunVar("DISPATCHER")

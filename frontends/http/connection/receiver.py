@@ -258,7 +258,8 @@ class Receiver(Sender):
         size = head.length
         have = len(data) - at
         if have == size:
-            intake.clear()
+            intake.data = b""
+            intake.at = 0
             self._hand_over(data[at:] if size <= COPY_BYTES_MAX else memoryview(data)[at:])
             return
         if have > size:

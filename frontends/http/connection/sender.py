@@ -94,20 +94,17 @@ class Sender:
         """Sends the reply to the request in flight and makes ready for the next one."""
         if self._buffer is not None:
             self._give_buffer()
+        listener = self._listener
         form = head.form
-        keep = form.keep_alive and not self._listener.parting
+        keep = form.keep_alive and not listener.parting
         size = sum(map(len, buffers))
         start = head_of_reply(status, content_type, size, fields, form.is_http10 if keep else None)
         if form.method == b"HEAD":
             buffers = ()
-        self.answer_made([start, *buffers], keep=keep)
-
-    def answer_made(self, parts: Sequence[Buffer], *, keep: bool = True) -> None:
-        """The same for a reply that is made, head and all."""
         self._request = None
-        self.since = self._listener.now
+        self.since = listener.now
         self.state = HEAD
-        self._send(parts)
+        self._send([start, *buffers])
         if not keep or self.events != READ or self._intake.data or self._peer_ended:
             self._answered(keep)
 
