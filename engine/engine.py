@@ -201,8 +201,10 @@ class Engine:
 
     def is_live(self) -> bool:
         """True once the start-up models are loaded. Raises ShuttingDown while exiting."""
+        if self.state is ServerState.READY:
+            return True
         self._check_exiting()
-        return self.state is ServerState.READY
+        return False
 
     def is_ready(self) -> bool:
         """True when the server should get requests. Raises ShuttingDown while exiting."""

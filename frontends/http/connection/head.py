@@ -64,7 +64,17 @@ class HeadForm:
     """What heads have in common whose telling lines are the same but for lengths. Immutable but for its notes: requests
     share it, on any connection of a server."""
 
-    __slots__ = ("expects_continue", "is_chunked", "is_http10", "keep_alive", "method", "notes", "path", "telling")
+    __slots__ = (
+        "expects_continue",
+        "is_chunked",
+        "is_head",
+        "is_http10",
+        "keep_mark",
+        "method",
+        "notes",
+        "path",
+        "telling",
+    )
 
     def __init__(self, line: _RequestLine, headers: Mapping[bytes, bytes]) -> None:
         """Raises Refusal for codings of the body that are not taken."""
@@ -80,15 +90,19 @@ class HeadForm:
             if coding.lower() != b"chunked":
                 raise Refusal(400, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
         options = headers.get(b"connection", b"").lower()
-        self.keep_alive = b"keep-alive" in options if self.is_http10 else b"close" not in options
+        self.is_head = self.method == b"HEAD"
+        """Its reply has no body."""
+        keep_alive = b"keep-alive" in options if self.is_http10 else b"close" not in options
         if self.method == b"CONNECT":
-            self.keep_alive = False
+            keep_alive = False
+        self.keep_mark: bool | None = self.is_http10 if keep_alive else None
+        """What replies say of their connection, see status.py: None where it ends with them."""
         self.expects_continue = not self.is_http10 and headers.get(b"expect", b"").lower() == b"100-continue"
 
     def for_the_last(self) -> HeadForm:
         """The same, of a request after which its connection ends."""
         form = copy(self)
-        form.keep_alive = False
+        form.keep_mark = None
         form.notes = Notes()
         return form
 

@@ -96,19 +96,16 @@ class Sender:
             self._give_buffer()
         listener = self._listener
         form = head.form
-        keep = form.keep_alive and not listener.parting
-        size = sum(map(len, buffers))
-        start = head_of_reply(status, content_type, size, fields, form.is_http10 if keep else None)
-        if form.method == b"HEAD":
-            buffers = ()
+        mark = None if listener.parting else form.keep_mark
+        start = head_of_reply(status, content_type, sum(map(len, buffers)), fields, mark)
         self._request = None
         self.since = listener.now
         self.state = HEAD
-        self._send([start, *buffers])
-        if not keep or self.events != READ or self._intake.data or self._peer_ended:
-            self._answered(keep)
+        self._send([start] if form.is_head else [start, *buffers])
+        if mark is None or self.events != READ or self._intake.data or self._peer_ended:
+            self._answered(keep=mark is not None)
 
-    def _answered(self, keep: bool) -> None:
+    def _answered(self, *, keep: bool) -> None:
         """The whole reply is on its way."""
         listener = self._listener
         if self.state == CLOSED:
@@ -126,7 +123,7 @@ class Sender:
         """Sends the head of a reply that follows bit by bit."""
         self._streamed = streamed
         streamed.is_chunked = not head.form.is_http10
-        streamed.keeps = head.form.keep_alive and streamed.is_chunked and not self._listener.parting
+        streamed.keeps = head.form.keep_mark is not None and streamed.is_chunked and not self._listener.parting
         self.since = self._listener.now
         self._send([head_of_stream(status, content_type, is_chunked=streamed.is_chunked, closes=not streamed.keeps)])
         if self._peer_ended:
@@ -153,7 +150,7 @@ class Sender:
         self.state = HEAD
         if streamed.is_chunked:
             self._send([b"0\r\n\r\n"])
-        self._answered(streamed.keeps and not self._listener.parting)  # it may have begun before that
+        self._answered(keep=streamed.keeps and not self._listener.parting)  # it may have begun before that
 
     @property
     def unsent_bytes(self) -> int:

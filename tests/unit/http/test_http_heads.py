@@ -38,7 +38,7 @@ def outcome(reader, text):
     except Refusal as refusal:
         return refusal.status, refusal.message
     form = found.form
-    facts = [form.method, form.path, form.telling, found.length, found.header_length, form.is_http10, form.keep_alive]
+    facts = [form.method, form.path, form.telling, found.length, found.header_length, form.is_http10, form.keep_mark]
     return [*facts, form.expects_continue, fields_of(text)]
 
 
@@ -107,4 +107,4 @@ def test_chunks_and_a_length():
     """Goal: the chunks count, and the connection ends."""
     fields = b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"
     found = HeadReader(HttpSettings()).read(b"POST / HTTP/1.1\r\n%b\r\n" % fields)
-    assert (found.length, found.form.keep_alive) == (CHUNKED, False)
+    assert (found.length, found.form.keep_mark) == (CHUNKED, None)
