@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 RECYCLED_FROM: Final = 128 * 1024
 """Smaller buffers come from the allocator's heap, which recycles them itself."""
 
+ALIGNMENT: Final = 64
+"""Of the first tensor in a buffer of a model's own, as models like it."""
+
 _UNSHARED: Final = LOCAL_REFERENCES + 1
 """References to an array that only the pool knows: its list's, and a local name's."""
 
@@ -79,6 +82,17 @@ class BufferPool:
             shelf.least = len(shelf.kept)
         was_used, self._used = self._used, False
         return not was_used
+
+
+class Pools(set[BufferPool]):
+    """Those that one door has used lately: its own, and those of models."""
+
+    def trim(self) -> bool:
+        """See `BufferPool.trim`: of all, and those in which nothing is left are forgotten. True if none was used."""
+        unused = {pool for pool in self if pool.trim()}
+        are_unused = len(unused) == len(self)
+        self -= {pool for pool in unused if not pool.kept_bytes}
+        return are_unused
 
 
 class _Shelf:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ...engine.port.buffers import BufferPool
+from ...engine.port.buffers import BufferPool, Pools
 from ...engine.port.dispatch import Watch
 from ..alone import Alone
 from ..bulk import Bulk
@@ -83,7 +83,7 @@ class GrpcServer:
         self.bulk = Bulk()
         self.carrier = Carrier()
         self.buffers = BufferPool(settings.recycled_bytes_max)
-        self.pools: set[BufferPool] = set()
+        self.pools = Pools()
         """Those that buffers came back to, and have some."""
         self.meanings = Meanings(methods, by_path(settings.restricted))
         self._clock = trio.lowlevel.current_clock()
@@ -376,7 +376,7 @@ class GrpcServer:
     def _trim(self, now: float) -> None:
         if now - self._trimmed_at >= self.settings.recycled_idle:
             self._trimmed_at = now
-            self.pools -= {pool for pool in self.pools if pool.trim() and not pool.kept_bytes}
+            self.pools.trim()
 
     async def _inspect_by_parts(self) -> None:
         """All of them; with very many, requests get their turn in between."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ....engine.port.buffers import BufferPool
+    from ....engine.port.buffers import BufferPool, Pools
     from ....engine.port.caller import Passes
     from ...bulk import Bulk
     from ...carrier import Carrier
@@ -88,7 +88,7 @@ class Listener(Protocol):
     carrier: Carrier
     buffers: BufferPool
     """Where large messages go whose models have no buffers."""
-    pools: set[BufferPool]
+    pools: Pools
     """Where they went lately."""
     is_verbose: bool
     """Every call is logged."""

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ....engine.port.buffers import ALIGNMENT
 from ....schema.classification import classify_response
 from ....schema.fault import Fault, NotLoaded, Unsupported
 from ....schema.kserve_grpc import read_class_counts, read_request, write_response
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ..settings import GrpcSettings
 
 _INTERNAL = 13
-ALIGNMENT = 64
-"""Of tensors, as models like it."""
 _DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ....engine.port.buffers import BufferPool
+from ....engine.port.buffers import BufferPool, Pools
 from ....engine.port.dispatch import Watch
 from ...alone import Alone
 from ...bulk import Bulk
@@ -93,6 +93,9 @@ class Listener:
         self.heads = HeadReader(settings)
         self.bulk = Bulk()
         self.buffers = BufferPool(settings.recycled_bytes_max)
+        """Where large bodies go whose models have no buffers."""
+        self.pools = Pools()
+        """Where they went lately."""
         self.connections: dict[int, Connection] = {}
         self._room = Room(self.connections)
         self._probes: dict[int, ProbeConnection] = {}
@@ -212,7 +215,7 @@ class Listener:
             self._resume_accepting()
             if now - self._trimmed_at > settings.recycled_idle:
                 self._trimmed_at = now
-                if self.buffers.trim() and HEAP.is_swollen():
+                if self.pools.trim() and HEAP.is_swollen():
                     nursery.start_soon(partial(trio.to_thread.run_sync, HEAP.trim, abandon_on_cancel=True))
 
     # The doors.

@@ -22,6 +22,7 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING, Final
 
+from ....engine.port.buffers import ALIGNMENT, RECYCLED_FROM
 from ....schema.tensor import COPY_BYTES_MAX
 from ...carrier import CARRIED_FROM
 from ...tls import TlsSocket
@@ -44,6 +45,8 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 RECEIVE_BYTES: Final = 64 * 1024 + 8 * 1024
 """So that a tensor of 64 KiB comes whole with its heads; more would be mapped anew each time by the allocator."""
+_DIGITS_MAX: Final = 9
+"""Of a length that is looked at before the handler does."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -266,11 +269,7 @@ class Receiver(Sender):
             intake.at = at + size
             self._hand_over(memoryview(data)[at : at + size])
             return
-        try:
-            self._buffer = array = self._listener.buffers.take(size)
-        except MemoryError as problem:
-            raise NoRoomForBody(size) from problem
-        self._body = body = array.data[:size]
+        self._body = body = self._place_for(head)
         is_carried = self._is_for_carrier(size)
         if not is_carried:
             body[:have] = memoryview(data)[at:]
@@ -284,6 +283,25 @@ class Receiver(Sender):
             self._send([_CONTINUE])
         if is_carried and self.state == BODY:
             self._carry_in(body, memoryview(data)[at:])
+
+    def _place_for(self, head: Head) -> memoryview:
+        """Where a large body goes: into a buffer of its model's own, where the model's process sees it, if it is known
+        which that is; the first tensor is aligned there."""
+        listener = self._listener
+        size = head.length
+        pool, start = listener.buffers, 0
+        notes, told = head.form.notes, head.header_length
+        if size >= RECYCLED_FROM and told is not None and not notes.encoding and notes.model is not None:
+            buffers = notes.model.buffers
+            if buffers is not None and told.isdigit() and len(told) <= _DIGITS_MAX:
+                pool, start = buffers, -int(told) % ALIGNMENT
+        try:
+            self._buffer = array = pool.take(start + size)
+        except MemoryError as problem:
+            raise NoRoomForBody(size) from problem
+        self._pool = pool
+        listener.pools.add(pool)
+        return array.data[start : start + size]
 
     def _start_chunks(self, head: Head) -> None:
         settings = self._listener.settings

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ....engine.port.buffers import BufferPool
     from ..request.streamed import StreamedReply
     from .head import Head
     from .http1_request import Http1Request
@@ -46,6 +47,7 @@ class Sender:
         "_on_sent",
         "_outlet",
         "_peer_ended",
+        "_pool",
         "_request",
         "_streamed",
         "events",
@@ -68,7 +70,9 @@ class Sender:
         self._request: Http1Request | None = None
         """In flight."""
         self._buffer: np.ndarray | None = None
-        """The pool's array below the body of the request in flight."""
+        """The array below the body of the request in flight,"""
+        self._pool: BufferPool | None = None
+        """and the pool that it is from."""
         self._on_sent: Callable[[], None] | None = None
         """Called once nothing is unsent."""
         self._outlet = Outlet(sock, is_carried=not isinstance(sock, TlsSocket))
@@ -299,8 +303,9 @@ class Sender:
     def _give_buffer(self) -> None:
         """The body's memory may be used again."""
         assert self._buffer is not None
-        self._listener.buffers.give(self._buffer)
-        self._buffer = None
+        assert self._pool is not None, "it is from somewhere"
+        self._pool.give(self._buffer)
+        self._buffer = self._pool = None
 
     def _watch(self, events: int) -> None:
         if events != self.events and self.state != CLOSED:
