@@ -49,7 +49,7 @@ class GrpcSettings:
     """Bounds a header block on the wire and the header list that it decodes to."""
     stream_window_bytes: int = 16 * _MIB
     """How much a peer may send on one stream ahead of what was consumed."""
-    frame_bytes_max: int = 1 * _MIB
+    frame_bytes_max: int = 4 * _MIB
     recycled_bytes_max: int = 256 * _MIB
     """Buffers of large messages kept for later ones, all together."""
     recycled_idle: float = 10.0

@@ -23,13 +23,17 @@ class Malformed(ValueError):
 
 def read_varint(b: Buffer, i: int) -> tuple[int, int]:
     """An unsigned 64-bit value: at most ten bytes, bits beyond the 64th dropped."""
-    value = shift = 0
+    value = b[i]
+    if value < 128:
+        return value, i + 1
+    value &= 127
+    shift = 7
     while True:
-        byte = b[i]
         i += 1
+        byte = b[i]
         value |= (byte & 127) << shift
         if byte < 128:
-            return value & 0xFFFFFFFFFFFFFFFF, i
+            return value & 0xFFFFFFFFFFFFFFFF, i + 1
         shift += 7
         if shift > 63:
             raise Malformed("varint longer than ten bytes")
