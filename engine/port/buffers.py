@@ -27,7 +27,7 @@ ALIGNMENT: Final = 64
 _UNSHARED: Final = LOCAL_REFERENCES + 1
 """References to an array that only the pool knows: its list's, and a local name's."""
 
-_LOOKS_MAX: Final = 8
+_LOOKS_MAX: Final = 64
 """How many buffers of a size are looked at before a fresh one is made."""
 
 

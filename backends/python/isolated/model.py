@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..source import Source
     from .frames import Message
 
-BUFFER_BYTES_MAX: Final = 1 << 28
+BUFFER_BYTES_MAX: Final = 1 << 30
 """Of buffers for requests that are kept for later ones; who receives them frees what is not needed."""
 
 

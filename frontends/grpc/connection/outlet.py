@@ -36,6 +36,9 @@ _TURN_BYTES = 262_144
 """The most that one stream sends before the next has its turn, if there is another."""
 _QUEUE_BYTES = 1_048_576 + 65_536
 """Streams are moved to the queue until it holds this much: a tensor of 1 MiB with what is around it."""
+_CARRIED_QUEUE_BYTES = 3 * 1_048_576
+"""The same where there is one stream only, and the carrier sends: each of its moves costs the loop a wake-up or two.
+Less than `backlog_bytes_max`, for meanwhile the peer is heard."""
 _PARTS_MAX = 128
 """Buffers given to one `sendmsg`."""
 
@@ -191,9 +194,11 @@ class Outlet:
     def _take_turns(self) -> None:
         """Moves DATA frames of waiting calls to the queue, one frame a turn, as far as the windows allow."""
         waiting = self._waiting
-        while waiting and self.window > 0 and self.queued_bytes < _QUEUE_BYTES:
+        is_carried = self._carried is not None and len(waiting) == 1 and waiting[0].unsent_bytes >= CARRIED_FROM
+        queue_bytes = _CARRIED_QUEUE_BYTES if is_carried else _QUEUE_BYTES
+        while waiting and self.window > 0 and self.queued_bytes < queue_bytes:
             call = waiting.popleft()
-            turn = _TURN_BYTES if waiting else _QUEUE_BYTES
+            turn = _TURN_BYTES if waiting else queue_bytes
             size = min(call.unsent_bytes, call.window, self.window, self.peer_frame_bytes, turn)
             if size <= 0 or call.done:
                 call.is_waiting = False
