@@ -23,7 +23,7 @@ PASS_S: Final = 0.002
 class Bulk:
     """Of one door. `left` is how many bytes more may be moved in this pass."""
 
-    __slots__ = ("_is_used", "_moved", "_refused", "_until", "left", "waiting")
+    __slots__ = ("_is_used", "_moved", "_refused", "_until", "left")
 
     def __init__(self) -> None:
         self._is_used = False
@@ -31,10 +31,7 @@ class Bulk:
         self.left = PASS_BYTES
         self._until = 0.0
         """On the thread's clock; 0 where nothing has been moved in this pass."""
-        self.waiting: dict[int, int] = {}
-        """Who got no turn in earlier passes, and for which of epoll's events; who waits longest is first."""
-        self._refused: dict[int, int] = {}
-        """The same of this pass."""
+        self._refused: list[int] = []
         self._moved: list[int] = []
 
     def begin(self, found: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
@@ -44,23 +41,14 @@ class Bulk:
         self._is_used = False
         self.left = PASS_BYTES
         self._until = 0.0
-        waiting, moved = self.waiting, self._moved
-        waiting |= self._refused
-        self._refused, self._moved = {}, []
-        if not waiting:
+        if not self._refused:
+            self._moved.clear()
             return found
         rest = dict(found)
-        last = [(fd, rest.pop(fd)) for fd in (*waiting, *moved) if fd in rest]
+        last = [(fd, rest.pop(fd)) for fd in (*self._refused, *self._moved) if fd in rest]
+        self._refused.clear()
+        self._moved.clear()
         return [*rest.items(), *last]
-
-    def is_put_off(self, fd: int, events: int) -> bool:
-        """Where somebody is `waiting`: whether a connection need not be looked at, for it would only be told again that
-        it has no turn yet."""
-        if self.left <= 0 and not events & ~self.waiting.get(fd, 0):
-            self._is_used = True
-            return True
-        self.waiting.pop(fd, None)
-        return False
 
     def moved(self, fd: int, size: int) -> None:
         """A connection has had its turn."""
@@ -70,18 +58,12 @@ class Bulk:
             self.left = min(self.left, 0)
         self._moved.append(fd)
 
-    def may_move(self, fd: int, event: int) -> bool:
-        """Whether a connection gets a turn now, to move what epoll's event asks for; if not, it is among the first of
-        the next pass."""
+    def may_move(self, fd: int) -> bool:
+        """Whether a connection gets a turn now; if not, it is among the first of the next pass."""
         self._is_used = True
         if self.left > 0:
             if not self._until:
                 self._until = thread_time() + PASS_S
             return True
-        self._refused[fd] = self._refused.get(fd, 0) | event
+        self._refused.append(fd)
         return False
-
-    def forget(self, fd: int) -> None:
-        """The descriptor is about to be another connection's."""
-        self.waiting.pop(fd, None)
-        self._refused.pop(fd, None)

@@ -221,7 +221,6 @@ class GrpcServer:
         """The connection has ended; its socket is about to be closed."""
         del self.connections[connection.fd]
         self._watch.unregister(connection.fd)
-        self.bulk.forget(connection.fd)
         self._gone.set()
         self._gone = trio.Event()
 
@@ -252,7 +251,6 @@ class GrpcServer:
         """Some connections have something."""
         connections = self.connections
         inline = self.inline
-        bulk = self.bulk
         dirty = self._dirty
         self.now = self._clock.current_time()
         self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
@@ -260,11 +258,7 @@ class GrpcServer:
         inline.begin_pass()
         self._in_pass = True
         try:
-            ordered = bulk.begin(found)
-            is_crowded = bool(bulk.waiting)
-            for fd, events in ordered:
-                if is_crowded and bulk.is_put_off(fd, events):
-                    continue
+            for fd, events in self.bulk.begin(found):
                 connection = connections.get(fd)
                 if connection is None:
                     if fd in self._listeners:

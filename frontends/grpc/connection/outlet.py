@@ -9,7 +9,6 @@ do not allow waits with its call. Messages are not copied, except small ones int
 
 from __future__ import annotations
 
-import select
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -170,7 +169,7 @@ class Outlet:
                     carried.send(list(islice(queue, _PARTS_MAX)))
                     return False
                 else:
-                    if not self._bulk.may_move(self._fd, select.EPOLLOUT):
+                    if not self._bulk.may_move(self._fd):
                         return False
                     sent = self._sock.sendmsg(list(islice(queue, _PARTS_MAX)))
                     self._bulk.moved(self._fd, sent)

@@ -5,7 +5,6 @@ Knows where frames begin and end, and nothing of streams. Large messages are rea
 
 from __future__ import annotations
 
-import select
 from typing import TYPE_CHECKING
 
 from ..request.incoming import PREFIX_BYTES, WHOLE_BYTES_MAX
@@ -112,7 +111,7 @@ class FrameReader:
         Raises BlockingIOError, OSError for a peer that is gone, and Http2Error for one that broke a rule."""
         connection = self._connection
         bulk = connection.bulk
-        if self._has_more and not bulk.may_move(connection.fd, select.EPOLLIN):
+        if self._has_more and not bulk.may_move(connection.fd):
             return
         while self._read_once() and connection.is_open and bulk.left > 0:
             pass

@@ -155,17 +155,12 @@ class Listener:
         connections = self.connections
         resumes = self._resumes
         inline = self._inline
-        bulk = self.bulk
         self.now = self._clock.current_time()
         self._is_awake = True
         try:
             inline.begin_pass(is_alone=len(found) == 1 and not resumes)
             try:
-                ordered = bulk.begin(found)
-                is_crowded = bool(bulk.waiting)
-                for fd, events in ordered:
-                    if is_crowded and bulk.is_put_off(fd, events):
-                        continue
+                for fd, events in self.bulk.begin(found):
                     connection = connections.get(fd)
                     if connection is not None:
                         try:
@@ -369,7 +364,6 @@ class Listener:
         if self._probes:
             self._probes.pop(connection.fd, None)
         self._watch.unregister(connection.fd)
-        self.bulk.forget(connection.fd)
         self._resume_accepting()
         if self.draining and not self.connections:
             self._emptied.set()

@@ -126,7 +126,7 @@ class Receiver(Sender):
             self._carry_in(body[self._got :])
             return
         bulk = self._listener.bulk
-        if not bulk.may_move(self.fd, READ):
+        if not bulk.may_move(self.fd):
             return
         size = len(body)
         began = self._got

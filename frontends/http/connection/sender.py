@@ -211,7 +211,7 @@ class Sender:
             self._hand_to_carrier(WRITE)
             return
         bulk = self._listener.bulk
-        if not bulk.may_move(self.fd, WRITE):
+        if not bulk.may_move(self.fd):
             return
         try:
             sent = self._outlet.flush()

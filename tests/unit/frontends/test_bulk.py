@@ -8,12 +8,9 @@ from hypothesis import strategies as st
 def passed(bulk, ready, left):
     """One pass over the connections `ready`, each of which moves what it may of `left`; who came in which order."""
     looked_at = []
-    for fd, events in bulk.begin([(fd, 1) for fd in ready]):
+    for fd, _ in bulk.begin([(fd, 1) for fd in ready]):
         looked_at.append(fd)
-        if bulk.waiting and bulk.is_put_off(fd, events):
-            assert fd in left, "small requests are looked at"
-            continue
-        if fd in left and bulk.may_move(fd, 1):
+        if fd in left and bulk.may_move(fd):
             size = min(left[fd], bulk.left)
             left[fd] -= size
             bulk.moved(fd, size)
@@ -42,29 +39,3 @@ def test_everybody_moves_within_as_many_passes_as_there_are(left, data):
         for fd in ready:
             waited[fd] = 0 if left[fd] < before[fd] else waited[fd] + 1
             assert waited[fd] < len(before)
-
-
-def test_who_is_put_off_is_so_for_what_he_was_told_only():
-    """Goal: another event, and another connection with the same descriptor, are looked at at once."""
-    bulk = Bulk()
-    left = dict.fromkeys(range(1, 6), 10 * PASS_BYTES)
-    passed(bulk, [1, 2, 3, 4, 5], left)
-    passed(bulk, [1, 2, 3, 4, 5], left)
-    bulk.begin([(fd, 1) for fd in (1, 2, 3, 4, 5)])
-    bulk.moved(3, PASS_BYTES)
-    assert bulk.is_put_off(4, 1)
-    assert not bulk.is_put_off(5, 1 | 4)
-    assert bulk.is_put_off(1, 1)
-    bulk.forget(1)
-    assert not bulk.is_put_off(1, 1)
-
-
-def test_who_was_put_off_and_came_back_later_is_not_forgotten():
-    """Goal: one that was not ready for some passes has its turn before those that had one meanwhile."""
-    bulk = Bulk()
-    left = dict.fromkeys((1, 2, 3), 10 * PASS_BYTES)
-    passed(bulk, [1, 2, 3], left)
-    for _ in range(3):
-        passed(bulk, [1, 2], left)
-    assert passed(bulk, [1, 2, 3], left)[0] == 3
-    assert left[3] == 9 * PASS_BYTES
