@@ -23,11 +23,9 @@ PASS_S: Final = 0.002
 class Bulk:
     """Of one door. `left` is how many bytes more may be moved in this pass."""
 
-    __slots__ = ("_is_used", "_moved", "_refused", "_until", "left")
+    __slots__ = ("_moved", "_refused", "_until", "left")
 
     def __init__(self) -> None:
-        self._is_used = False
-        """Something was to be moved since a pass began last."""
         self.left = PASS_BYTES
         self._until = 0.0
         """On the thread's clock; 0 where nothing has been moved in this pass."""
@@ -36,9 +34,6 @@ class Bulk:
 
     def begin(self, found: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
         """A pass begins: what epoll found, in the order in which it should be looked at."""
-        if not self._is_used:
-            return found
-        self._is_used = False
         self.left = PASS_BYTES
         self._until = 0.0
         if not self._refused:
@@ -52,7 +47,6 @@ class Bulk:
 
     def moved(self, fd: int, size: int) -> None:
         """A connection has had its turn."""
-        self._is_used = True
         self.left -= size
         if self._until and thread_time() > self._until:
             self.left = min(self.left, 0)
@@ -60,7 +54,6 @@ class Bulk:
 
     def may_move(self, fd: int) -> bool:
         """Whether a connection gets a turn now; if not, it is among the first of the next pass."""
-        self._is_used = True
         if self.left > 0:
             if not self._until:
                 self._until = thread_time() + PASS_S

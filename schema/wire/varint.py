@@ -23,17 +23,13 @@ class Malformed(ValueError):
 
 def read_varint(b: Buffer, i: int) -> tuple[int, int]:
     """An unsigned 64-bit value: at most ten bytes, bits beyond the 64th dropped."""
-    value = b[i]
-    if value < 128:
-        return value, i + 1
-    value &= 127
-    shift = 7
+    value = shift = 0
     while True:
-        i += 1
         byte = b[i]
+        i += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value & 0xFFFFFFFFFFFFFFFF, i + 1
+            return value & 0xFFFFFFFFFFFFFFFF, i
         shift += 7
         if shift > 63:
             raise Malformed("varint longer than ten bytes")

@@ -17,11 +17,10 @@ _CARRIAGE_RETURN: Final = 13
 class Intake:
     """The bytes of one connection from `at` on in `data`. Whoever consumes some moves `at`."""
 
-    __slots__ = ("_heads", "_known", "_scanned", "at", "data", "text")
+    __slots__ = ("_heads", "_scanned", "at", "data", "text")
 
     def __init__(self, heads: HeadReader) -> None:
         self._heads = heads
-        self._known = heads.known
         self.data = b""
         self.at = 0
         self.text = b""
@@ -53,25 +52,18 @@ class Intake:
         """Consumes the next head, up to where the body begins; None while it is not whole. Raises Refusal."""
         data = self.data
         at = self.at
+        while data.startswith(b"\r\n", at):  # HTTP asks servers to skip empty lines before a request
+            at += 2
         end = data.find(b"\r\n\r\n", self._scanned or at) + 4
-        if end < 4 or data[at] == _CARRIAGE_RETURN:
-            if self._skip_empty_lines():
-                return self.next_head()
+        if end < 4:
+            self.at = at
             self._check_unfinished()
-            self._scanned = max(self.at, len(data) - 3)
+            self._scanned = max(at, len(data) - 3)
             return None
         self.text = text = data[at:end]
         self.at = end
         self._scanned = 0
-        return self._known(text) or self._heads.read(text)
-
-    def _skip_empty_lines(self) -> bool:
-        """HTTP asks servers to do so before a request. Whether there were any."""
-        data, start = self.data, self.at
-        while data.startswith(b"\r\n", self.at):
-            self.at += 2
-        self._scanned = max(self._scanned, self.at)
-        return self.at > start
+        return self._heads.known(text) or self._heads.read(text)
 
     def _check_unfinished(self) -> None:
         data = self.data

@@ -173,23 +173,18 @@ class Listener:
                         os.eventfd_read(fd)
                     elif fd == self.carrier.bell:
                         self.carrier.collect()
-                if resumes:
-                    self._resume()
+                for _ in range(min(len(resumes), _RESUMES_MAX)):
+                    sender = resumes.popleft()
+                    try:
+                        sender.resume()
+                    except Exception as problem:
+                        sender.fail(problem)
             finally:
                 inline.end_pass()
         finally:
             self._is_awake = False
             if resumes:
                 os.eventfd_write(self._bell, 1)
-
-    def _resume(self) -> None:
-        resumes = self._resumes
-        for _ in range(min(len(resumes), _RESUMES_MAX)):
-            sender = resumes.popleft()
-            try:
-                sender.resume()
-            except Exception as problem:
-                sender.fail(problem)
 
     async def _tick(self, nursery: trio.Nursery) -> None:
         settings = self.settings
