@@ -34,10 +34,16 @@ _LOOKS_MAX: Final = 64
 class BufferPool:
     """Keeps up to `bytes_max` bytes of buffers, of few sizes. Not thread-safe."""
 
-    def __init__(self, bytes_max: int, make: Callable[[int], np.ndarray] | None = None) -> None:
-        """`make` gives a fresh array of so many bytes, and raises MemoryError; without it, it is ordinary memory."""
+    def __init__(
+        self, bytes_max: int, make: Callable[[int], np.ndarray] | None = None, kind: type[np.ndarray] = np.ndarray
+    ) -> None:
+        """`make` gives a fresh array of so many bytes, and raises MemoryError; without it, it is ordinary memory. Those
+        of that `kind` are kept."""
         self._bytes_max = bytes_max
         self._make = make or _fresh
+        self._kind = kind
+        self.trimmed_at = 0.0
+        """By one of the doors that use it, in seconds of trio's clock."""
         self._shelves: dict[int, _Shelf] = {}
         """By the size of the buffers."""
         self.kept_bytes = 0
@@ -68,6 +74,8 @@ class BufferPool:
         capacity = array.nbytes
         if capacity < RECYCLED_FROM or self.kept_bytes + capacity > self._bytes_max:
             return
+        if not isinstance(array, self._kind):
+            return
         shelf = self._shelves.get(capacity)
         if shelf is None:
             shelf = self._shelves[capacity] = _Shelf()
@@ -85,11 +93,17 @@ class BufferPool:
 
 
 class Pools(set[BufferPool]):
-    """Those that one door has used lately: its own, and those of models."""
+    """Those that one door has given something back to lately: its own, and those of models."""
 
-    def trim(self) -> bool:
-        """See `BufferPool.trim`: of all, and those in which nothing is left are forgotten. True if none was used."""
-        unused = {pool for pool in self if pool.trim()}
+    def trim(self, now: float, period_s: float) -> bool:
+        """See `BufferPool.trim`: of all that no other door has trimmed within the period, and those in which nothing is
+        left are forgotten. True if none was used. `now` is on trio's clock."""
+        unused = set()
+        for pool in self:
+            if now - pool.trimmed_at >= period_s:
+                pool.trimmed_at = now
+                if pool.trim():
+                    unused.add(pool)
         are_unused = len(unused) == len(self)
         self -= {pool for pool in unused if not pool.kept_bytes}
         return are_unused

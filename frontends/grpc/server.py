@@ -376,7 +376,7 @@ class GrpcServer:
     def _trim(self, now: float) -> None:
         if now - self._trimmed_at >= self.settings.recycled_idle:
             self._trimmed_at = now
-            self.pools.trim()
+            self.pools.trim(now, self.settings.recycled_idle)
 
     async def _inspect_by_parts(self) -> None:
         """All of them; with very many, requests get their turn in between."""

@@ -17,7 +17,7 @@ from .instance import IsolatedInstance
 from .limits import Limits, is_debugged
 from .link import emit
 from .process import ModelProcess, Program
-from .received import SharedBuffers
+from .received import SharedBuffer, SharedBuffers
 from .setup import Setup
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class IsolatedModel:
         self.buffers: BufferPool | None = None
         """None where the model would find again what it has written, or has no address space to see them all."""
         if not is_iterative(self.config) and not self._limits.memory_bytes:
-            self.buffers = BufferPool(BUFFER_BYTES_MAX, SharedBuffers())
+            self.buffers = BufferPool(BUFFER_BYTES_MAX, SharedBuffers(), SharedBuffer)
 
     def open_instance(self, instance: InstanceContext) -> IsolatedInstance:
         setup = self._setup(instance.name, arguments(self._context, self.config, instance))

@@ -36,9 +36,9 @@ _TURN_BYTES = 262_144
 """The most that one stream sends before the next has its turn, if there is another."""
 _QUEUE_BYTES = 1_048_576 + 65_536
 """Streams are moved to the queue until it holds this much: a tensor of 1 MiB with what is around it."""
-_CARRIED_QUEUE_BYTES = 3 * 1_048_576
+_CARRIED_QUEUE_BYTES = 2_883_584
 """The same where there is one stream only, and the carrier sends: each of its moves costs the loop a wake-up or two.
-Less than `backlog_bytes_max`, for meanwhile the peer is heard."""
+With what may be queued before, less than `backlog_bytes_max`, for meanwhile the peer is heard."""
 _PARTS_MAX = 128
 """Buffers given to one `sendmsg`."""
 

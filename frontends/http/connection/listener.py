@@ -210,7 +210,7 @@ class Listener:
             self._resume_accepting()
             if now - self._trimmed_at > settings.recycled_idle:
                 self._trimmed_at = now
-                if self.pools.trim() and HEAP.is_swollen():
+                if self.pools.trim(now, settings.recycled_idle) and HEAP.is_swollen():
                     nursery.start_soon(partial(trio.to_thread.run_sync, HEAP.trim, abandon_on_cancel=True))
 
     # The doors.

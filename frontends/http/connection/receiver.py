@@ -300,7 +300,6 @@ class Receiver(Sender):
         except MemoryError as problem:
             raise NoRoomForBody(size) from problem
         self._pool = pool
-        listener.pools.add(pool)
         return array.data[start : start + size]
 
     def _start_chunks(self, head: Head) -> None:

@@ -305,6 +305,7 @@ class Sender:
         assert self._buffer is not None
         assert self._pool is not None, "it is from somewhere"
         self._pool.give(self._buffer)
+        self._listener.pools.add(self._pool)
         self._buffer = self._pool = None
 
     def _watch(self, events: int) -> None:

@@ -78,19 +78,29 @@ async def test_a_client_that_leaves_amid_its_body(door, model):
     client = await door.connect()
     await client.ask(asking(SIZE))
     await client.send(asking(SIZE)[: SIZE // 2])
-    await door.until(lambda: model.buffers in door.listener.pools)
+    (connection,) = door.listener.connections.values()
+    await door.until(lambda: connection._pool is model.buffers)
     await client.stream.aclose()
     await door.until(lambda: model.buffers.kept_bytes)
 
 
 async def test_nothing_is_kept_for_ever(open_door):
-    """Goal: a model's buffers that nobody needs are freed, as the door's are."""
+    """Goal: a model's buffers that nobody needs are freed, as the door's are; also one that was in use for so long that
+    its pool had been forgotten meanwhile."""
     door = await open_door(recycled_idle=0.05)
     model = door.engine.models["identity"]
     model.buffers = BufferPool(1 << 26)
     client = await door.connect()
     for _ in range(2):
         await client.ask(asking(SIZE))
+    assert model.buffers.kept_bytes
+    model.is_held = True
+    await client.send(asking(SIZE))
+    await door.until(lambda: model.waiting)
+    await door.until(lambda: not door.listener.pools)
+    model.is_held = False
+    model.release()
+    await client.reply()
     assert model.buffers.kept_bytes
     await door.until(lambda: not (model.buffers.kept_bytes or door.listener.buffers.kept_bytes))
     await door.until(lambda: not door.listener.pools)
