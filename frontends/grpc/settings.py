@@ -51,7 +51,7 @@ class GrpcSettings:
     """How much a peer may send on one stream ahead of what was consumed."""
     frame_bytes_max: int = 4 * _MIB
     recycled_bytes_max: int = 256 * _MIB
-    """Buffers of large messages kept for later ones, all together."""
+    """Buffers of large messages kept for later ones, all of the door's own together."""
     recycled_idle: float = 10.0
     """Of these, those that nobody needed for so many seconds are freed."""
     stream_requests_max: int = 256

@@ -35,7 +35,7 @@ class HttpSettings:
     """Received ahead of the request in flight, or answered and not taken by the client, before the connection is no
     longer read."""
     recycled_bytes_max: int = 256 * 1024 * 1024
-    """Large body buffers kept for later requests, all together."""
+    """Large body buffers kept for later requests, all of the door's own together."""
     recycled_idle: float = 10.0
     """Of these, those that nobody needed for so long are freed; and when no large body has come for so long, what the
     process had freed goes back to the system."""
