@@ -201,10 +201,8 @@ class Engine:
 
     def is_live(self) -> bool:
         """True once the start-up models are loaded. Raises ShuttingDown while exiting."""
-        if self.state is ServerState.READY:
-            return True
         self._check_exiting()
-        return False
+        return self.state is ServerState.READY
 
     def is_ready(self) -> bool:
         """True when the server should get requests. Raises ShuttingDown while exiting."""

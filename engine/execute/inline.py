@@ -118,11 +118,9 @@ class InlineRunner:
     def end_pass(self) -> None:
         """Executes what the pass has started. What does not fit a slice is left to the task."""
         self.in_pass = self.is_alone = False
-        if self._ready or self._last or self._at_work:
-            self._execute_started()
-
-    def _execute_started(self) -> None:
         ready = self._ready
+        if not (ready or self._last or self._at_work):
+            return
         for _ in range(len(ready)):
             self._execute(ready.popleft())
         if self._last and not ready:

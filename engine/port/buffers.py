@@ -72,9 +72,8 @@ class BufferPool:
     def give(self, array: np.ndarray) -> None:
         """Takes back what `take` gave. Views of it may still be alive."""
         capacity = array.nbytes
-        if capacity < RECYCLED_FROM or self.kept_bytes + capacity > self._bytes_max:
-            return
-        if not isinstance(array, self._kind):
+        is_kept = capacity >= RECYCLED_FROM and self.kept_bytes + capacity <= self._bytes_max
+        if not is_kept or not isinstance(array, self._kind):
             return
         shelf = self._shelves.get(capacity)
         if shelf is None:
@@ -94,6 +93,11 @@ class BufferPool:
 
 class Pools(set[BufferPool]):
     """Those that one door has given something back to lately: its own, and those of models."""
+
+    def give_back(self, pool: BufferPool, array: np.ndarray) -> None:
+        """See `BufferPool.give`."""
+        pool.give(array)
+        self.add(pool)
 
     def trim(self, now: float, period_s: float) -> bool:
         """See `BufferPool.trim`: of all that no other door has trimmed within the period, and those in which nothing is

@@ -360,8 +360,7 @@ class Connection:
     def give_buffer(self, call: Incoming) -> None:
         assert call.buffer is not None, "it has one"
         assert call.pool is not None, "it is from somewhere"
-        call.pool.give(call.buffer)
-        self.server.pools.add(call.pool)
+        self.server.pools.give_back(call.pool, call.buffer)
         call.buffer = None
 
     def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:

@@ -64,17 +64,7 @@ class HeadForm:
     """What heads have in common whose telling lines are the same but for lengths. Immutable but for its notes: requests
     share it, on any connection of a server."""
 
-    __slots__ = (
-        "expects_continue",
-        "is_chunked",
-        "is_head",
-        "is_http10",
-        "keep_mark",
-        "method",
-        "notes",
-        "path",
-        "telling",
-    )
+    __slots__ = ("expects_continue", "is_chunked", "is_http10", "keep_mark", "method", "notes", "path", "telling")
 
     def __init__(self, line: _RequestLine, headers: Mapping[bytes, bytes]) -> None:
         """Raises Refusal for codings of the body that are not taken."""
@@ -90,8 +80,6 @@ class HeadForm:
             if coding.lower() != b"chunked":
                 raise Refusal(400, f"transfer coding '{coding.decode('latin-1')}' is not supported, expected 'chunked'")
         options = headers.get(b"connection", b"").lower()
-        self.is_head = self.method == b"HEAD"
-        """Its reply has no body."""
         keep_alive = b"keep-alive" in options if self.is_http10 else b"close" not in options
         if self.method == b"CONNECT":
             keep_alive = False

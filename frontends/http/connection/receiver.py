@@ -19,10 +19,13 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import select
 from typing import TYPE_CHECKING, Final
 
 from ....engine.port.buffers import ALIGNMENT, RECYCLED_FROM
+from ....schema.fault import InvalidArgument
+from ....schema.kserve_http import parse_header_length
 from ....schema.tensor import COPY_BYTES_MAX
 from ...carrier import CARRIED_FROM
 from ...tls import TlsSocket
@@ -45,8 +48,6 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 RECEIVE_BYTES: Final = 64 * 1024 + 8 * 1024
 """So that a tensor of 64 KiB comes whole with its heads; more would be mapped anew each time by the allocator."""
-_DIGITS_MAX: Final = 9
-"""Of a length that is looked at before the handler does."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -261,8 +262,7 @@ class Receiver(Sender):
         size = head.length
         have = len(data) - at
         if have == size:
-            intake.data = b""
-            intake.at = 0
+            intake.clear()
             self._hand_over(data[at:] if size <= COPY_BYTES_MAX else memoryview(data)[at:])
             return
         if have > size:
@@ -285,16 +285,14 @@ class Receiver(Sender):
             self._carry_in(body, memoryview(data)[at:])
 
     def _place_for(self, head: Head) -> memoryview:
-        """Where a large body goes: into a buffer of its model's own, where the model's process sees it, if it is known
-        which that is; the first tensor is aligned there."""
-        listener = self._listener
-        size = head.length
-        pool, start = listener.buffers, 0
-        notes, told = head.form.notes, head.header_length
-        if size >= RECYCLED_FROM and told is not None and not notes.encoding and notes.model is not None:
-            buffers = notes.model.buffers
-            if buffers is not None and told.isdigit() and len(told) <= _DIGITS_MAX:
-                pool, start = buffers, -int(told) % ALIGNMENT
+        """Where a large body goes: into the buffers that were noted for such requests, its first tensor aligned."""
+        size, told = head.length, head.header_length
+        pool, start = self._listener.buffers, 0
+        noted = head.form.notes.buffers
+        if noted is not None and told is not None and size >= RECYCLED_FROM:
+            with contextlib.suppress(InvalidArgument):  # which the handler tells
+                start = -parse_header_length(told, size) % ALIGNMENT
+                pool = noted
         try:
             self._buffer = array = pool.take(start + size)
         except MemoryError as problem:

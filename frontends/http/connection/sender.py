@@ -105,7 +105,7 @@ class Sender:
         self._request = None
         self.since = listener.now
         self.state = HEAD
-        self._send([start] if form.is_head else [start, *buffers])
+        self._send([start] if form.method == b"HEAD" else [start, *buffers])
         if mark is None or self.events != READ or self._intake.data or self._peer_ended:
             self._answered(keep=mark is not None)
 
@@ -304,8 +304,7 @@ class Sender:
         """The body's memory may be used again."""
         assert self._buffer is not None
         assert self._pool is not None, "it is from somewhere"
-        self._pool.give(self._buffer)
-        self._listener.pools.add(self._pool)
+        self._listener.pools.give_back(self._pool, self._buffer)
         self._buffer = self._pool = None
 
     def _watch(self, events: int) -> None:

@@ -75,6 +75,8 @@ class InferHandler:
             raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         self._note(request)
         request.notes.model = model
+        if not request.notes.encoding:
+            request.notes.buffers = model.buffers
         self._engine.generation.keep(request.notes)
         return model
 

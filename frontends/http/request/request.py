@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from ....engine.port.buffers import BufferPool
     from ....engine.port.served import Inference
     from .streamed import StreamedReply
 
@@ -23,7 +24,7 @@ class Notes:
     """What handling a request has found out from its head alone, but for lengths. Requests that differ in nothing else
     share their notes."""
 
-    __slots__ = ("__weakref__", "coding", "encoding", "handler", "match", "model")
+    __slots__ = ("__weakref__", "buffers", "coding", "encoding", "handler", "match", "model")
 
     def __init__(self) -> None:
         self.handler: Any = None
@@ -36,9 +37,12 @@ class Notes:
         self.model: Any = None
         """For inference: the model, for as long as the engine's generation lasts."""
 
+        self.buffers: BufferPool | None = None
+        """With it: where large bodies are best received; None where that is all the same."""
+
     def let_go(self) -> None:
         """The generation is over."""
-        self.model = None
+        self.model = self.buffers = None
 
 
 class HttpRequest:

@@ -12,13 +12,8 @@ SIZE = 300_000
 
 def asking(size, *, path=b"/v2/models/identity/infer", more=b"", told=None):
     """A request with `size` bytes behind a head whose length is no multiple of anything; `told` is what it says."""
-    text = (
-        b'{"parameters":{"binary_data_output":true},"inputs":[{"name":"IN","datatype":"UINT8","shape":[%d],"parameters":{"binary_data_size":%d}}]}'
-        % (
-            size,
-            size,
-        )
-    )
+    tensor = b'"name":"IN","datatype":"UINT8","shape":[%d],"parameters":{"binary_data_size":%d}' % (size, size)
+    text = b'{"parameters":{"binary_data_output":true},"inputs":[{%b}]}' % tensor
     text += b" " * (9 - len(text) % 8)
     lengths = b"Inference-Header-Content-Length: %b\r\nContent-Length: %d\r\n"
     lengths %= b"%d" % len(text) if told is None else told, len(text) + size
