@@ -25,6 +25,7 @@ class EchoEngine:
     form."""
 
     decoupled = False
+    buffers = None
     shared_memory = None
     inline = None
     version_text = "1"
