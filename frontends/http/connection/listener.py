@@ -79,7 +79,7 @@ class Listener:
     ) -> None:
         self.handle = handle
         self.is_probe = is_probe or (lambda method, path: False)
-        self._inline: Passes = inline or Alone()
+        self._passes: Passes = inline or Alone()
         self.settings = settings
         self._clock = trio.lowlevel.current_clock()
         self.now = self._clock.current_time()
@@ -154,7 +154,7 @@ class Listener:
         """Some connections have something, or requests received ahead wait."""
         connections = self.connections
         resumes = self._resumes
-        inline = self._inline
+        inline = self._passes
         self.now = self._clock.current_time()
         self._is_awake = True
         try:

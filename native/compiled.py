@@ -1,0 +1,78 @@
+"""The modules on a request's way as machine code: mypyc compiles them, from the sources that are interpreted elsewhere.
+
+A wheel has them beside their sources, and Python prefers them; a checkout has the sources alone, so what is edited is
+what runs. Compiled code holds its types: where a class or a function is told one and gets another, it raises TypeError.
+
+    python native/compiled.py SOURCES TARGET        a folder that has `despina`, and where the extension modules go
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MODULES = """
+    schema/infer_head schema/inference schema/kserve_http schema/kserve_http_reply schema/memo schema/tensor
+    frontends/http/connection/connection frontends/http/connection/head frontends/http/connection/http1_request
+    frontends/http/connection/intake frontends/http/connection/listener frontends/http/connection/outlet
+    frontends/http/connection/receiver frontends/http/connection/room frontends/http/connection/sender
+    frontends/http/connection/status frontends/http/handler/infer frontends/http/request/request
+""".split()
+"""One library, in which they call each other without a detour."""
+_PACKAGES = ("schema", "engine", "native", "backends", "frontends")
+_NAME = "despina"
+_LIBRARY = "despina.compiled"
+_MYPY = """\
+[mypy]
+ignore_missing_imports = True
+follow_untyped_imports = False
+[mypy-despina.schema.wire.generated.*]
+ignore_errors = True
+"""
+
+
+class CannotCompile(Exception):
+    """What is missing, or what a compiler said."""
+
+
+def compile_modules(package: Path, target: Path) -> list[Path]:
+    """Compiles `package`, a checkout, for this Python. The extension modules, which lie in `target` as in the package.
+    Raises CannotCompile."""
+    missing = [name for name in ("mypyc", "setuptools") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CannotCompile(f"no {' and no '.join(missing)}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in _PACKAGES:
+            ignored = shutil.ignore_patterns("__pycache__", "*.so")
+            shutil.copytree(package / name, Path(folder, _NAME, name), ignore=ignored)
+        for file in package.glob("*.py"):
+            shutil.copy(file, Path(folder, _NAME))
+        command = [sys.executable, str(Path(__file__).resolve()), folder, str(target.resolve())]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
+    if done.returncode:
+        raise CannotCompile(done.stdout)
+    return sorted(target.rglob("*.so")) + sorted(target.rglob("*.pyd"))
+
+
+def _compile(sources: Path, target: Path) -> None:
+    """The same in a process of its own, in whose folder the compiler works."""
+    from mypyc.build import mypycify
+    from setuptools import setup
+
+    config = Path("mypy.ini")
+    config.write_text(_MYPY, encoding="utf-8")
+    files = [f"{_NAME}/{module}.py" for module in MODULES]
+    extensions = mypycify(["--config-file", str(config), *files], opt_level="2", debug_level="0", group_name=_LIBRARY)
+    setup(
+        name=_NAME,
+        ext_modules=extensions,
+        script_args=["--quiet", "build_ext", "--build-lib", str(target), "--build-temp", str(sources / "build")],
+    )
+
+
+if __name__ == "__main__":
+    _compile(Path(sys.argv[1]), Path(sys.argv[2]))
