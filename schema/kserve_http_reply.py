@@ -12,7 +12,6 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-import attrs
 import numpy as np
 import orjson
 
@@ -108,20 +107,30 @@ def encode_infer(
     return head, buffers, has_bytes
 
 
-@attrs.define(eq=False)
 class _Form:
     """What answers in one format have in common whose outputs have the same names, datatypes, shapes and sizes, and
     that have the same parameters: most of their text."""
 
-    parameters: Mapping[str, Parameter] | None
-    """None, or FixedParameters."""
-    _template: ResponseTemplate | None
-    _names: tuple[str, str]
-    _outputs: Sequence[tuple[str, str, tuple[int, ...], int, str]]
-    """Name, datatype, shape, size in bytes; and of those that are numbers in the text the type code."""
-    _pieces: Sequence[bytes]
-    """The text after the id: one piece more than outputs are in it."""
-    _has_bytes: bool
+    __slots__ = ("_has_bytes", "_names", "_outputs", "_pieces", "_template", "parameters")
+
+    def __init__(
+        self,
+        first: InferenceResponse,
+        outputs: Sequence[tuple[str, str, tuple[int, ...], int, str]],
+        pieces: Sequence[bytes],
+        *,
+        has_bytes: bool,
+    ) -> None:
+        """Of answers like `first`."""
+        self.parameters = first.parameters or None
+        """None, or FixedParameters."""
+        self._template = first.template
+        self._names = (first.model_name, first.model_version)
+        self._outputs = outputs
+        """Name, datatype, shape, size in bytes; and of those that are numbers in the text the type code."""
+        self._pieces = pieces
+        """The text after the id: one piece more than outputs are in it."""
+        self._has_bytes = has_bytes
 
     def filled(self, response: InferenceResponse) -> tuple[bytes, list[Buffer], bool] | None:
         """The answer; None for one that has another form."""
@@ -193,8 +202,7 @@ def _form_of(response: InferenceResponse, reply: ReplyFormat, greeting: bytes) -
             return None
         outputs.append((tensor.name, tensor.datatype, shape, size, code))
     pieces[-1] = pieces[-1][:-1] + b"]}"
-    names = response.model_name, response.model_version
-    return _Form(response.parameters or None, response.template, names, outputs, pieces, has_bytes)
+    return _Form(response, outputs, pieces, has_bytes=has_bytes)
 
 
 def encode_error(message: str) -> bytes:

@@ -19,7 +19,8 @@ from ..handler.handlers import routes_of
 from ..handler.postponed import postpone
 from ..handler.problems import reply_problem
 from ..handler.routes import Match, Route, Router
-from ..request.request import JSON, TEXT, Notes
+from ..request.notes import Notes
+from ..request.request import JSON, TEXT
 from ..request.stand_in import StandIn
 from ..server import HttpServer, serve_routing
 from .infer import FormInferHandler

@@ -20,7 +20,7 @@ from ...log_settings import LogSettings
 from ...patterns import compiled
 from ..handler.handlers import routes_of
 from ..handler.routes import Router
-from ..request.request import Notes
+from ..request.notes import Notes
 from ..server import HttpServer, serve_routing
 from .infer import FormInferHandler
 

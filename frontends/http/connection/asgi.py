@@ -185,7 +185,7 @@ class _AsgiRequest(HttpRequest):
     ) -> None:
         if not self._is_over:
             self._is_over = True
-            self.on_gone = None
+            self._on_gone = None
             self._answer = (status, content_type, buffers, fields)
             self.is_answered.set()
 
@@ -202,7 +202,7 @@ class _AsgiRequest(HttpRequest):
 
     def end_reply(self) -> None:
         self._is_over = True
-        self.on_gone = None
+        self._on_gone = None
         self._news.set()
 
     @property
@@ -236,17 +236,17 @@ class _AsgiRequest(HttpRequest):
         """The client has left: the handler is told, and its reply goes nowhere."""
         if not self._is_over:
             self._is_over = True
-            self.is_gone = True
+            self._is_gone = True
             self.is_answered.set()
             self._news.set()
-            if self.on_gone is not None:
-                self.on_gone()
+            if self._on_gone is not None:
+                self._on_gone()
 
     def break_off(self, problem: Exception) -> None:
         note("a request cannot be answered", problem)
         if self._is_over:
             return
-        on_gone = self.on_gone
+        on_gone = self._on_gone
         try:
             if self._streamed is None:
                 status, text = answer_to(problem)

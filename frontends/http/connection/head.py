@@ -14,11 +14,10 @@ whole.
 from __future__ import annotations
 
 import re
-from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from ....schema.memo import Memo
-from ..request.request import Notes
+from ..request.notes import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,9 +88,8 @@ class HeadForm:
 
     def for_the_last(self) -> HeadForm:
         """The same, of a request after which its connection ends."""
-        form = copy(self)
+        form = HeadForm((self.method, self.path, self.is_http10), self.telling)
         form.keep_mark = None
-        form.notes = Notes()
         return form
 
 

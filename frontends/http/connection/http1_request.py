@@ -27,8 +27,8 @@ class Http1Request(HttpRequest):
         self.path = form.path
         self.notes = form.notes
         self.body = body
-        self.is_gone = False
-        self.on_gone = None
+        self._is_gone = False
+        self._on_gone = None
         self.connection: Receiver | None = connection
         """None once the reply is given, or nobody is there to take it."""
         self.head = head
@@ -103,7 +103,7 @@ class Http1Request(HttpRequest):
         connection = self.connection
         if connection is not None:
             self.connection = None
-            self.on_gone = None
+            self._on_gone = None
             try:
                 connection.end_answer()
             except Exception as problem:
@@ -120,8 +120,8 @@ class Http1Request(HttpRequest):
     def abandon(self) -> None:
         """The client has left: the handler is told, and its reply goes nowhere."""
         self.connection = None
-        self.is_gone = True
-        on_gone = self.on_gone
-        self.on_gone = None
+        self._is_gone = True
+        on_gone = self._on_gone
+        self._on_gone = None
         if on_gone is not None:
             on_gone()

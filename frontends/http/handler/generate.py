@@ -77,7 +77,7 @@ class GenerateHandler:
         if request.is_gone or reply.is_broken:
             job.cancel()
         elif not reply.is_finished:
-            request.on_gone = job.cancel
+            request.when_gone(job.cancel)
 
 
 class _Reply:

@@ -142,7 +142,7 @@ class InferHandler:
             reply_fault(request, fault, JSON)
             return
         if job.on_done is not None:  # it is not over yet
-            request.on_gone = job.cancel
+            request.when_gone(job.cancel)
 
     def _inflate(self, request: HttpRequest, match: Match, model: Served, encoding: bytes) -> None:
         if encoding not in ENCODINGS:

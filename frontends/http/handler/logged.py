@@ -42,12 +42,11 @@ class LoggedInferHandler(InferHandler):
 class LoggedRequest(StandIn):
     """Stands for the request that it is made from, and is written when its reply has left, or its client."""
 
-    __slots__ = ("_entry", "_is_over", "_log", "_on_gone", "_peer", "_traceparent")
+    __slots__ = ("_entry", "_is_over", "_log", "_peer", "_traceparent")
 
     def __init__(self, request: HttpRequest, log: AccessLog) -> None:
         super().__init__(request)
         self._log = log
-        self._on_gone: Callable[[], None] | None = None
         self._is_over = False
         self._peer = request.peer
         self._traceparent = request.traceparent
@@ -55,7 +54,7 @@ class LoggedRequest(StandIn):
         began_s = 0.0 if began is None else max(0.0, trio.current_time() - began)
         method, path = request.method.decode("latin-1"), request.path.decode("utf-8", "replace")
         self._entry = Entry("http", method, path, len(request.body), began_s)
-        request.on_gone = self._gone
+        request.when_gone(self._gone)
 
     @property
     def peer(self) -> str:
@@ -107,12 +106,7 @@ class LoggedRequest(StandIn):
         super().break_off(problem)
         self._over()
 
-    @property
-    def on_gone(self) -> Callable[[], None] | None:
-        return self._on_gone
-
-    @on_gone.setter
-    def on_gone(self, on_gone: Callable[[], None] | None) -> None:
+    def when_gone(self, on_gone: Callable[[], None] | None) -> None:
         self._on_gone = on_gone
 
     def _gone(self) -> None:

@@ -33,11 +33,11 @@ def postpone(engine: Caller, handler: Handler, request: HttpRequest, match: Matc
     except Exception as problem:
         reply_problem(request, problem, match.route.content_type)
         return
-    request.on_gone = waiting.cancel
+    request.when_gone(waiting.cancel)
 
 
 def _again(engine: Caller, handler: Handler, request: HttpRequest, match: Match, fault: Fault | None) -> None:
-    request.on_gone = None
+    request.when_gone(None)
     if fault is not None:
         reply_fault(request, fault, match.route.content_type)
         return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from .notes import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ....engine.port.buffers import BufferPool
     from ....engine.port.served import Inference
     from .streamed import StreamedReply
 
@@ -20,31 +21,6 @@ TEXT: Final = b"text/plain"
 BINARY: Final = b"application/octet-stream"
 
 
-class Notes:
-    """What handling a request has found out from its head alone, but for lengths. Requests that differ in nothing else
-    share their notes."""
-
-    __slots__ = ("__weakref__", "buffers", "coding", "encoding", "handler", "match", "model")
-
-    def __init__(self) -> None:
-        self.handler: Any = None
-        """The handler that its method and path lead to, once it may pass; with `match`."""
-        self.match: Any = None
-        self.encoding: bytes | None = None
-        """For inference: how the body is compressed, empty where it is not; None for not looked at yet."""
-        self.coding: bytes | None = None
-        """With it: how the client wants its reply compressed."""
-        self.model: Any = None
-        """For inference: the model, for as long as the engine's generation lasts."""
-
-        self.buffers: BufferPool | None = None
-        """With it: where large bodies are best received; None where that is all the same."""
-
-    def let_go(self) -> None:
-        """The generation is over."""
-        self.model = self.buffers = None
-
-
 class HttpRequest:
     """One request, whole: its body has arrived. A handler calls `reply` exactly once, now or later, on the trio thread.
 
@@ -53,7 +29,7 @@ class HttpRequest:
     left, so keep views, not addresses.
     """
 
-    __slots__ = ("_headers", "body", "is_gone", "method", "notes", "on_gone", "path")
+    __slots__ = ("_headers", "_is_gone", "_on_gone", "body", "method", "notes", "path")
 
     def __init__(self, method: bytes, path: bytes, headers: Mapping[bytes, bytes], body: Buffer) -> None:
         self.notes = Notes()
@@ -61,10 +37,18 @@ class HttpRequest:
         self.path = path
         self._headers = headers
         self.body = body
-        self.is_gone = False
+        self._is_gone = False
+        self._on_gone: Callable[[], None] | None = None
+
+    @property
+    def is_gone(self) -> bool:
         """True once the client has left without its reply."""
-        self.on_gone: Callable[[], None] | None = None
-        """Set by a handler that can stop early; called at most once, when the client has left before the reply."""
+        return self._is_gone
+
+    def when_gone(self, on_gone: Callable[[], None] | None) -> None:
+        """For a handler that can stop early: calls this at most once, when the client has left before the reply. It
+        takes the place of what was said before; None is nothing."""
+        self._on_gone = on_gone
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -97,7 +81,7 @@ class HttpRequest:
         """
         raise NotImplementedError
 
-    # Instead of `reply`, for a body that is made bit by bit. `on_gone` stays in force until the end.
+    # Instead of `reply`, for a body that is made bit by bit. `when_gone` stays in force until the end.
 
     def begin_reply(self, status: int, content_type: bytes, streamed: StreamedReply) -> None:
         """Sends the head of an answer of unknown length; `write_part` any number of times and `end_reply` follow."""

@@ -62,17 +62,8 @@ class StandIn(HttpRequest):
         return self._request.unsent_bytes
 
     @property
-    def on_gone(self) -> Callable[[], None] | None:
-        return self._request.on_gone
-
-    @on_gone.setter
-    def on_gone(self, on_gone: Callable[[], None] | None) -> None:
-        self._request.on_gone = on_gone
-
-    @property
     def is_gone(self) -> bool:
         return self._request.is_gone
 
-    @is_gone.setter
-    def is_gone(self, is_gone: bool) -> None:
-        self._request.is_gone = is_gone
+    def when_gone(self, on_gone: Callable[[], None] | None) -> None:
+        self._request.when_gone(on_gone)

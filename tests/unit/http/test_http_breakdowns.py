@@ -263,7 +263,7 @@ async def test_a_pass_that_fails(door, monkeypatch, caplog):
             failed_at.append(trio.current_time())
             raise MemoryError
 
-    monkeypatch.setattr(door.listener._inline, "begin_pass", begin_pass)
+    monkeypatch.setattr(door.listener._passes, "begin_pass", begin_pass)
     assert (await door.ask(GET)).status == 200
     assert failed_at[2] - failed_at[0] > 0.05
     assert caplog.text.count("a pass over the connections failed") == 3

@@ -30,6 +30,10 @@ class Slow(HttpRequest):
         self.status = status
         self.leave = on_sent
 
+    def abandon(self):
+        self._is_gone = True
+        self._on_gone()
+
 
 def chosen(sink):
     tracer = Tracer(TraceSettings(level=["TIMESTAMPS"], rate=1, file="x"), lambda _: True, lambda _: sink)
@@ -53,7 +57,9 @@ async def test_sending_ends_when_the_reply_has_left():
 async def test_leaving_clients_are_seen_through_it():
     """Goal: what the transport says of the client, and what the handler wants to be told, pass both ways."""
     _, request, traced = chosen(Sink())
-    traced.on_gone = leave = object()
-    assert request.on_gone is leave
-    request.is_gone = True
+    told = []
+    traced.when_gone(lambda: told.append(True))
+    assert not traced.is_gone
+    request.abandon()
     assert traced.is_gone
+    assert told == [True]
