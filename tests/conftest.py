@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +31,23 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def checkout() -> Path:
     """The root of the source tree."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def distributions(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution, built once for all processes of a run by the build backend
+    itself, so that nothing is downloaded."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "distributions"
+    with (shared / "distributions.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            made = shared / "distributions.made"
+            command = [sys.executable, "-m", "hatchling", "build", "-d", str(made)]
+            subprocess.run(command, cwd=checkout, check=True, stdout=subprocess.DEVNULL, timeout=600)
+            made.rename(folder)
+    return folder
 
 
 @pytest.fixture

@@ -15,11 +15,9 @@ from tests.capi.compiling import CC, FLAGS, MODELS, PROGRAMS
 
 
 @pytest.fixture
-def environment(native, checkout, tmp_path):
+def environment(native, distributions, tmp_path):
     """A virtual environment with the wheel unpacked in it, and its dependencies lent from this one."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
-    subprocess.run(command, cwd=checkout, check=True, stdout=subprocess.DEVNULL, timeout=600)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (wheel,) = distributions.glob("*.whl")
     version = f"python3.{sys.version_info.minor}"
     packages = tmp_path / "environment" / "lib" / version / "site-packages"
     packages.mkdir(parents=True)
