@@ -21,14 +21,21 @@ WORKERS ?= 2
 test: .venv/test.stamp  ## Run every test, the style checks among them, in WORKERS processes (default 2); pytest's options in ARGS="..."
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
-bench: .venv/test.stamp  ## Measure CPU and throughput, answers checked; options in ARGS="..."
-	$(BIN)/python tests/bench/run.py $(ARGS)
+# What is measured is the package as a wheel has it, compiled; `COMPILED=` measures the sources as they are.
+COMPILED ?= build/installed
+AS_INSTALLED = $(if $(COMPILED),PYTHONPATH=$(CURDIR)/$(COMPILED)) $(BIN)/python
+build/installed/despina/__init__.py: $(shell find schema engine native backends frontends -name '*.py') pyproject.toml | .venv/test.stamp
+	rm -rf build/installed
+	$(INSTALL) --no-deps --no-build-isolation --target build/installed .
 
-latency: .venv/test.stamp  ## Measure how long requests wait at fixed rates, p50 to the longest, answers checked; options in ARGS="..."
-	$(BIN)/python tests/bench/open_loop.py $(ARGS)
+bench: .venv/test.stamp $(COMPILED:%=%/despina/__init__.py)  ## Measure CPU and throughput, answers checked; options in ARGS="..."
+	$(AS_INSTALLED) tests/bench/run.py $(ARGS)
 
-scale: .venv/test.stamp  ## Measure what more and more of one thing costs: models, connections, streams, the queue, loads; ARGS="--share 0.1" for a tenth
-	$(BIN)/python tests/bench/scale.py $(ARGS)
+latency: .venv/test.stamp $(COMPILED:%=%/despina/__init__.py)  ## Measure how long requests wait at fixed rates, p50 to the longest, answers checked; options in ARGS="..."
+	$(AS_INSTALLED) tests/bench/open_loop.py $(ARGS)
+
+scale: .venv/test.stamp $(COMPILED:%=%/despina/__init__.py)  ## Measure what more and more of one thing costs: models, connections, streams, the queue, loads; ARGS="--share 0.1" for a tenth
+	$(AS_INSTALLED) tests/bench/scale.py $(ARGS)
 
 plot: .venv/test.stamp  ## Draw what bench, latency and scale have written with ARGS="--json FILE"; here ARGS="FILE... --out FOLDER"
 	$(INSTALL) --editable '.[bench]'

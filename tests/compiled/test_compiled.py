@@ -1,0 +1,54 @@
+"""The compiled modules do what their sources do: tests of doors and engine, run once more on the package as a wheel has
+it. Tests that replace a part of a module, or build on a class of one, are about sources: they are marked `interpreted`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+
+import pytest
+
+SUITES = {
+    "http": ["tests/unit/http"],
+    "grpc": ["tests/unit/grpc"],
+    "schema": ["tests/unit/schema"],
+    "engine": ["tests/unit/engine"],
+}
+LEAST_PASSED = 100
+PLACE = "import despina.schema.tensor as module; print(module.__file__)"
+
+
+@pytest.fixture(scope="module")
+def environment(distributions, tmp_path_factory):
+    """Of a process that finds the wheel's package."""
+    (wheel,) = distributions.glob("*.whl")
+    if "py3-none-any" in wheel.name:
+        pytest.skip("no compiler here: the wheel has no compiled modules")
+    folder = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return {**environment, "PYTHONPATH": str(folder)}
+
+
+def test_compiled_modules_come_before_their_sources(environment):
+    """Goal: with both beside each other, what runs is compiled."""
+    command = [sys.executable, "-c", PLACE]
+    place = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert place.strip().endswith(f"tensor{sysconfig.get_config_var('EXT_SUFFIX')}")
+    assert environment["PYTHONPATH"] in place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_holds_for_sources_holds_for_them(environment, checkout, suite):
+    """Goal: no test of what a part does tells one from the other."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not interpreted and not records"]
+    command += SUITES[suite]
+    done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > LEAST_PASSED
