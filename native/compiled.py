@@ -38,6 +38,11 @@ ignore_errors = True
 """
 
 
+def is_compiled() -> bool:
+    """Whether the package that runs here has them."""
+    return importlib.util.find_spec(f"{_LIBRARY}__mypyc") is not None
+
+
 class CannotCompile(Exception):
     """What is missing, or what a compiler said."""
 

@@ -53,8 +53,10 @@ def gathered() -> dict[str, Any]:
     """Everything that is shown. Imports no framework."""
     from ... import __version__
     from ...engine.engine import PROTOCOL_VERSION
+    from ...native.compiled import is_compiled
 
     versions = {"despina": __version__, "protocol": f"of Triton {PROTOCOL_VERSION}"}
+    versions["its code"] = "compiled on a request's way" if is_compiled() else "interpreted"
     versions["Python"] = f"{platform.python_version()} ({sys.executable})"
     versions["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
     versions |= {name: _version(name) for name in _LIBRARIES}

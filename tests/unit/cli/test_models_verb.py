@@ -86,6 +86,7 @@ def test_info():
     assert importlib.metadata.version("numpy") in text
     assert importlib.metadata.version("trio") in text
     found = orjson.loads(ask("info", "--json").stdout)
+    assert found["versions"]["its code"] == "interpreted"  # as in every checkout
     backends = {item["name"]: item for item in found["backends"]}
     assert backends["onnxruntime"]["available"]
     assert backends["onnxruntime"]["is"] == f"onnxruntime {importlib.metadata.version('onnxruntime')}"
