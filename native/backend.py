@@ -1,5 +1,5 @@
-"""The build backend: hatchling's, which for a wheel asks for what compiles modules as well. Editable installs, which are
-not compiled, need not wait for that."""
+"""The build backend: hatchling's, which for a wheel asks for what compiles modules as well. Editable installs, which
+are not compiled, need not wait for that."""
 
 from __future__ import annotations
 

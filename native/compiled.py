@@ -15,16 +15,35 @@ import sys
 import tempfile
 from pathlib import Path
 
-MODULES = """
-    schema/infer_head schema/kserve_http schema/kserve_http_reply schema/memo schema/shared_memory
-    schema/tensor schema/texts
-    frontends/http/cloud/infer frontends/http/cloud/sagemaker frontends/http/connection/asgi frontends/http/connection/connection
-    frontends/http/connection/head frontends/http/connection/http1_request frontends/http/connection/intake
-    frontends/http/connection/listener frontends/http/connection/outlet frontends/http/connection/receiver
-    frontends/http/connection/room frontends/http/connection/sender frontends/http/connection/status
-    frontends/http/handler/infer frontends/http/handler/logged frontends/http/handler/traced frontends/http/request/request
-    frontends/http/request/stand_in
-""".split()
+MODULES = [
+    "schema/infer_head",
+    "schema/kserve_http",
+    "schema/kserve_http_reply",
+    "schema/memo",
+    "schema/shared_memory",
+    "schema/tensor",
+    "schema/texts",
+    "frontends/http/cloud/infer",
+    "frontends/http/cloud/sagemaker",
+    "frontends/http/connection/asgi",
+    "frontends/http/connection/connection",
+    "frontends/http/connection/head",
+    "frontends/http/connection/http1_request",
+    "frontends/http/connection/intake",
+    "frontends/http/connection/listener",
+    "frontends/http/connection/outlet",
+    "frontends/http/connection/receiver",
+    "frontends/http/connection/room",
+    "frontends/http/connection/sender",
+    "frontends/http/connection/status",
+    "frontends/http/handler/handlers",
+    "frontends/http/handler/infer",
+    "frontends/http/handler/logged",
+    "frontends/http/handler/router",
+    "frontends/http/handler/traced",
+    "frontends/http/request/request",
+    "frontends/http/request/stand_in",
+]
 """One library, in which they call each other without a detour."""
 _PACKAGES = ("schema", "engine", "native", "backends", "frontends")
 _NAME = "despina"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .infer_head import ReplyFormat
-    from .inference import InferenceResponse, Parameter, ResponseTemplate
+    from .inference import InferenceResponse, Parameter
     from .tensor import Buffer, Tensor
 
 _NO_LABELS: Mapping[str, Sequence[str]] = {}

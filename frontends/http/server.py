@@ -12,7 +12,7 @@ from .connection.hypercorn_door import HypercornDoor
 from .connection.listener import Listener
 from .handler.handlers import routes_of
 from .handler.logged import LoggedInferHandler, logged
-from .handler.routes import Router
+from .handler.router import Router
 
 if TYPE_CHECKING:
     import socket

@@ -1,5 +1,6 @@
 """The compiled modules do what their sources do: tests of doors and engine, run once more on the package as a wheel has
-it. Tests that replace a part of a module, or build on a class of one, are about sources: they are marked `interpreted`."""
+it. Tests that replace a part of a module, or derive from a class of one, are about sources: they are marked
+`interpreted`."""
 
 from __future__ import annotations
 

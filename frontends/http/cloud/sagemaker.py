@@ -18,7 +18,8 @@ from ...log_settings import LogSettings
 from ..handler.handlers import routes_of
 from ..handler.postponed import postpone
 from ..handler.problems import reply_problem
-from ..handler.routes import Match, Route, Router
+from ..handler.router import Router
+from ..handler.routes import Match, Route
 from ..request.notes import Notes
 from ..request.request import JSON, TEXT
 from ..request.stand_in import StandIn

@@ -19,7 +19,7 @@ from ....schema.fault import InvalidArgument, NotFound, NotLoaded, Unavailable
 from ...log_settings import LogSettings
 from ...patterns import compiled
 from ..handler.handlers import routes_of
-from ..handler.routes import Router
+from ..handler.router import Router
 from ..request.notes import Notes
 from ..server import HttpServer, serve_routing
 from .infer import FormInferHandler

@@ -14,7 +14,7 @@ from despina.frontends.http import HttpSettings
 from despina.frontends.http.connection.head import HeadReader as HttpHeadReader
 from despina.frontends.http.handler import compression
 from despina.frontends.http.handler.handlers import routes_of
-from despina.frontends.http.handler.routes import Router
+from despina.frontends.http.handler.router import Router
 from despina.frontends.log_settings import LogSettings
 from despina.schema import kserve_grpc, kserve_grpc_plain, kserve_http, kserve_http_reply
 from despina.schema.infer_head import ReplyFormat
