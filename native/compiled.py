@@ -9,9 +9,12 @@ what runs. Compiled code holds its types: where a class or a function is told on
 from __future__ import annotations
 
 import importlib.util
+import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -69,9 +72,8 @@ class CannotCompile(Exception):
 def compile_modules(package: Path, target: Path) -> list[Path]:
     """Compiles `package`, a checkout, for this Python. The extension modules, which lie in `target` as in the package.
     Raises CannotCompile."""
-    missing = [name for name in ("mypyc", "setuptools") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise CannotCompile(f"no {' and no '.join(missing)}")
+    if missing := _missing():
+        raise CannotCompile(missing)
     with tempfile.TemporaryDirectory() as folder:
         for name in _PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__", "*.so")
@@ -83,6 +85,18 @@ def compile_modules(package: Path, target: Path) -> list[Path]:
     if done.returncode:
         raise CannotCompile(done.stdout)
     return sorted(target.rglob("*.so")) + sorted(target.rglob("*.pyd"))
+
+
+def _missing() -> str:
+    """What there must be and is not; empty for nothing."""
+    for name in ("mypyc", "setuptools"):
+        if importlib.util.find_spec(name) is None:
+            return f"no {name} (pip install 'despina[compile]')"
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        return f"no C compiler '{compiler}' on the PATH (install gcc, or set CC)"
+    headers = sysconfig.get_path("include")
+    return "" if Path(headers, "Python.h").is_file() else f"no Python.h in {headers} (install python3-dev)"
 
 
 def _compile(sources: Path, target: Path) -> None:

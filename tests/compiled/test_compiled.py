@@ -53,3 +53,16 @@ def test_what_holds_for_sources_holds_for_them(environment, checkout, suite):
     done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > LEAST_PASSED
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"), [("CC", "no C compiler '/nowhere/cc' on the PATH"), ("CXX", "no C++ compiler '/nowhere/cc'")]
+)
+def test_a_wheel_that_must_be_compiled_and_cannot_be(checkout, tmp_path, variable, told):
+    """Goal: who says that he wants the compiled parts is told what is missing for them, before anything is compiled."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    environment = {**os.environ, "DESPINA_REQUIRE_NATIVE": "1", variable: "/nowhere/cc"}
+    done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
