@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from .port.mailbox import Mailbox
     from .port.metrics import Metrics
-    from .port.nested import NestedRequest, Origin
+    from .port.nested import Origin
+    from .port.nested_request import NestedRequest
     from .port.served import Answer, Inference, InferenceStream, Served
     from .request.job import Job
 

@@ -122,7 +122,7 @@ class InferenceRequest:
     def with_inputs(self, kind: type[_Request], id: str, inputs: dict[str, Tensor]) -> _Request:
         """Another one, of that class, with that id and those inputs, neither raw nor in shared memory, which may share
         this one's parameters. A third of what it costs to make one of keywords."""
-        other = _new(kind)
+        other = kind.__new__(kind)
         other.model_name = self.model_name
         other.model_version = self.model_version
         other.id = id
@@ -143,9 +143,6 @@ class InferenceRequest:
     def log_prefix(self) -> str:
         """What precedes request-scoped error texts: `[request id: <id>] `."""
         return f"[request id: {self.id or '<id_unknown>'}] "
-
-
-_new = InferenceRequest.__new__
 
 
 class ResponseTemplate:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ...engine.port.nested import NestedRequest, Origin
+from ...engine.port.nested import Origin
+from ...engine.port.nested_request import NestedRequest
 from ...native.dispatching import answer_others, code_of
 from ...native.servers import note_server
 from ...schema.fault import Unsupported

@@ -62,7 +62,7 @@ class _Plan:
     """The same, with where each row is."""
     keep: tuple[np.ndarray, ...]
     """The arrays behind the views and addresses."""
-    wanted: Sequence[FixedTensor]
+    wanted: tuple[FixedTensor, ...]
     """Of the outputs."""
 
 
@@ -249,7 +249,7 @@ class BoundRunner:
             tuple(views[1]),
             tuple((view, _rows(fixed.row_bytes, rows)) for fixed, view in zip(wanted, views[1], strict=True)),
             tuple(arrays),
-            wanted,
+            tuple(wanted),
         )
 
 

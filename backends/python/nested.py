@@ -10,7 +10,8 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ...engine.port.nested import NestedRequest, Origin
+from ...engine.port.nested import Origin
+from ...engine.port.nested_request import NestedRequest
 from ...schema.tensor import Tensor as WireTensor
 from .error import TritonError, TritonModelException
 from .imports import space_of_caller

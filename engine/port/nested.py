@@ -5,27 +5,19 @@ Everything here may be called from any thread, but where it says that it waits: 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from ...schema.inference import LATEST, InferenceRequest
+from ...schema.inference import LATEST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .metrics import Metrics
+    from .nested_request import NestedRequest
     from .served import Answer
     from .work import BackendJob
-
-
-class NestedRequest(InferenceRequest):
-    """One that a model makes."""
-
-    __slots__ = ("depth",)
-
-    pinned: ClassVar[bool] = True
-    depth: int  # type: ignore[misc]  # the engine finds out; of others it is a constant
 
 
 @attrs.frozen(eq=False)

@@ -39,6 +39,7 @@ class JobState(IntEnum):
     REJECTED = 4
 
 
+_FIRST: Final = JobState.QUEUED
 _BEFORE: Final = {
     JobState.EXECUTING: JobState.QUEUED,
     JobState.DONE: JobState.EXECUTING,
@@ -124,7 +125,7 @@ class Job:
     received_ns = 0
     queued_at = 0.0
     """Arrival, in seconds of the engine's clock."""
-    state = JobState.QUEUED
+    state: JobState = _FIRST
     execution: Execution | None = None
     """What it was executed in, where answers keep the order of requests: others may be told with it."""
     sequence: Any = None
@@ -143,8 +144,6 @@ class Job:
     """Set where its answer comes after `execute` has returned."""
     ahead: Holder | None = None
     """Set where it was handed to an executor that still worked on others."""
-    is_held_up = False
-    """Whether who executes it waits until its caller has read more."""
 
     # What most jobs have at these values is stored with those only that differ.
 
@@ -161,6 +160,11 @@ class Job:
     def told(self) -> object:
         """Whom its answer is for, as long as somebody waits for it."""
         return self.on_done
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether who executes it waits until its caller has read more."""
+        return False
 
     # For backends, on the executing thread.
 

@@ -87,6 +87,7 @@ class StreamJob(Job):
         "_room",
         "_unconsumed",
         "batch",
+        "books",
         "ended_ns",
         "failure",
         "started_ns",
@@ -103,7 +104,7 @@ class StreamJob(Job):
         credit: int,
     ) -> None:
         super().__init__(request, StreamJob._refused)  # type: ignore[arg-type]  # jobs are handed to their own callback
-        self.ledger: Ledger = ledger
+        self.ledger = self.books = ledger
         self._on_answer = on_answer
         self._credit = credit
         self._lock = ledger.threads.room()
@@ -161,13 +162,17 @@ class StreamJob(Job):
 
     async def _send_when_there_is_room(self, answer: Answer) -> bool:
         await trio.lowlevel.checkpoint()
-        while True:
-            with self._lock:
-                if not self._must_wait(answer):
-                    break
-                self._room = room = self._room or trio.Event()
+        while (room := self._room_for(answer)) is not None:
             await room.wait()
         return self._send(answer)
+
+    def _room_for(self, answer: Answer) -> trio.Event | None:
+        """What to wait for; None where there is room."""
+        with self._lock:
+            if not self._must_wait(answer):
+                return None
+            self._room = room = self._room or trio.Event()
+            return room
 
     def respond(self, outputs: list[Tensor], parameters: dict[str, Parameter] | None = None) -> None:
         """The only answer and the last, for backends that know no others."""
@@ -180,7 +185,7 @@ class StreamJob(Job):
         """Ends the stream if it has not ended, with that error if given. Never blocks, from any thread and also from
         within garbage collection."""
         try:
-            self.ledger.post(self._end, fault)
+            self.books.post(self._end, fault)
         except trio.RunFinishedError:
             self._gone = True
 
@@ -188,7 +193,7 @@ class StreamJob(Job):
         return self._gone
 
     @property
-    def is_held_up(self) -> bool:  # type: ignore[override]  # of others it is a constant
+    def is_held_up(self) -> bool:
         return self._unconsumed >= self._credit > UNATTENDED and not self._gone
 
     @property
@@ -221,7 +226,7 @@ class StreamJob(Job):
         super().cancel()
         if self.state in (JobState.CANCELLED, JobState.REJECTED):  # refused, and not told yet
             self._closed = True
-            self.ledger.streams.discard(self)
+            self.books.streams.discard(self)
 
     # For the engine.
 
@@ -264,7 +269,7 @@ class StreamJob(Job):
         if fault is not None:
             return Answer(None, fault, final)
         response = InferenceResponse(
-            self.request.model_name, self.ledger.version_text, outputs, id=self.request.id, parameters=parameters
+            self.request.model_name, self.books.version_text, outputs, id=self.request.id, parameters=parameters
         )
         return Answer(response, None, final)
 
@@ -279,7 +284,7 @@ class StreamJob(Job):
     def _send(self, answer: Answer) -> bool:
         with self._lock:
             if self._must_wait(answer):
-                if threading.get_ident() == self.ledger.home_thread:
+                if threading.get_ident() == self.books.home_thread:
                     raise Internal("a stream without credit cannot be waited for on the engine's own thread")
                 while self._must_wait(answer):
                     self._lock.wait()
@@ -310,7 +315,7 @@ class StreamJob(Job):
 
     def _hand_over(self) -> None:
         try:
-            self.ledger.post(self._deliver)
+            self.books.post(self._deliver)
         except trio.RunFinishedError:
             self._gone = True
 
@@ -328,7 +333,7 @@ class StreamJob(Job):
                 log.exception("an answer of model '%s' could not be handed over", self.request.model_name)
                 answer.response = None
                 answer.fault = Internal(
-                    f"an answer of model '{self.ledger.name}' could not be handed over; the server's log says why"
+                    f"an answer of model '{self.books.name}' could not be handed over; the server's log says why"
                 )
                 self.failure = self.failure or answer.fault
             self._delivered = answer.final
@@ -360,12 +365,12 @@ class StreamJob(Job):
     def _count(self, answer: Answer) -> None:
         index = self._answered
         self._note(answer)
-        self.ledger.statistics.responses.count(index, answer, cancelled=self._on_answer is None)
+        self.books.statistics.responses.count(index, answer, cancelled=self._on_answer is None)
 
     def _note(self, answer: Answer) -> None:
         """Everything but what it cost."""
         if self._answered == 0 and answer.response is not None:
-            self.ledger.statistics.answered_first(self)
+            self.books.statistics.answered_first(self)
         self._answered += 1
         if answer.response is not None and self.request.trace is not None:
             trace_response(self.request.trace, answer.response)
@@ -396,7 +401,7 @@ class StreamJob(Job):
         """The engine's `on_done`: the job did not get to execute, or not once more."""
         self._deliver()  # what it was answered before
         self._closed = True
-        self.ledger.streams.discard(self)
+        self.books.streams.discard(self)
         self._call(self._on_answer, Answer(None, self.fault, True))
 
     def _over(self) -> None:
@@ -405,10 +410,10 @@ class StreamJob(Job):
         if batch is None or not self._delivered or self.state is JobState.DONE:
             return
         self.on_done = None  # its caller has heard everything
-        self.ledger.streams.discard(self)
+        self.books.streams.discard(self)
         if self._dropped:
-            self.ledger.statistics.responses.dropped(self._answered, self._dropped)
-        self.ledger.end((self,), self.ends, batch)
+            self.books.statistics.responses.dropped(self._answered, self._dropped)
+        self.books.end((self,), self.ends, batch)
         self.batch = None  # which has this job
 
 

@@ -110,7 +110,7 @@ def nobodys(example: Job, controls: Mapping[str, Tensor]) -> Job:
     inputs.update(controls)
     request = InferenceRequest(example.request.model_name, inputs)
     if isinstance(example, StreamJob):
-        job: Job = StreamJob(request, None, example.ledger, UNATTENDED)
+        job: Job = StreamJob(request, None, example.books, UNATTENDED)
     else:
         job = Job(request, None)
         job.ledger = example.ledger

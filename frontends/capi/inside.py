@@ -5,7 +5,7 @@ Made when a library asks for the first time. It is the program's, so a library c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,7 +16,7 @@ from . import control
 from .face import EngineFace
 from .publishing import Publisher
 from .pump import Pump
-from .requests import ProgramRequest
+from .requests import LibraryRequest
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
@@ -40,14 +40,6 @@ async def serve_libraries(
     finally:
         server.pump.close()
         control.remove(address)
-
-
-class LibraryRequest(ProgramRequest):
-    """One that a model's library makes, maybe for a request that is under way: it is served while the engine stops."""
-
-    __slots__ = ()
-
-    pinned: ClassVar[bool] = True
 
 
 class LibraryPump(Pump):

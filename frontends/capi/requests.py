@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ...schema.inference import InferenceRequest
 from ...schema.tensor import Tensor
@@ -24,6 +24,14 @@ class ProgramRequest(InferenceRequest):
     """Of the library's object."""
     ticket: int
     """Of this flight of it; never twice the same."""
+
+
+class LibraryRequest(ProgramRequest):
+    """One that a model's library makes, maybe for a request that is under way: it is served while the engine stops."""
+
+    __slots__ = ()
+
+    pinned: ClassVar[bool] = True
 
 
 def request_of(taken: TakenRequest, kind: type[InferenceRequest] = InferenceRequest) -> InferenceRequest:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from ....engine.port.nested import NestedRequest, Origin
+from ....engine.port.nested import Origin
+from ....engine.port.nested_request import NestedRequest
 from ....schema.fault import Fault, Internal
 from .asking import call_values
 from .frames import fault_fields

@@ -18,7 +18,8 @@ from .measuring import ChildMetrics
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ....engine.port.nested import NestedRequest, Origin
+    from ....engine.port.nested import Origin
+    from ....engine.port.nested_request import NestedRequest
     from ....engine.port.served import Answer
     from ....schema.fault import Fault
     from .answering import ChildJob, ChildTrace, Server

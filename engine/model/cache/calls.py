@@ -54,8 +54,8 @@ _OWN_LIMITS: Final = (Cancelled, DeadlineExceeded, QueueTimeout)
 class CachedCall(Job):
     """What the caller holds. QUEUED until it is over."""
 
-    key = ""
-    """Under which the answer is kept; empty where it is not."""
+    kept_as = ""
+    """The key of its answer; empty where it is not."""
     lookup_ns = 0
     looked_ns = 0
     """When the look-up began, or the wait for another's answer."""
@@ -84,7 +84,7 @@ class Flight:
     __slots__ = ("calls", "key", "over", "submitted")
 
     def __init__(self, call: CachedCall) -> None:
-        self.key = call.key
+        self.key = call.kept_as
         self.calls = [call]
         """The first one stands for the execution."""
         self.submitted: Job | None = None
@@ -175,7 +175,7 @@ class Calls:
     def _found(self, call: CachedCall, key: str, answer: Answer | None, spent_ns: int) -> None:
         if call not in self._looking:
             return  # it left, or could not wait
-        call.key, call.lookup_ns = key, spent_ns
+        call.kept_as, call.lookup_ns = key, spent_ns
         if answer is None:
             self._miss(call)
             return
@@ -186,9 +186,9 @@ class Calls:
 
     def _miss(self, call: CachedCall) -> None:
         self._looking.pop(call, None)
-        flight = self._flights.get(call.key) if call.key else None
+        flight = self._flights.get(call.kept_as) if call.kept_as else None
         if flight is None:
-            self._fly(call, joined=self._joins and bool(call.key))
+            self._fly(call, joined=self._joins and bool(call.kept_as))
             return
         call.flight = flight
         call.looked_ns = time.monotonic_ns()
@@ -199,11 +199,11 @@ class Calls:
         call.flight = flight = Flight(call)
         deadline = 0.0
         if joined:
-            self._flights[call.key] = flight
+            self._flights[call.kept_as] = flight
         elif call.deadline:
             deadline = call.deadline - self._clock() + trio.current_time()
         try:
-            request = _alone(call.request) if call.key else call.request
+            request = _alone(call.request) if call.kept_as else call.request
             submitted = self._submit(request, partial(self._landed, flight), deadline)
         except Fault as fault:
             self._close(flight)

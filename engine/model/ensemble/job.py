@@ -71,7 +71,7 @@ class EnsembleStream(StreamJob):
         return (0, 0, 0) if self.batch is None else self.batch.spent_ns()
 
     @property
-    def is_held_up(self) -> bool:  # type: ignore[override]  # of others it is a constant
+    def is_held_up(self) -> bool:
         return self.course is not None and self.course.is_held_up
 
     def consumed(self, count: int = 1) -> None:

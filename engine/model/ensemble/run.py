@@ -17,10 +17,10 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ....schema.fault import Cancelled, DeadlineExceeded, Fault, Internal, InvalidArgument
-from ....schema.inference import InferenceRequest, InferenceResponse
+from ....schema.inference import InferenceResponse
 from ....schema.tensor import Tensor
 from ...port.concerns import concerning
 from ...port.foreign import as_fault
@@ -29,6 +29,7 @@ from ...request.ledger import End
 from .parts import adapted
 from .plan import OPENING, Progress
 from .sequences import facts_in, parameters_of
+from .step_request import StepRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,17 +44,6 @@ if TYPE_CHECKING:
     from .sequences import SequenceFacts
 
 log = logging.getLogger("despina.engine.model.ensemble")
-
-
-class StepRequest(InferenceRequest):
-    """To a model that the ensemble has pinned."""
-
-    __slots__ = ("depth", "goes_on")
-
-    depth: int  # type: ignore[misc]  # of the request that it is a step of
-    goes_on: bool  # type: ignore[misc]  # steps follow that may be asked in the trio thread's place
-
-    pinned: ClassVar[bool] = True
 
 
 class Call:
