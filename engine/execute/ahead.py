@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...schema.fault import Fault
     from ..port.backend import PipelinedInstance
     from ..request.batch import Batch
-    from ..request.job import Holder
+    from ..request.holding import Holder
     from .feed import Feed
 
 

@@ -85,12 +85,9 @@ class ThreadInstance:
         abandoned, and its callers are told.
         """
         opened, ended = trio.Event(), trio.Event()
-        threads = self._ledger.threads
-        self._bell = threads.bell()
-        self._error = None
-        self.ends = False
+        self._begin_life()
         post = trio.lowlevel.current_trio_token().run_sync_soon
-        threads.start(
+        self._ledger.threads.start(
             partial(contextvars.copy_context().run, self._thread, post, opened.set, ended.set),
             f"despina/{self.context.name}",
         )
@@ -108,6 +105,11 @@ class ThreadInstance:
                 self._abandon(close_timeout_s)
         if self._error is not None:
             raise self._error
+
+    def _begin_life(self) -> None:
+        self._bell = self._ledger.threads.bell()
+        self._error = None
+        self.ends = False
 
     def start(self) -> None:
         self.resting = False
@@ -130,7 +132,8 @@ class ThreadInstance:
         executor = self._executor
         assert executor is not None, "an instance executes only once it is open"
         fault: Fault | None = None
-        HERE.jobs, before = batch.jobs, HERE.jobs
+        before = HERE.jobs
+        HERE.jobs = batch.jobs
         batch.begin()
         sound = batch
         if self._ledger.shares:

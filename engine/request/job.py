@@ -16,7 +16,7 @@ What an end means for statistics, traces, client memory and the caller is in led
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ...schema.encoding import encoding_fault
 from ...schema.fault import Internal, InvalidArgument
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...schema.fault import Fault
     from ...schema.inference import ResponseTemplate
     from ...schema.tensor import Buffer, Tensor
+    from .holding import Book, Execution, Holder
 
 
 class JobState(IntEnum):
@@ -56,51 +57,6 @@ def move(jobs: Iterable[Job], state: JobState) -> None:
     for job in jobs:
         assert job.state is before, "see the table"
         job.state = state
-
-
-class Execution(Protocol):
-    """What jobs were executed in: see batch.py."""
-
-    started_ns: int
-
-    def spent_ns(self) -> tuple[int, int, int]: ...
-
-
-class Holder(Protocol):
-    """Who has a job before its turn: see execute/ahead.py."""
-
-    def take_back(self) -> None:
-        """Whatever its executor has not begun is queued again. On the trio thread."""
-        ...
-
-
-class Book(Protocol):
-    """Where a job is in the books: see ledger.py."""
-
-    version_text: str
-    defers: bool
-    """A job has been answered later at least once."""
-
-    def post(self, call: Callable[..., object], *arguments: object) -> None:
-        """Runs a call on the trio thread soon."""
-        ...
-
-    def end_deferred(self, later: Deferral) -> None:
-        """An answer has come after its batch."""
-        ...
-
-    @property
-    def ending(self) -> Execution | None:
-        """What those jobs were executed in whose callers are just being told."""
-        ...
-
-    def leave(self, job: Job) -> None:
-        """The caller leaves."""
-        ...
-
-    def late(self, job: Job) -> None:
-        """The caller's deadline has passed while the job executes."""
-        ...
 
 
 class Job:

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from ..observe.statistics import CountedStream, FailureReason, ModelStats
     from ..port.work import Batch
     from .deferral import Deferral
-    from .job import Execution, Job
+    from .holding import Execution
+    from .job import Job
 
 log = logging.getLogger("despina.engine.request.ledger")
 
