@@ -37,5 +37,5 @@ async def serve_grpc(
     `logs` is what the LogSettings RPC shows and changes, `access_log` where calls are noted.
     Cancellation cuts all connections and cancels their requests.
     """
-    methods = open_methods(engine, settings, logs or LogSettings(), access_log)
-    await GrpcServer(methods, settings, engine.inline).run(sockets, task_status=task_status)
+    methods = open_methods(engine, settings, logs or LogSettings(), is_logged=access_log is not None)
+    await GrpcServer(methods, settings, engine.inline, access_log).run(sockets, task_status=task_status)

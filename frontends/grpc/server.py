@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from ...engine.port.caller import Passes
     from ...engine.port.dispatch import Found
+    from ..access_log import AccessLog
     from .request.port import Method
     from .settings import GrpcSettings
 
@@ -74,8 +75,10 @@ class GrpcServer:
         methods: Mapping[str, Method],
         settings: GrpcSettings,
         inline: Passes | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
-        """`inline` is the engine's."""
+        """`inline` is the engine's; `access_log` is where calls are noted."""
+        self.access_log = access_log
         self.inline: Passes = inline or Alone()
         self.is_lone = False
         """This pass is for one connection."""

@@ -24,6 +24,7 @@ from ..request.breakdown import note
 from ..request.call import Call
 from ..request.head import HeadReader
 from ..request.incoming import PREFIX_BYTES
+from ..request.logged import LoggedCall
 from ..wire.constants import (
     END_STREAM,
     GOAWAY,
@@ -76,6 +77,7 @@ class Connection:
         self.tls = sock if isinstance(sock, TlsSocket) else None
         self.fd = sock.fileno()
         self.state = State.OPEN
+        self._access_log = server.access_log
         self.bulk = server.bulk
         self.buffers = server.buffers
         self.carried = Carried(self, server.carrier)
@@ -389,7 +391,9 @@ class Connection:
             return False
         self.last_id = stream_id
         self.count_data(count, None)
-        call = self.calls[stream_id] = Call(self, stream_id, head)
+        log = self._access_log
+        call = Call(self, stream_id, head) if log is None else LoggedCall(self, stream_id, head, log)
+        self.calls[stream_id] = call
         call.ended = True
         if grown:
             call.window += grown
@@ -451,7 +455,9 @@ class Connection:
             return
         if self.server.is_verbose:
             _logger.debug("gRPC request: %s", head.field(":path"), extra=about(told=self))
-        call = self.calls[stream_id] = Call(self, stream_id, head)
+        log = self._access_log
+        call = Call(self, stream_id, head) if log is None else LoggedCall(self, stream_id, head, log)
+        self.calls[stream_id] = call
         if head.timeout_s is not None:
             call.deadline = self.now + head.timeout_s
         method = head.method

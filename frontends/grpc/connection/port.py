@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from ....engine.port.buffers import BufferPool, Pools
     from ....engine.port.caller import Passes
+    from ...access_log import AccessLog
     from ...bulk import Bulk
     from ...carrier import Carrier
     from ...tls import TlsSocket
@@ -83,6 +84,8 @@ class Listener(Protocol):
     """The listener, for its connections."""
 
     settings: GrpcSettings
+    access_log: AccessLog | None
+    """Where calls are noted."""
     meanings: Meanings
     bulk: Bulk
     carrier: Carrier

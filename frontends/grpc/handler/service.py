@@ -13,7 +13,6 @@ from ....schema.version import parse_version
 from ....schema.wire.generated import inference as pb
 from ....schema.wire.generated.grpc.health import v1 as health
 from ...log_settings import NAMES, SWITCHES
-from ..request.logged import LoggedMethod
 from ..request.prompt import PromptMethod
 from ..request.tasks import methods_of
 from .reflection import reflection_methods
@@ -25,7 +24,6 @@ from .unary_infer import UnaryInfer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...access_log import AccessLog
     from ...log_settings import LogSettings
     from ..request.port import Method
     from ..settings import GrpcSettings
@@ -34,18 +32,16 @@ _PREFIX = "/inference.GRPCInferenceService/"
 
 
 def open_methods(
-    engine: Any, settings: GrpcSettings, logs: LogSettings, access_log: AccessLog | None = None
+    engine: Any, settings: GrpcSettings, logs: LogSettings, *, is_logged: bool = False
 ) -> dict[str, Method]:
-    """Path -> method of everything that the port serves. With an `access_log`, their calls are noted there."""
+    """Path -> method of everything that the port serves. `is_logged`: calls are noted in an access log."""
     methods: dict[str, Method] = {}
     methods.update(methods_of(InferenceService(engine, logs)))
     methods.update(methods_of(health.HealthBase()))
     methods.update(prompt_methods(engine))
-    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine, settings, is_logged=access_log is not None)
+    methods[_PREFIX + "ModelInfer"] = UnaryInfer(engine, settings, is_logged=is_logged)
     methods[_PREFIX + "ModelStreamInfer"] = StreamInfer(engine, settings)
     methods.update(reflection_methods(methods))
-    if access_log is not None:
-        return {path: LoggedMethod(method, access_log) for path, method in methods.items()}
     return methods
 
 

@@ -1,4 +1,4 @@
-"""Calls that are noted in an access log. A call becomes one when its method takes it over; others never know of it."""
+"""Calls that are noted in an access log, from when somebody serves them. Without one there are none of these."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ....engine.port.concerns import about
-from ...access_log import AccessLog, Entry
+from ...access_log import Entry
 from .call import Call
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from ....engine.port.served import Inference
     from ....schema.tensor import Buffer
-    from .port import Method
+    from ...access_log import AccessLog
+    from .head import Head
+    from .port import Transport
 
 CANCELLED = 1
 """gRPC's number."""
@@ -24,13 +26,23 @@ CANCELLED = 1
 class LoggedCall(Call):
     """Written when its reply has left the call, or its peer has left it."""
 
-    access: AccessLog
-    entry: Entry
-    is_written = False
+    def __init__(self, connection: Transport, stream_id: int, head: Head, access: AccessLog) -> None:
+        super().__init__(connection, stream_id, head)
+        self._access = access
+        self._entry: Entry | None = None
+        """None until the call is served, and once it is written."""
+
+    def start_with(self, message: Buffer) -> None:
+        method = self.head.method
+        assert method is not None, "a head without a method is refused before"
+        began_s = 0.0 if method.is_streaming else max(0.0, trio.current_time() - self.received_at)
+        self._entry = Entry("grpc", "", self.head.field(":path"), len(message), began_s)
+        super().start_with(message)
 
     def notice(self, job: Inference) -> None:
         """While its caller is told: what became of its request."""
-        self.entry.executed(job, self)
+        if self._entry is not None:
+            self._entry.executed(job, self)
 
     def send_encoded(self, buffers: Sequence[Buffer], size: int, *, compressed: bool = False) -> None:
         self._replies(size)
@@ -41,14 +53,15 @@ class LoggedCall(Call):
         super().reply_encoded(buffers, size, compressed=compressed)
 
     def finish(self, status: int = 0, text: str = "") -> None:
-        if not self.done:
-            self.entry.status = status
-            self.entry.replied()
+        if self._entry is not None and not self.done:
+            self._entry.status = status
+            self._entry.replied()
         super().finish(status, text)
 
     def take(self) -> Buffer:
         message = super().take()
-        self.entry.request_bytes += len(message)
+        if self._entry is not None:
+            self._entry.request_bytes += len(message)
         return message
 
     def sent_whole(self) -> None:
@@ -56,37 +69,19 @@ class LoggedCall(Call):
         self._write()
 
     def abandon(self) -> None:
-        if not self.done:
-            self.entry.status = CANCELLED
+        if self._entry is not None and not self.done:
+            self._entry.status = CANCELLED
         super().abandon()
         self._write()
 
     def _replies(self, size: int) -> None:
-        self.entry.response_bytes += size
-        self.entry.replied()
+        if self._entry is not None:
+            self._entry.response_bytes += size
+            self._entry.replied()
 
     def _write(self) -> None:
-        if not self.is_written:
-            self.is_written = True
-            entry = self.entry
+        entry, self._entry = self._entry, None
+        if entry is not None:
             if entry.concern is None:
                 entry.concern = about(told=self)["concern"]
-            self.access.write(entry, failed=entry.status != 0)
-
-
-class LoggedMethod:
-    """Serves what `method` does, and notes its calls in `log`."""
-
-    def __init__(self, method: Method, log: AccessLog) -> None:
-        self.is_streaming = method.is_streaming
-        self.room_for = method.room_for
-        self._method = method
-        self._log = log
-
-    def start(self, call: Call, message: Buffer) -> None:
-        began_s = 0.0 if self.is_streaming else max(0.0, trio.current_time() - call.received_at)
-        call.__class__ = LoggedCall
-        assert isinstance(call, LoggedCall), "it has just become one"
-        call.access = self._log
-        call.entry = Entry("grpc", "", call.head.field(":path"), len(message), began_s)
-        self._method.start(call, message)
+            self._access.write(entry, failed=entry.status != 0)

@@ -12,12 +12,7 @@ import orjson
 import pytest
 import tritonclient.grpc as triton_grpc
 from despina.frontends.access_log import AccessLog, AccessSettings, Entry, logger
-from despina.frontends.grpc.handler.service import open_methods
-from despina.frontends.grpc.request.logged import LoggedMethod
-from despina.frontends.grpc.settings import GrpcSettings
-from despina.frontends.log_settings import LogSettings
 
-from tests.fake_engine import FakeEngine
 from tests.unit.cli.child import MODEL, WAIT_S, Serving, add_model, run
 
 STAGES = ("queue_us", "input_us", "infer_us", "output_us")
@@ -235,11 +230,3 @@ def test_full_disk_and_the_servers_log(repository):
         lines = [line for line in output.splitlines() if "POST /v2/models/sleeper/infer 200" in line]
         assert len(lines) == (0 if complaint else 3)
         assert all("[model sleeper, version 1, request id x, trace " in line for line in lines)
-
-
-def test_off_there_is_none_of_it():
-    """Goal: without the option no method and no handler is one that measures."""
-    methods = open_methods(FakeEngine(), GrpcSettings(), LogSettings())
-    assert not any(isinstance(method, LoggedMethod) for method in methods.values())
-    logged = open_methods(FakeEngine(), GrpcSettings(), LogSettings(), AccessLog())
-    assert all(isinstance(method, LoggedMethod) for method in logged.values())

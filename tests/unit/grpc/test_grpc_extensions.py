@@ -13,6 +13,7 @@ import pytest
 import trio
 import tritonclient.grpc as triton
 from despina.frontends import bulk
+from despina.frontends.grpc.request.call import Call
 from despina.frontends.grpc.request.deflate import deflate, encoding_for
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -345,3 +346,15 @@ async def test_verbose_lines(door, level, caplog):
     with caplog.at_level(logging.DEBUG, "despina"):
         await with_stub(door, lambda stub: stub.ModelInfer(request()))
     assert f"gRPC request: {INFER}" in caplog.messages
+
+
+async def test_without_an_access_log(door):
+    """Goal: no call is one that measures. Method: the call of a client that has sent its head only."""
+    client = await door.connect()
+    await client.send(
+        client.frame(client.HEADERS, 4, 1, client.block(INFER)) + client.frame(client.PING, 0, 0, b"12345678")
+    )
+    with trio.fail_after(5):
+        await client.wait_for(client.PING)
+    (connection,) = door.server.connections.values()
+    assert [type(call) for call in connection.calls.values()] == [Call]
