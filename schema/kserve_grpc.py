@@ -30,7 +30,7 @@ from .wire.generated.inference import (
 from .wire.varint import ONE_BYTE, varint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .inference import Parameter
     from .shared_memory import Regions
@@ -49,7 +49,7 @@ def read_request(message: ModelInferRequest, version: int = LATEST, regions: Reg
     if message.parameters:
         apply_parameters([(key, said_in(value)) for key, value in message.parameters.items()], request)
     model = message.model_name
-    raw = message.raw_input_contents
+    raw: Sequence[Buffer] = message.raw_input_contents
     taken = 0
     shared = SharedUse(regions)
     for entry in message.inputs:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from struct import Struct, error
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
-
 from .fault import InvalidArgument
 from .inference import LATEST, InferenceRequest, Template
 from .kserve_grpc_contents import memory_in
@@ -48,16 +46,18 @@ _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
 _DOUBLE = Struct("<d").unpack_from
 
 
-@attrs.define(eq=False)
 class Form:
     """What a stretch of inputs and outputs describes, and what requests of that form and size have in common."""
 
-    columns: Sequence[tuple[Any, ...]]
-    """The names, the datatypes and the shapes of the inputs."""
-    outputs: Sequence[str]
-    _sizes: list[int] = attrs.field(factory=list)
-    """Bytes of each input of those that `_template` is for."""
-    _template: Template = attrs.field(factory=Template)
+    __slots__ = ("_sizes", "_template", "columns", "outputs")
+
+    def __init__(self, columns: Sequence[tuple[Any, ...]], outputs: Sequence[str]) -> None:
+        self.columns = columns
+        """The names, the datatypes and the shapes of the inputs."""
+        self.outputs = outputs
+        self._sizes: list[int] = []
+        """Bytes of each input of those that `_template` is for."""
+        self._template = Template()
 
     def template_for(self, sizes: list[int]) -> Template:
         """Shared by requests whose tensors have these sizes, for as long as no other sizes come between."""

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from ....schema.tensor import Buffer
     from ...carrier import Carrier
-
-
-class Carrying(Protocol):
-    """A connection, for this."""
-
-    sock: socket.socket
-
-    @property
-    def is_closed(self) -> bool: ...
-
-    def on_received(self, count: int, problem: Exception | None) -> None:
-        """So much is in the place that was given. Never raises."""
-        ...
-
-    def on_sent(self, count: int, problem: Exception | None) -> None:
-        """So much of the parts is with the kernel. Never raises."""
-        ...
+    from .port import Carrying
 
 
 class Carried:
     """Of one connection, which closes its socket only where `has_socket` is false: else it is closed here."""
 
     __slots__ = ("_carrier", "_connection", "receives", "sends")
+    __deletable__ = ("_connection",)
 
     def __init__(self, connection: Carrying, carrier: Carrier) -> None:
         self._connection = connection

@@ -66,7 +66,11 @@ _DISCARD_BYTES_MAX = 1_048_576
 ANY_STREAM: Final = b"\x7f\xff\xff\xff"
 """As the last stream that a GOAWAY lets pass."""
 
-State = Enum("State", "OPEN LINGERING CLOSED")
+
+class State(Enum):
+    OPEN = 1
+    LINGERING = 2
+    CLOSED = 3
 
 
 class Connection:

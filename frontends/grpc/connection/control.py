@@ -38,6 +38,7 @@ class Control:
     """Acts on control frames of one connection."""
 
     __slots__ = ("_connection", "_pinged_at", "_sent_at_ping", "_strikes", "ping_sent_at")
+    __deletable__ = ("_connection",)
 
     def __init__(self, connection: Framed) -> None:
         self._connection = connection

@@ -69,6 +69,7 @@ class FrameReader:
         "greeted",
         "part_since",
     )
+    __deletable__ = ("_connection",)
 
     def __init__(self, connection: Framed) -> None:
         self._connection = connection

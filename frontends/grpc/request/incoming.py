@@ -6,7 +6,7 @@ What the connection calls never raises: whatever breaks, breaks off the call.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ....engine.port.buffers import RECYCLED_FROM
 from ...carrier import CARRIED_FROM
@@ -32,7 +32,7 @@ _PROGRESS_BYTES = 16_384
 """What counts as progress of a message that is not complete."""
 _BEGINNING_BYTES = 4096
 """Of a large message that are looked at before it is received."""
-NONE: deque[Any] = deque(maxlen=0)
+NONE: Final[deque[Any]] = deque(maxlen=0)
 """For what calls seldom have: nothing can be added to it."""
 
 
