@@ -76,6 +76,7 @@ MODULES = [
     "frontends/grpc/server",
     "frontends/grpc/wire/constants",
     "frontends/grpc/wire/header_block",
+    "frontends/grpc/wire/reply",
     "frontends/http/cloud/infer",
     "frontends/http/cloud/sagemaker",
     "frontends/http/connection/asgi",

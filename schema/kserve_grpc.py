@@ -9,7 +9,7 @@ Most requests are read without a message: see kserve_grpc_plain.py.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .fault import InvalidArgument
 from .inference import LATEST, FixedParameters, InferenceRequest, InferenceResponse, ResponseTemplate
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .shared_memory import Regions
     from .tensor import Buffer
 
-_SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+_SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 def read_request(message: ModelInferRequest, version: int = LATEST, regions: Regions | None = None) -> InferenceRequest:
@@ -217,11 +217,11 @@ def _greeting(names: tuple[str, str]) -> bytes:
 
 def _opening(described: tuple[str, str, tuple[int, ...]]) -> bytes:
     name, datatype, shape = described
-    output = ModelInferResponseInferOutputTensor(name=name, datatype=datatype, shape=[int(size) for size in shape])
+    output = ModelInferResponseInferOutputTensor(name=name, datatype=datatype, shape=list(map(int, shape)))
     return codec.encode_to_bytes(ModelInferResponse(outputs=[output]))
 
 
-_greetings = Written(_greeting)
+_greetings: Final = Written(_greeting)
 """By model name and version: those two fields."""
-_openings = Written(_opening)
+_openings: Final = Written(_opening)
 """By name, datatype and shape: an output but for its contents."""

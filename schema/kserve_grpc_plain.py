@@ -37,13 +37,14 @@ _CONTENTS_BYTES_MAX: Final = 32_768
 """Of an input with its elements that is read at once, in a millisecond or two."""
 _RAW: Final = 0x3A
 """The tag of contents."""
-_DESCRIBING: Final = frozenset((0x2A, 0x32))
-"""Tags of inputs and outputs."""
+_INPUT: Final = 0x2A
+_OUTPUT: Final = 0x32
+"""Tags of their descriptions."""
 _BEFORE_RAW: Final = frozenset((0x12, 0x1A, 0x22, 0x2A, 0x32))
 """Tags of what may be between a model's name and raw contents."""
 _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
 """Tags of an input's name, datatype and shape."""
-_DOUBLE = Struct("<d").unpack_from
+_DOUBLE: Final = Struct("<d").unpack_from
 
 
 class Form:
@@ -69,7 +70,9 @@ class Form:
 
 _NO_INPUTS: Final[Sequence[tuple[Any, ...]]] = ((), (), ())
 _UNKNOWN: Final = Form(_NO_INPUTS, ())
-_forms: Memo[bytes | tuple[bytes, ...], Form | None] = Memo(count_max=512, bytes_max=128 * 1024, text_bytes_max=512)
+_forms: Final[Memo[bytes | tuple[bytes, ...], Form | None]] = Memo(
+    count_max=512, bytes_max=128 * 1024, text_bytes_max=512
+)
 """By the stretch, or its parts; None for what is not plain."""
 
 
@@ -98,7 +101,7 @@ def contents_begin(beginning: Buffer) -> tuple[str, str, int] | None:
     name = version = ""
     at = 0
     try:
-        while (tag := beginning[at]) != 0x3A:
+        while (tag := beginning[at]) != _RAW:
             size, start = read_varint(beginning, at + 1)
             at = start + size
             if tag == 0x0A:
@@ -125,11 +128,11 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     try:
         while at < end:
             tag = data[at]
-            if tag in _DESCRIBING:
+            if tag in (_INPUT, _OUTPUT):
                 if form_stop:
                     return None
                 form_at = at
-                while tag in _DESCRIBING:
+                while tag in (_INPUT, _OUTPUT):
                     size = data[at + 1]
                     if size < 128:
                         at += size + 2
@@ -184,7 +187,7 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
         request = InferenceRequest(
             name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=form.outputs
         )
-        if "BYTES" in datatypes and len(data) >= MANY_BYTES_MIN:
+        if len(data) >= MANY_BYTES_MIN and "BYTES" in datatypes:
             request.inputs = {tensor: counted(value) for tensor, value in inputs.items()}
         request.template = form.template_for(list(map(len, contents)))
         if parameters is not None:

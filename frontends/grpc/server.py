@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import errno
 import logging
-import select
 import socket
 from collections import deque
+from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -106,7 +106,7 @@ class GrpcServer:
         self.connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._watch = Watch()
-        self._watch.register(self.carrier.bell, select.EPOLLIN)
+        self._watch.register(self.carrier.bell, EPOLLIN)
         self._accept_again_at = 0.0
         self._dirty: deque[Connection] = deque()
         self._flusher: trio.lowlevel.Task | None = None
@@ -135,7 +135,7 @@ class GrpcServer:
             for listener in sockets:
                 listener.setblocking(False)
                 self._listeners[listener.fileno()] = listener
-                self._watch.register(listener.fileno(), select.EPOLLIN)
+                self._watch.register(listener.fileno(), EPOLLIN)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._sweep)
@@ -217,7 +217,7 @@ class GrpcServer:
     # For connections.
 
     def watch(self, connection: Connection, *, readable: bool, writable: bool) -> None:
-        events = (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0)
+        events = (EPOLLIN if readable else 0) | (EPOLLOUT if writable else 0)
         self._watch.modify(connection.fd, events)
 
     def remove(self, connection: Connection) -> None:
@@ -269,10 +269,10 @@ class GrpcServer:
                     elif fd == self.carrier.bell:
                         self.carrier.collect()
                     continue
-                if events & select.EPOLLOUT:
+                if events & EPOLLOUT:
                     connection.now = self.now
                     connection.flush()
-                if events & ~select.EPOLLOUT and connection.state is not State.CLOSED:
+                if events & ~EPOLLOUT and connection.state is not State.CLOSED:
                     connection.on_readable()
         finally:
             self._in_pass = False
@@ -326,7 +326,7 @@ class GrpcServer:
         try:
             self.now = self._clock.current_time()
             connection = Connection(self, sock)
-            self._watch.register(connection.fd, select.EPOLLIN)
+            self._watch.register(connection.fd, EPOLLIN)
             self.connections[connection.fd] = connection
             self._company.set()
         except Exception as problem:
@@ -363,7 +363,7 @@ class GrpcServer:
                 if self._accept_again_at and self.now >= self._accept_again_at:
                     self._accept_again_at = 0.0
                     for fd in self._listeners:
-                        self._watch.register(fd, select.EPOLLIN)
+                        self._watch.register(fd, EPOLLIN)
             except Exception as problem:
                 note("an inspection of all connections stumbled", problem)
 

@@ -10,7 +10,7 @@ The code is made at a class's first use, from the field metadata that betterprot
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..text import encodable
 from .codec_source import decoder_source, encoder_source, referenced_classes
@@ -30,7 +30,7 @@ M = TypeVar("M", bound="betterproto2.Message")
 _Decoder = Any  # (b, view, i, end, into, depth) -> message
 _Encoder = Any  # (message, out) -> byte size
 
-_compiled: dict[type, tuple[_Decoder, _Encoder]] = {}
+_compiled: Final[dict[type, tuple[_Decoder, _Encoder]]] = {}
 
 
 def decode(cls: type[M], data: Buffer) -> M:

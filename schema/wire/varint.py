@@ -6,15 +6,15 @@ Reading functions take a buffer `b` and an index `i` and return what they read w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ..tensor import Buffer
 
-DEPTH_MAX = 100
+DEPTH_MAX: Final = 100
 """Messages and groups may nest this deep, counted from the outermost message."""
 
-ONE_BYTE = tuple(bytes((value,)) for value in range(128))
+ONE_BYTE: Final = tuple(bytes((value,)) for value in range(128))
 
 
 class Malformed(ValueError):

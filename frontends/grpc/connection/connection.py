@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("despina.grpc")
 
-_READ_BYTES = 65_536 + 8_192
-_CONNECTION_CREDIT_BYTES = 4_194_304
-_DISCARD_BYTES_MAX = 1_048_576
+_READ_BYTES: Final = 65_536 + 8_192
+_CONNECTION_CREDIT_BYTES: Final = 4_194_304
+_DISCARD_BYTES_MAX: Final = 1_048_576
 """What a lingering connection may still send."""
 
 ANY_STREAM: Final = b"\x7f\xff\xff\xff"

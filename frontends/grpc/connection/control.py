@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 LEAVING: Final = b"leaving!"
 """Our PING when the server stops: its answer shows that the peer has read what was before it."""
-_SETTINGS_MAX = 64
+_SETTINGS_MAX: Final = 64
 """Settings in one frame. The protocol knows six."""
-_PING_INTERVAL_WITHOUT_CALLS_MS = 7_200_000
+_PING_INTERVAL_WITHOUT_CALLS_MS: Final = 7_200_000
 """How rarely a peer may ping without calls where that is not permitted; gRPC's C core has the same."""
 
 

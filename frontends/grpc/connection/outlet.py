@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...carrier import CARRIED_FROM
 from ...parts import forget
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from ..request.call import Call
     from .carried import Carried
 
-_TURN_BYTES = 262_144
+_TURN_BYTES: Final = 262_144
 """The most that one stream sends before the next has its turn, if there is another."""
-_QUEUE_BYTES = 1_048_576 + 65_536
+_QUEUE_BYTES: Final = 1_048_576 + 65_536
 """Streams are moved to the queue until it holds this much: a tensor of 1 MiB with what is around it."""
-_CARRIED_QUEUE_BYTES = 2_883_584
+_CARRIED_QUEUE_BYTES: Final = 2_883_584
 """The same where there is one stream only, and the carrier sends: each of its moves costs the loop a wake-up or two.
 With what may be queued before, less than `backlog_bytes_max`, for meanwhile the peer is heard."""
-_PARTS_MAX = 128
+_PARTS_MAX: Final = 128
 """Buffers given to one `sendmsg`."""
 
 

@@ -5,7 +5,7 @@ Knows where frames begin and end, and nothing of streams. Large messages are rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..request.incoming import PREFIX_BYTES, WHOLE_BYTES_MAX
 from ..wire.constants import (
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     from ..request.call import Call
     from .port import Framed
 
-_READ_BYTES = 65_536 + 8_192
-_DIRECT_BYTES_MIN = 32_768
+_READ_BYTES: Final = 65_536 + 8_192
+_DIRECT_BYTES_MIN: Final = 32_768
 """From here on, the rest of a frame is read from the socket straight into the message."""
-_CARRIED_BYTES_MIN = 262_144
+_CARRIED_BYTES_MIN: Final = 262_144
 """From here on, if the message is large, by the carrier."""
-_NEXT_BYTES = 4_096
+_NEXT_BYTES: Final = 4_096
 """Read behind a frame that the carrier has moved: the head of the next, whose bytes are left to it."""
-_RESERVED_AND_ODD = 1 << 31 | 1
+_RESERVED_AND_ODD: Final = 1 << 31 | 1
 """Bits of a stream id: those of clients are odd."""
-_PIECES_MAX = 64
+_PIECES_MAX: Final = 64
 """CONTINUATION frames of one header block."""
 
 

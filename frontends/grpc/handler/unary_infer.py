@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ....engine.port.buffers import ALIGNMENT
 from ....schema.classification import classify_response
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ..request.call import Call
     from ..settings import GrpcSettings
 
-_INTERNAL = 13
-_DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+_INTERNAL: Final = 13
+_DECOUPLED: Final = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
 
 class UnaryInfer:

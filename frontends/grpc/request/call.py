@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..wire import reply as block
 from ..wire.constants import ErrorCode, headers_frame, rst_stream
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from .port import Compressor, Transport
 
 _INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
-STOPPING = "GRPC server is shutting down and has stopped accepting new requests."
-_INITIAL = headers_frame(0, block.INITIAL, end=False)[:5]
-_ENDING = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
+STOPPING: Final = "GRPC server is shutting down and has stopped accepting new requests."
+_INITIAL: Final = headers_frame(0, block.INITIAL, end=False)[:5]
+_ENDING: Final = headers_frame(0, block.TRAILERS_OK, end=True)[:5]
 """The frame heads up to the stream id."""
-_pack_ending = Struct(f">5sI{len(block.TRAILERS_OK)}s").pack
-_FLAGS = (b"\0", b"\1")
+_pack_ending: Final = Struct(f">5sI{len(block.TRAILERS_OK)}s").pack
+_FLAGS: Final = (b"\0", b"\1")
 """Of a message's prefix: plain, compressed."""
 
 

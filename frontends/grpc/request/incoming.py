@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from .port import Transport
 
 _RESOURCE_EXHAUSTED, _INTERNAL = 8, 13
-PREFIX_BYTES = 5
+PREFIX_BYTES: Final = 5
 """Before each message: a flag and its length."""
-WHOLE_BYTES_MAX = 65_536 + 4_096
+WHOLE_BYTES_MAX: Final = 65_536 + 4_096
 """Of messages that are taken out of their frame at once: a tensor of 64 KiB with what describes it."""
-_PROGRESS_BYTES = 16_384
+_PROGRESS_BYTES: Final = 16_384
 """What counts as progress of a message that is not complete."""
-_BEGINNING_BYTES = 4096
+_BEGINNING_BYTES: Final = 4096
 """Of a large message that are looked at before it is received."""
 NONE: Final[deque[Any]] = deque(maxlen=0)
 """For what calls seldom have: nothing can be added to it."""

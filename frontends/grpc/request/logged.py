@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .head import Head
     from .port import Transport
 
-CANCELLED = 1
+CANCELLED: Final = 1
 """gRPC's number."""
 
 

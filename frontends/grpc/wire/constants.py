@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from typing import TYPE_CHECKING, Final
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FRAME_HEAD_BYTES = 9
-PEER_FRAME_BYTES_MIN = 16_384
-WINDOW_MAX = 2**31 - 1
-WINDOW_DEFAULT = 65_535
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAME_HEAD_BYTES: Final = 9
+PEER_FRAME_BYTES_MIN: Final = 16_384
+WINDOW_MAX: Final = 2**31 - 1
+WINDOW_DEFAULT: Final = 65_535
 
-END_STREAM = ACK = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-WITH_PRIORITY = 0x20
+DATA: Final = 0
+HEADERS: Final = 1
+PRIORITY: Final = 2
+RST_STREAM: Final = 3
+SETTINGS: Final = 4
+PUSH_PROMISE: Final = 5
+PING: Final = 6
+GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
 
-SETTING_MAX_CONCURRENT_STREAMS = 3
-SETTING_INITIAL_WINDOW_SIZE = 4
-SETTING_MAX_FRAME_SIZE = 5
-SETTING_MAX_HEADER_LIST_SIZE = 6
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+WITH_PRIORITY: Final = 0x20
 
-JOIN_BYTES_MAX = 16_384
+SETTING_MAX_CONCURRENT_STREAMS: Final = 3
+SETTING_INITIAL_WINDOW_SIZE: Final = 4
+SETTING_MAX_FRAME_SIZE: Final = 5
+SETTING_MAX_HEADER_LIST_SIZE: Final = 6
+
+JOIN_BYTES_MAX: Final = 16_384
 """Up to here one copy and one `send` cost less than a `sendmsg` of the parts."""
 
-_FRAME_HEAD = struct.Struct(">IBI")
-unpack_frame_head = _FRAME_HEAD.unpack_from
+_FRAME_HEAD: Final = struct.Struct(">IBI")
+_pack_frame_head: Final = _FRAME_HEAD.pack
+unpack_frame_head: Final[Callable[[bytes, int], tuple[int, int, int]]] = _FRAME_HEAD.unpack_from
 """(length << 8 | type, flags, stream id with its reserved bit)."""
 
-PREFIXED_HEAD_BYTES = 14
-unpack_prefixed_head = struct.Struct(">IBIBI").unpack_from
+PREFIXED_HEAD_BYTES: Final = 14
+_PREFIXED_HEAD: Final = struct.Struct(">IBIBI")
+unpack_prefixed_head: Final[Callable[[bytes, int], tuple[int, int, int, int, int]]] = _PREFIXED_HEAD.unpack_from
 """The same of DATA that begins with a message, and that one's prefix: whether it is compressed, and its length."""
 
-WINDOW_UPDATE_BYTES = 13
-WINDOW_UPDATE_WORD = 4 << 8 | WINDOW_UPDATE
-unpack_window_update = struct.Struct(">IBII").unpack_from
+WINDOW_UPDATE_BYTES: Final = 13
+WINDOW_UPDATE_WORD: Final = 4 << 8 | WINDOW_UPDATE
+unpack_window_update: Final[Callable[[bytes, int], tuple[int, int, int, int]]] = struct.Struct(">IBII").unpack_from
 """The same of a WINDOW_UPDATE, and its increment."""
 
 
@@ -63,19 +79,19 @@ class Http2Error(Exception):
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    return _FRAME_HEAD.pack(len(payload) << 8 | kind, flags, stream_id) + payload
+    return _pack_frame_head(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 def frame_head(length: int, kind: int, flags: int, stream_id: int) -> bytes:
-    return _FRAME_HEAD.pack(length << 8 | kind, flags, stream_id)
+    return _pack_frame_head(length << 8 | kind, flags, stream_id)
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
-    return _FRAME_HEAD.pack(4 << 8 | WINDOW_UPDATE, 0, stream_id) + increment.to_bytes(4, "big")
+    return _pack_frame_head(4 << 8 | WINDOW_UPDATE, 0, stream_id) + increment.to_bytes(4, "big")
 
 
 def rst_stream(stream_id: int, code: ErrorCode) -> bytes:
-    return _FRAME_HEAD.pack(4 << 8 | RST_STREAM, 0, stream_id) + code.to_bytes(4, "big")
+    return _pack_frame_head(4 << 8 | RST_STREAM, 0, stream_id) + code.to_bytes(4, "big")
 
 
 def headers_frame(stream_id: int, block: bytes, *, end: bool) -> bytes:

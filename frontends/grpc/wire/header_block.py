@@ -26,7 +26,7 @@ _TABLE_BYTES_MAX: Final = 4096
 """We announce no other size."""
 _TO_INDEX: Final = bytes(byte & 0x7F for byte in range(256))
 _SIZE: Final = itemgetter(3)
-_find_references = re.compile(rb"[\x81-\xfe]*").match
+_find_references: Final = re.compile(rb"[\x81-\xfe]*").match
 """Fields that the table has, one byte each."""
 _MORE_BYTES_MAX: Final = 5
 """Of an integer that does not fit its prefix."""

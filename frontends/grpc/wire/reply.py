@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 from grpclib.metadata import encode_grpc_message
 
 from ....schema.text import encodable
 
-OK = 0
+OK: Final = 0
 
-_TEXT_MAX = 7_000
+_TEXT_MAX: Final = 7_000
 """Clients take 8 KiB of metadata."""
-_REMEMBERED_TEXT_MAX = 256
+_REMEMBERED_TEXT_MAX: Final = 256
 """Characters of a text that is remembered. Some name what the client has sent."""
 
 
@@ -38,9 +39,9 @@ def literal(name: str, value: str) -> bytes:
     return b"\x00" + _integer(len(key), 7, 0) + key + _integer(len(text), 7, 0) + text
 
 
-INITIAL = literal(":status", "200") + literal("content-type", "application/grpc")
-INITIAL_ENCODED = {encoding: INITIAL + literal("grpc-encoding", encoding) for encoding in ("gzip", "deflate")}
-TRAILERS_OK = literal("grpc-status", "0")
+INITIAL: Final = literal(":status", "200") + literal("content-type", "application/grpc")
+INITIAL_ENCODED: Final = {encoding: INITIAL + literal("grpc-encoding", encoding) for encoding in ("gzip", "deflate")}
+TRAILERS_OK: Final = literal("grpc-status", "0")
 
 
 def trailers(status: int, message: str) -> bytes:
@@ -62,7 +63,7 @@ def _write_trailers(status: int, message: str) -> bytes:
     return block + literal("grpc-message", text)
 
 
-_remembered_trailers = lru_cache(maxsize=256)(_write_trailers)
+_remembered_trailers: Final = lru_cache(maxsize=256)(_write_trailers)
 
 
 def refusal(status: int, message: str = "", *, http_status: int = 200, accept_encoding: bool = False) -> bytes:
