@@ -122,7 +122,7 @@ class InferenceRequest:
     def with_inputs(self, kind: type[_Request], id: str, inputs: dict[str, Tensor]) -> _Request:
         """Another one, of that class, with that id and those inputs, neither raw nor in shared memory, which may share
         this one's parameters. A third of what it costs to make one of keywords."""
-        other = kind.__new__(kind)
+        other = kind.__new__(kind, self.model_name, inputs)  # type: ignore[call-arg]  # compiled, it calls `__init__`
         other.model_name = self.model_name
         other.model_version = self.model_version
         other.id = id

@@ -32,22 +32,6 @@ if TYPE_CHECKING:
 NAMES = ("addsub", "identity", "held", "broken", "streams", "stream", "nothing")
 
 
-class FakeInference(Job):
-    """A request that was accepted."""
-
-    cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        super().cancel()
-
-    def deliver(self) -> None:
-        """Tells the caller what is there, if it still listens."""
-        if self.on_done is not None:
-            on_done, self.on_done = self.on_done, None
-            on_done(self)
-
-
 class FakeModel:
     """`addsub` adds and subtracts, as whatever gets two inputs of one shape; others answer with their inputs; `held`
     waits for `release`; `broken` fails; `nothing` answers without outputs; `stream` and `streams` are decoupled."""
@@ -61,7 +45,7 @@ class FakeModel:
         self.config = pb.ModelConfig(name=name, max_batch_size=8)
         self.labels: Mapping[str, Sequence[str]] = {}
         self.is_held = name == "held"
-        self.held: list[FakeInference] = []
+        self.held: list[Job] = []
         """Those that wait for `release`, cancelled ones included."""
         self.cancelled: list[Job] = []
         self.submitted = trio.Event()
@@ -72,16 +56,16 @@ class FakeModel:
         self._echoes_parameters = echoes_parameters
 
     @property
-    def waiting(self) -> list[FakeInference]:
+    def waiting(self) -> list[Job]:
         """Those held whose callers still wait."""
-        return [job for job in self.held if not job.cancelled]
+        return [job for job in self.held if not job.is_cancelled()]
 
-    def submit(self, request: InferenceRequest, on_done: Callable[[Any], None], deadline: float = 0.0) -> FakeInference:
+    def submit(self, request: InferenceRequest, on_done: Callable[[Any], None], deadline: float = 0.0) -> Job:
         if self.refusal is not None:
             raise self.refusal
         if request.parameters and "refuse" in request.parameters:
             raise InvalidArgument(request.log_prefix() + "refused")
-        job = FakeInference(request, on_done)
+        job = Job(request, on_done)
         job.ledger = self
         self.submitted.set()
         if self.is_held:
@@ -97,7 +81,7 @@ class FakeModel:
         requests: Sequence[InferenceRequest],
         on_done: Callable[[Any], None],
         refused: Callable[[InferenceRequest, Exception], None],
-    ) -> list[FakeInference]:
+    ) -> list[Job]:
         return submit_each(self.submit, requests, on_done, refused)
 
     def submit_stream(
@@ -145,11 +129,14 @@ class FakeModel:
     def late(self, job: Job) -> None:
         raise AssertionError("no limits in time here")
 
-    def _finish(self, job: FakeInference) -> None:
+    def _finish(self, job: Job) -> None:
         self._compute(job)
-        job.deliver()
+        on_done = job.on_done
+        if on_done is not None:
+            job.on_done = None
+            on_done(job)
 
-    def _compute(self, job: FakeInference) -> None:
+    def _compute(self, job: Job) -> None:
         try:
             job.response = InferenceResponse(
                 self.name,
@@ -177,10 +164,13 @@ class FakeModel:
             for name, tensor in request.inputs.items()
         ]
 
-    async def _expire(self, job: FakeInference, deadline: float) -> None:
+    async def _expire(self, job: Job, deadline: float) -> None:
         await trio.sleep_until(deadline)
         job.fault = DeadlineExceeded("Deadline Exceeded")
-        job.deliver()
+        on_done = job.on_done
+        if on_done is not None:
+            job.on_done = None
+            on_done(job)
 
 
 class FakeEngine:

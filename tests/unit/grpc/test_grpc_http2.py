@@ -185,7 +185,7 @@ async def test_reset_cancels(door) -> None:
     await held.submitted.wait()
     await client.send(client.frame(client.RST, 0, 1, struct.pack(">I", 8)) + client.call(3, LIVE))
     await client.answer(3)
-    assert held.held[0].cancelled
+    assert held.held[0].is_cancelled()
     held.release()
 
 
@@ -198,7 +198,7 @@ async def test_disconnect_cancels(door) -> None:
     held = door.engine.models["held"].held
     await until(lambda: len(held) == 2)
     await client.stream.aclose()
-    await until(lambda: all(job.cancelled for job in held))
+    await until(lambda: all(job.is_cancelled() for job in held))
     assert not door.server.connections
 
 
@@ -314,7 +314,7 @@ async def test_stream_with_a_message_too_large(open_door) -> None:
     await held.submitted.wait()
     await client.send(client.frame(client.DATA, 0, 1, b"\0" + _U32(1001)))
     assert (await client.answer(1))[1]["grpc-status"] == "8"
-    await until(lambda: held.held[0].cancelled)
+    await until(lambda: held.held[0].is_cancelled())
     await assert_served(door)
 
 
@@ -401,7 +401,7 @@ async def test_data_after_the_end(door) -> None:
     _, _, _, payload = await client.wait_for(client.RST, 1)
     assert int.from_bytes(payload, "big") == STREAM_CLOSED
     await assert_served(door)
-    assert door.engine.models["held"].held[0].cancelled
+    assert door.engine.models["held"].held[0].is_cancelled()
 
 
 async def test_stream_ids_go_up(door) -> None:
@@ -424,7 +424,7 @@ async def test_rapid_reset(open_door) -> None:
     assert (await client.goodbye())[0] == CALM
     held = door.engine.models["held"].held
     assert len(held) <= 52
-    assert all(job.cancelled for job in held)
+    assert all(job.is_cancelled() for job in held)
     await assert_served(door)
 
 
@@ -558,7 +558,7 @@ async def test_connection_age_grace(open_door) -> None:
     await held.submitted.wait()
     await client.wait_for(client.GOAWAY)
     assert await client.next_frame() is None
-    assert held.held[0].cancelled
+    assert held.held[0].is_cancelled()
 
 
 async def test_no_keepalive_without_calls(open_door) -> None:
@@ -630,7 +630,7 @@ async def test_drain_deadline(door) -> None:
     held = door.engine.models["held"]
     await held.submitted.wait()
     await door.server.drain(trio.current_time() + 0.05)
-    assert held.held[0].cancelled
+    assert held.held[0].is_cancelled()
     await client.wait_for(client.GOAWAY)
     assert (await client.next_frame())[0] == client.PING
     assert await client.next_frame() is None

@@ -230,14 +230,14 @@ async def test_a_reset_cancels(door, caller, taken):
     await until(lambda: model.held)
     assert taken[-1]
     await client.send(client.frame(client.RST, 0, caller.last, b"\0\0\0\x08"))
-    await until(lambda: model.held[0].cancelled)
+    await until(lambda: model.held[0].is_cancelled())
     connection = next(iter(door.server.connections.values()))
     assert not connection.calls
     model.held.clear()
     await client.send(caller.frames(message))
     await until(lambda: model.held)
     await client.stream.aclose()
-    await until(lambda: model.held[0].cancelled)
+    await until(lambda: model.held[0].is_cancelled())
 
 
 async def test_deadlines(door, caller, taken):
