@@ -131,6 +131,10 @@ class FakeModel:
 
     def _finish(self, job: Job) -> None:
         self._compute(job)
+        self.deliver(job)
+
+    def deliver(self, job: Job) -> None:
+        """Tells the caller what is there, if it still listens."""
         on_done = job.on_done
         if on_done is not None:
             job.on_done = None
@@ -167,10 +171,7 @@ class FakeModel:
     async def _expire(self, job: Job, deadline: float) -> None:
         await trio.sleep_until(deadline)
         job.fault = DeadlineExceeded("Deadline Exceeded")
-        on_done = job.on_done
-        if on_done is not None:
-            job.on_done = None
-            on_done(job)
+        self.deliver(job)
 
 
 class FakeEngine:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..observe.status import ActorStatus
 from ..schedule.rate_limiter import ClaimState, RateLimiter
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from ..port.backend import InstanceContext
     from ..port.resources import ResourceLimit
     from ..port.work import Instance
+    from ..request.admission import Admission
     from ..request.batch import Batch
+    from ..request.ledger import Ledger
+    from ..schedule.limits import Limits
     from ..schedule.rate_limiter import Claim
     from ..schedule.scheduler import Scheduler
+    from .cost import ExecutionCost
 
 
 WAITS: Final = 0
@@ -148,9 +152,17 @@ class SharedResources:
 class LimitedFeed(Feed):
     """The feed of a model version whose instances need turns."""
 
-    def __init__(self, resources: SharedResources, *parts: Any) -> None:
-        """`parts` are the feed's."""
-        super().__init__(*parts)
+    def __init__(
+        self,
+        resources: SharedResources,
+        scheduler: Scheduler,
+        limits: Limits,
+        ledger: Ledger,
+        admission: Admission,
+        cost: ExecutionCost,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(scheduler, limits, ledger, admission, cost, clock)
         self._resources = resources
         self._seats: dict[Instance, Seat] = {}
         self._start: Callable[[Instance], None]

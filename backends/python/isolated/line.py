@@ -13,8 +13,6 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,15 +28,23 @@ GROWTH_MAX: Final = 4.0
 """A duration counts as at most this many times the usual one: any execution may lose its processor for a while."""
 
 
-@attrs.frozen
 class Begun:
     """A batch with the process."""
 
-    batch: Batch
-    numbers: list[int]
-    over: Callable[[Fault | None], None]
-    unbegun: Callable[[], None] | None = None
-    """Of one that was handed over before its turn."""
+    __slots__ = ("batch", "numbers", "over", "unbegun")
+
+    def __init__(
+        self,
+        batch: Batch,
+        numbers: list[int],
+        over: Callable[[Fault | None], None],
+        unbegun: Callable[[], None] | None = None,
+    ) -> None:
+        self.batch = batch
+        self.numbers = numbers
+        self.over = over
+        self.unbegun = unbegun
+        """Of one that was handed over before its turn."""
 
 
 class Line:

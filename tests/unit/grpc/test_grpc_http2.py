@@ -722,6 +722,6 @@ async def test_a_streams_deadline_is_told_once_whoever_notices(door) -> None:
     await client.send(headers + client.frame(client.DATA, 0, 1, client.message(request("held"))))
     await until(lambda: model.held)
     model.held[0].fault = DeadlineExceeded("Deadline Exceeded")
-    model.held[0].deliver()
+    model.deliver(model.held[0])
     data, trailers = await client.answer(1)
     assert (data, trailers["grpc-status"], trailers["grpc-message"]) == (b"", "4", "Deadline Exceeded")
