@@ -1,14 +1,13 @@
-"""Who has jobs, as jobs see them."""
+"""Who has jobs, as jobs see them. `Any` is the job, whose module needs this one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .deferral import Deferral
-    from .job import Job
 
 
 class Execution(Protocol):
@@ -47,10 +46,10 @@ class Book(Protocol):
         """What those jobs were executed in whose callers are just being told."""
         ...
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: Any) -> None:
         """The caller leaves."""
         ...
 
-    def late(self, job: Job) -> None:
+    def late(self, job: Any) -> None:
         """The caller's deadline has passed while the job executes."""
         ...
