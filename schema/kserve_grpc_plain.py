@@ -37,9 +37,6 @@ _CONTENTS_BYTES_MAX: Final = 32_768
 """Of an input with its elements that is read at once, in a millisecond or two."""
 _RAW: Final = 0x3A
 """The tag of contents."""
-_INPUT: Final = 0x2A
-_OUTPUT: Final = 0x32
-"""Tags of their descriptions."""
 _BEFORE_RAW: Final = frozenset((0x12, 0x1A, 0x22, 0x2A, 0x32))
 """Tags of what may be between a model's name and raw contents."""
 _BEFORE_CONTENTS: Final = frozenset((0x0A, 0x12, 0x1A))
@@ -128,11 +125,11 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     try:
         while at < end:
             tag = data[at]
-            if tag in (_INPUT, _OUTPUT):
+            if tag in (0x2A, 0x32):  # inputs and outputs
                 if form_stop:
                     return None
                 form_at = at
-                while tag in (_INPUT, _OUTPUT):
+                while tag in (0x2A, 0x32):
                     size = data[at + 1]
                     if size < 128:
                         at += size + 2
