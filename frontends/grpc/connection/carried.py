@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ....schema.tensor import Buffer
     from ...carrier import Carrier
-    from .port import Carrying
+    from .carrying import Carrying
 
 
 class Carried:

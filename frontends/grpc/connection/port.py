@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable
 
     from ....engine.port.buffers import BufferPool, Pools
@@ -70,23 +69,6 @@ class Framed(Protocol):
 
     def on_reset(self, length: int, stream_id: int) -> None:
         """RST_STREAM came."""
-        ...
-
-
-class Carrying(Protocol):
-    """A connection, for who has its socket carried."""
-
-    sock: socket.socket
-
-    @property
-    def is_closed(self) -> bool: ...
-
-    def on_received(self, count: int, problem: Exception | None) -> None:
-        """So much is in the place that was given. Never raises."""
-        ...
-
-    def on_sent(self, count: int, problem: Exception | None) -> None:
-        """So much of the parts is with the kernel. Never raises."""
         ...
 
 
