@@ -163,7 +163,10 @@ def _compile(sources: Path, target: Path) -> None:
     config = Path("mypy.ini")
     config.write_text(_MYPY, encoding="utf-8")
     files = [f"{_NAME}/{module}.py" for module in MODULES]
-    extensions = mypycify(["--config-file", str(config), *files], opt_level="2", debug_level="0", group_name=_LIBRARY)
+    arguments = ["--config-file", str(config), *files]
+    extensions = mypycify(arguments, opt_level="2", debug_level="0", multi_file=True, group_name=_LIBRARY)
+    for extension in extensions:
+        extension.include_dirs.append(f"build/{_NAME}")
     setup(
         name=_NAME,
         ext_modules=extensions,

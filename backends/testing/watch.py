@@ -5,6 +5,7 @@ WatchedBackend ─ open_model ─▶ WatchedModel ─ open_instance ─▶ Watch
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import threading
@@ -61,7 +62,8 @@ class Watch:
         return [found for reference in self._living if (found := reference()) is not None]
 
     def note(self, made: object) -> None:
-        self._living.append(weakref.ref(made))
+        with contextlib.suppress(TypeError):  # one of a compiled class, which lives unseen
+            self._living.append(weakref.ref(made))
 
     def begin(self, batch: Batch) -> None:
         self.executed.append([job.request.id for job in batch.jobs])

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from .statistics import CountedHit, CountedStream
 
 FIRST_RESPONSE: Final = "nv_inference_first_response_histogram_ms"
-BUCKETS_MS: Final = (100.0, 500.0, 2000.0, 5000.0)
+BUCKETS_MS: Final[Sequence[float]] = (100.0, 500.0, 2000.0, 5000.0)
 """Upper bounds where the model's configuration names none."""
 
-DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+DURATION_BUCKETS_S: Final[Sequence[float]] = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
 """Upper bounds of whole requests, in seconds."""
 
 AGE_MAX_S: Final = 60

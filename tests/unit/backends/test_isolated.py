@@ -260,6 +260,7 @@ async def test_a_model_that_does_not_initialize(opened, code, text):
         assert text in line.reason
 
 
+@pytest.mark.interpreted
 async def test_quiet_gives_memory_back(opened, monkeypatch):
     """Goal: what large tensors went through does not stay, on neither side. Method: bounds so small that it is soon."""
     from despina.backends.python.isolated import link
@@ -424,6 +425,7 @@ trio.run(main)
         time.sleep(0.02)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("where", ["auto_complete_config", "initialize"])
 async def test_a_start_that_takes_too_long(opened, where):
     """The load fails when the model's own limit has passed, and its process goes."""
@@ -508,6 +510,7 @@ async def test_a_policy_that_cannot_be_kept_fails_the_load(opened):
     assert os.sched_getaffinity(0)
 
 
+@pytest.mark.interpreted
 async def test_closed_before_anybody_listened():
     """Goal: an instance that is opened and closed within one turn of the scheduler, whose tasks come in any order, is
     no fault: its socket is closed when the task that listens begins."""

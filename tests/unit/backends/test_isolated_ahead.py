@@ -310,6 +310,7 @@ async def test_a_second_instance_takes_what_waits_at_the_first(told, tmp_path):
         await story.wait_for("now")
 
 
+@pytest.mark.interpreted
 async def test_long_executions_and_large_requests_wait_for_their_turn(told, monkeypatch):
     """Goal: nothing goes ahead where an execution is long as a rule, or where its inputs take shared memory."""
     async with told() as story:

@@ -54,6 +54,7 @@ def test_answers_of_no_common_form(message, parameters):
     assert contents(response) == [(name, "UINT8", shape, b"a"[:size]) for name, _, shape, size in message.forms]
 
 
+@pytest.mark.interpreted
 def test_clients_who_choose_shapes(monkeypatch):
     """Goal: what is remembered of answers has a bound, and those beyond it are right."""
     monkeypatch.setattr(answer_forms, "FORMS_MAX", 4)

@@ -100,6 +100,7 @@ def test_a_segment_goes_back_with_the_answer(ends):
     assert sizes == [(1 << 17, 1 << 17)] * 4
 
 
+@pytest.mark.interpreted
 def test_large_segments_are_used_again_while_they_are_needed(ends, monkeypatch):
     """Goal: batches of varying size go through memory that is made once; quiet gives it back, and the other side lets
     go of it, too. Method: bounds of 128 KiB and a clock of our own."""

@@ -240,6 +240,7 @@ def test_layers_are_reshaped_where_asked(bench):
     assert "the model expects 2 dimensions (shape [-1,4])" in refused(bench, config(dims=(3,)))
 
 
+@pytest.mark.interpreted
 def test_states_of_sequences(bench):
     """What the model answers for a state is what its sequence is given to keep."""
     x, old, start = (parameter(name, [-1, 1]) for name in ("x", "old", "start"))

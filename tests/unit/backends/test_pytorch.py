@@ -520,6 +520,7 @@ def on_regions(bench, source, kind, *, target=None, **request):
     return job
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("kind", ["FP32", "BF16", "INT64"])
 def test_tensors_that_stay_on_the_device(bench, kind):
     """Goal: inputs come from their callers' regions and outputs go there without the host, each job's rows to its own.
@@ -546,6 +547,7 @@ def test_tensors_that_stay_on_the_device(bench, kind):
         np.testing.assert_array_equal(target, doubled)
 
 
+@pytest.mark.interpreted
 def test_tensors_that_come_to_the_host(bench):
     """Goal: where somebody's input is elsewhere, or a result is not laid out row by row, the answers are the same."""
     scripted(bench, "class M(torch.nn.Module):\n    def forward(self, x):\n        return x.t().contiguous().t()\n")

@@ -495,6 +495,7 @@ def test_ragged_batches(bench):
     assert [bench.outputs(job)["sums"].tolist() for job in jobs] == [[[2.0]], [[5.0]]]
 
 
+@pytest.mark.interpreted
 def test_states_of_sequences(bench):
     """What the model answers for a state is what its sequence is given to keep."""
 

@@ -515,6 +515,7 @@ def ahead(**fields):
     return doubler(optimization=ModelOptimizationPolicy(eager_batching=True), **fields)
 
 
+@pytest.mark.interpreted
 def test_the_next_batch_is_begun_while_one_executes(bench, trt, cuda, monkeypatch):
     """Goal: execute returns when its batch is on its way, and no third begins while two are. Method: a device that
     is not done before the test says so."""
@@ -541,6 +542,7 @@ def test_the_next_batch_is_begun_while_one_executes(bench, trt, cuda, monkeypatc
     assert cuda.leftovers() == (0, 0, 0, 0, 0)
 
 
+@pytest.mark.interpreted
 def test_closing_answers_everybody(bench, trt, cuda):
     """Goal: a batch that is on its way when the model is unloaded is answered, and nothing is left."""
     write(bench, trt, doubling())
@@ -554,6 +556,7 @@ def test_closing_answers_everybody(bench, trt, cuda):
     assert cuda.leftovers() == (0, 0, 0, 0, 0)
 
 
+@pytest.mark.interpreted
 def test_what_fails_ahead(bench, trt, cuda, monkeypatch):
     """Goal: what is refused before it begins fails at once, alone; what fails on the device later, and both lanes
     serve on."""
@@ -784,6 +787,7 @@ def shared_job(bench, regions, array, **request):
     return job
 
 
+@pytest.mark.interpreted
 def test_outputs_straight_into_regions(bench, trt, cuda):
     """Goal: an output that its callers want on the device never comes to the host. Method: all of a batch want it."""
     write(bench, trt, doubling())
@@ -801,6 +805,7 @@ def test_outputs_straight_into_regions(bench, trt, cuda):
         assert (output.name, output.shape, bytes(output.memory())) == ("OUT", (count, 4), b"")
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("why", ["too small", "on the host", "not all"])
 def test_outputs_through_the_host(bench, trt, cuda, why):
     """Where it does not go straight the answer has the bytes; the engine puts them where they belong, or refuses."""
@@ -815,6 +820,7 @@ def test_outputs_through_the_host(bench, trt, cuda, why):
     np.testing.assert_array_equal(bench.outputs(jobs[0])["OUT"], rows(1) * 2)
 
 
+@pytest.mark.interpreted
 def test_who_has_left_is_not_written_to(bench, trt, cuda):
     """A caller that left before the copy finds its region as it was."""
     write(bench, trt, doubling())
@@ -834,6 +840,7 @@ def resident_job(bench, regions, array):
     return job
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("captured", [False, True], ids=["enqueued", "graphs"])
 def test_inputs_straight_from_regions(bench, trt, cuda, captured):
     """Goal: an input that lies on the device never comes to the host, alone and in a batch; a graph of just that size

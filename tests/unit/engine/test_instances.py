@@ -228,6 +228,7 @@ async def test_a_thread_that_never_returns_is_abandoned(repository, opened, back
     assert backend.instances_open == 0
 
 
+@pytest.mark.interpreted
 async def test_a_thread_is_abandoned_between_taking_a_batch_and_executing_it(repository, opened, backend, monkeypatch):
     """Goal: what it has taken is nobody else's, so it is executed, and its callers are told after all."""
     backend.asynchronous = False
@@ -264,6 +265,7 @@ def warmup(inputs, *, batch_size=2, count=3, name="first"):
     return f"model_warmup [{{ {sample} }}]"
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("how", ["task", "prompt", "thread"])
 @pytest.mark.parametrize(
     ("inputs", "content"),

@@ -65,6 +65,7 @@ async def hears(engine, kind, model="m"):
     return caught.value
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("how", HOW)
 async def test_the_end_of_a_batch_fails(two_models, monkeypatch, caplog, how):
     """Goal: counting a batch raises: its callers hear a fault, the log has the traceback, everybody else is served."""
@@ -158,6 +159,7 @@ async def test_forming_a_batch_fails(two_models, monkeypatch, how):
         assert engine.is_ready()
 
 
+@pytest.mark.interpreted
 async def test_a_limit_in_time_fails(virtual_time, repository, opened, backend, monkeypatch, caplog):
     """Goal: one deadline that cannot be kept stops no other's."""
     write_model(repository, "m")
@@ -191,6 +193,7 @@ async def test_a_limit_in_time_fails(virtual_time, repository, opened, backend, 
     assert "a limit in time could not be kept" in caplog.text
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("how", ["task", "prompt", "thread"])
 @pytest.mark.parametrize("where", ["_count", "_place"])
 async def test_delivering_a_stream_fails(repository, opened, backend, monkeypatch, how, where):

@@ -262,6 +262,7 @@ async def test_other_instances_bring_back_what_stays_down(virtual_time, reposito
     assert backend.instances_open == 0
 
 
+@pytest.mark.interpreted
 async def test_an_instance_is_retired_while_it_looks_for_work(repository, opened, backend, monkeypatch):
     """Goal: it counts as idle once more, but nobody starts it in vain: the next request is answered."""
     backend.asynchronous = False

@@ -43,6 +43,7 @@ class Executor:
         pass
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("joins", "fault", "expected"),
     [

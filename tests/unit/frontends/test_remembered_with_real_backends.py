@@ -286,6 +286,7 @@ def watched_frames(monkeypatch):
     return made
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("seed", range(4))
 async def test_short_ways_answer_what_the_long_way_does(tmp_path, monkeypatch, seed):
     """Goal: the same bytes, head and body, for every request of a long and mixed sequence."""

@@ -49,6 +49,7 @@ async def until_gone(*references):
             gc.collect()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("how", ["unload", "reload"])
 @pytest.mark.parametrize("inline", [True, False])
 async def test_a_model_is_not_kept_by_idle_connections(tmp_path, uses, how, inline):
@@ -79,6 +80,7 @@ async def test_a_model_is_not_kept_by_idle_connections(tmp_path, uses, how, inli
             assert await ask(caller, 9) == (how == "reload")
 
 
+@pytest.mark.interpreted
 async def test_an_answer_that_is_owed_when_the_model_goes(tmp_path, uses):
     """Goal: a request in flight is answered by the version that took it, and that is let go then."""
     write_model(tmp_path, "m")

@@ -120,6 +120,7 @@ class Fault:
         return self._step
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("kind", "status"), [(MemoryError, "8"), (RuntimeError, "13")])
 @pytest.mark.parametrize("frames", [small, large, packed, packed_large, streamed, management])
 async def test_a_fault_at_any_place(open_door, monkeypatch, caplog, frames, kind, status):
@@ -187,6 +188,7 @@ async def test_a_worker_that_fails(open_door, monkeypatch):
     await served(neighbour, 3)
 
 
+@pytest.mark.interpreted
 async def test_no_room_for_a_new_connection(door, monkeypatch):
     """Goal: it is turned away; those that are there are served."""
 
@@ -202,6 +204,7 @@ async def test_no_room_for_a_new_connection(door, monkeypatch):
     await served(await door.connect(), 1)
 
 
+@pytest.mark.interpreted
 async def test_a_pass_that_fails(door, monkeypatch):
     """Goal: the listener goes on after what no connection is to blame for, such as a model that breaks its executor."""
 

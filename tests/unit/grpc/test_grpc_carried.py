@@ -101,6 +101,7 @@ async def test_the_socket_stays_open_as_long_as_the_carrier_has_it(door, held) -
     await assert_live(await door.connect(), 1)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("is_moved", [False, True], ids=["at rest", "while the carrier has its socket"])
 async def test_a_closed_connection_is_free_at_once(door, held, is_moved) -> None:
     """Goal: what a connection held, large messages among it, does not wait for the interpreter to look for cycles."""
@@ -125,6 +126,7 @@ async def test_a_closed_connection_is_free_at_once(door, held, is_moved) -> None
         gc.enable()
 
 
+@pytest.mark.interpreted
 async def test_a_connection_that_lingers_watches_for_no_room(door, held, nursery) -> None:
     """Goal: it has nothing to send any more, and a socket whose sending side is closed always has room: the loop would
     go round and round. Method: the client breaks a rule while the carrier sends its answer."""

@@ -349,6 +349,7 @@ async def test_damaged_frames_are_read_as_on_the_long_way(door, taken, monkeypat
         assert await outcome(door, damaging(*each), kind) == found, each
 
 
+@pytest.mark.interpreted
 async def test_a_call_that_is_alone_is_told_so(door, caller, monkeypatch):
     """Goal: what comes alone waits for nobody; what shares its segment with others, or comes in pieces, may wait."""
     told = []

@@ -205,6 +205,7 @@ async def test_a_cancellation_that_raises(door, monkeypatch, infer_bytes, caplog
     assert (await door.ask(GET)).status == 200
 
 
+@pytest.mark.interpreted
 async def test_an_answer_that_cannot_be_sent(door, monkeypatch, infer_bytes, caplog):
     """Part of it may be on its way: the client sees its connection reset, others do not."""
     client = await door.connect()
@@ -216,6 +217,7 @@ async def test_an_answer_that_cannot_be_sent(door, monkeypatch, infer_bytes, cap
     assert (await door.ask(GET)).status == 200
 
 
+@pytest.mark.interpreted
 async def test_an_answer_that_cannot_be_encoded(door, monkeypatch, infer_bytes):
     """No memory for the JSON of an answer, or for that of an error: 503, or at the worst the end of the connection."""
     monkeypatch.setattr("despina.frontends.http.handler.infer.encode_infer", no_memory)
@@ -252,6 +254,7 @@ async def test_a_generated_answer_that_cannot_be_written(door, monkeypatch, kind
     assert (await door.ask(GET)).status == 200
 
 
+@pytest.mark.interpreted
 async def test_a_pass_that_fails(door, monkeypatch, caplog):
     """The loop's own work has no memory, three times: nothing is lost, and the loop rests between its tries."""
     failed_at = []
@@ -269,6 +272,7 @@ async def test_a_pass_that_fails(door, monkeypatch, caplog):
     assert caplog.text.count("a pass over the connections failed") == 3
 
 
+@pytest.mark.interpreted
 async def test_a_client_that_cannot_be_let_in(door, monkeypatch, caplog):
     """No memory for a connection: that client is sent away."""
     monkeypatch.setattr(listener, "Connection", no_memory)

@@ -65,6 +65,7 @@ async def test_others_are_served_while_it_is_read(door, held):
     assert (await client.reply()).status == 200
 
 
+@pytest.mark.interpreted
 async def test_many_texts_are_counted_there(door, monkeypatch):
     """Behind a small head, which is read at once."""
     gate, counters = threading.Event(), []

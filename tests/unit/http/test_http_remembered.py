@@ -119,6 +119,7 @@ def varied():
             yield changed(with_numbers(seed), b"\r\n\r\n", b"\r\nInference-Header-Content-Length: %b\r\n\r\n" % length)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("by_form", [False, True])
 async def test_answers_are_those_of_a_door_that_remembers_nothing(door, uses, by_form):
     """Goal: byte for byte, for right requests and wrong ones, whether or not the model tells the form of answers."""
@@ -159,6 +160,7 @@ async def test_an_id_is_answered_with_itself(door, uses):
     assert uses.count("form") >= 10
 
 
+@pytest.mark.interpreted
 async def test_another_model_under_the_name_answers(door, uses):
     """Goal: a reload or unload counts from the next request on."""
     engine = door.engine
@@ -175,6 +177,7 @@ async def test_another_model_under_the_name_answers(door, uses):
     assert (await client.ask(asking(0)[0])).status == 404
 
 
+@pytest.mark.interpreted
 async def test_requests_are_traced_and_logged_from_the_next_on(door, uses, caplog):
     """Goal: none is missed on a connection whose requests are remembered."""
     tracer = door.engine.tracer
@@ -196,6 +199,7 @@ async def test_requests_are_traced_and_logged_from_the_next_on(door, uses, caplo
     assert len([record for record in caplog.records if "/infer" in record.getMessage()]) == 3
 
 
+@pytest.mark.interpreted
 async def test_a_last_request_is_not_known_by_one_that_was_not(door, uses):
     """Goal: heads that have a length beside their chunks share the form of those that have none, and end the connection
     nevertheless."""
@@ -212,6 +216,7 @@ async def test_a_last_request_is_not_known_by_one_that_was_not(door, uses):
     assert await client.ended() == b""
 
 
+@pytest.mark.interpreted
 async def test_faults_are_told_the_same(door, uses):
     """Goal: a refusal, a failure and what is no fault read as ever, and the next request is served."""
     model = with_templates(door.engine.models["addsub"])
@@ -264,6 +269,7 @@ async def test_what_comes_ahead_of_the_answer_waits(door):
         assert (await client.reply()).body.endswith(asking(seed)[1])
 
 
+@pytest.mark.interpreted
 async def test_a_request_that_somebody_keeps_is_not_written_to(door, uses):
     """Goal: whoever holds on to requests finds them as they were."""
     model = door.engine.models["addsub"]
@@ -326,6 +332,7 @@ async def outcome(door, data, *, forgotten):
     return received
 
 
+@pytest.mark.interpreted
 async def test_damaged_requests_are_read_the_same(door, uses):
     """Goal: one wrong byte, anywhere, has the effect that it always has."""
     with_templates(door.engine.models["addsub"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from despina.engine.observe.tracing import Tracer
 from despina.engine.port.settings import TraceSettings
 from despina.frontends.http.handler.traced import TracedRequest, traced_if_chosen
@@ -41,6 +42,7 @@ def chosen(sink):
     return tracer, request, traced_if_chosen(tracer, request, InferenceRequest("m", {}))
 
 
+@pytest.mark.interpreted
 async def test_sending_ends_when_the_reply_has_left():
     """Goal: the trace is finished by the last byte, not by the handler."""
     sink = Sink()
@@ -54,6 +56,7 @@ async def test_sending_ends_when_the_reply_has_left():
     assert sink.taken == [["HTTP_RECV_START", "HTTP_RECV_END", "HTTP_SEND_START", "HTTP_SEND_END"]]
 
 
+@pytest.mark.interpreted
 async def test_leaving_clients_are_seen_through_it():
     """Goal: what the transport says of the client, and what the handler wants to be told, pass both ways."""
     _, request, traced = chosen(Sink())

@@ -61,6 +61,7 @@ def head(dice, datatype):
     return text
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_what_is_remembered_changes_nothing(monkeypatch, datatype):
     """Goal: the same request, form of the answer or fault as from a reader that knows nothing. Method: heads that
@@ -112,6 +113,7 @@ def test_memory_is_bounded():
     kserve_http._frames.clear()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("cut", ['"id":"z"', '"parameters":{"a":1}', '"id":"z","parameters":{"a":1}'])
 def test_what_is_no_json_is_known_by_no_frame(cut):
     """Goal: what is left of a head when its beginning is cut out is no head, whatever was read before."""
