@@ -14,10 +14,12 @@ import zipfile
 import pytest
 
 SUITES = {
-    "http": ["tests/unit/http"],
-    "grpc": ["tests/unit/grpc"],
-    "schema": ["tests/unit/schema"],
+    "http": ["tests/unit/http", "tests/conformance/test_wire_http1.py"],
+    "grpc": ["tests/unit/grpc", "tests/conformance/test_wire_http2.py"],
     "engine": ["tests/unit/engine"],
+    "schema": ["tests/unit/schema"],
+    "backends": ["tests/unit/backends/suite", "tests/conformance/test_python_models.py"],
+    "clients": [f"tests/conformance/test_{name}.py" for name in ("clients", "aio_clients", "streaming", "ensembles")],
 }
 LEAST_PASSED = 100
 PLACE = "import despina.schema.tensor as module; print(module.__file__)"

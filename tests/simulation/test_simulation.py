@@ -12,6 +12,7 @@ from tests.simulation.simulation import simulate
 from tests.simulation.threads import SteppedThreads
 
 SEEDS = range(100)
+pytestmark = pytest.mark.interpreted  # it notes on jobs what it knows of them
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -80,6 +80,7 @@ def test_mistyped_model(server, verb):
     assert "No such command 'lode'." in done.stderr
 
 
+@pytest.mark.interpreted
 def test_info():
     """Goal: versions, devices, every backend with what it is."""
     text = ask("info").stdout
