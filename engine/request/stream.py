@@ -105,6 +105,7 @@ class StreamJob(Job):
     ) -> None:
         super().__init__(request, StreamJob._refused)  # type: ignore[arg-type]  # jobs are handed to their own callback
         self.ledger = self.books = ledger
+        """The same: `ledger` is all jobs', who need know less of it."""
         self._on_answer = on_answer
         self._credit = credit
         self._lock = ledger.threads.room()
