@@ -369,6 +369,12 @@ class Connection:
         self.server.pools.give_back(call.pool, call.buffer)
         call.buffer = None
 
+    def _open_call(self, stream_id: int, head: Head) -> Call:
+        log = self._access_log
+        call = Call(self, stream_id, head) if log is None else LoggedCall(self, stream_id, head, log)
+        self.calls[stream_id] = call
+        return call
+
     def start_task(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         """Runs an async function under the server's nursery."""
         self.server.start_task(function, *arguments)
@@ -395,9 +401,7 @@ class Connection:
             return False
         self.last_id = stream_id
         self.count_data(count, None)
-        log = self._access_log
-        call = Call(self, stream_id, head) if log is None else LoggedCall(self, stream_id, head, log)
-        self.calls[stream_id] = call
+        call = self._open_call(stream_id, head)
         call.ended = True
         if grown:
             call.window += grown
@@ -459,9 +463,7 @@ class Connection:
             return
         if self.server.is_verbose:
             _logger.debug("gRPC request: %s", head.field(":path"), extra=about(told=self))
-        log = self._access_log
-        call = Call(self, stream_id, head) if log is None else LoggedCall(self, stream_id, head, log)
-        self.calls[stream_id] = call
+        call = self._open_call(stream_id, head)
         if head.timeout_s is not None:
             call.deadline = self.now + head.timeout_s
         method = head.method
