@@ -53,12 +53,13 @@ class EditableHook(BuildHookInterface[Any]):
         return True
 
     def _add_compiled(self, build_data: dict[str, Any]) -> bool:
-        from native.compiled import CannotCompile, compile_modules
+        from native.build import CannotBuild
+        from native.compiled import compile_modules
 
         made = self._made() / "compiled"
         try:
             modules = compile_modules(Path(self.root), made)
-        except CannotCompile as problem:
+        except CannotBuild as problem:
             self._do_without("compiled modules, and slower for that", problem)
             return False
         for module in modules:

@@ -2,8 +2,6 @@
 
 A wheel has them beside their sources, and Python prefers them; a checkout has the sources alone, so what is edited is
 what runs. Compiled code holds its types: where a class or a function is told one and gets another, it raises TypeError.
-
-    python native/compiled.py SOURCES TARGET        a folder that has `despina`, and where the extension modules go
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+
+from .build import CannotBuild, python_headers
 
 MODULES = [
     "schema/infer_head",
@@ -104,76 +104,40 @@ MODULES = [
     "frontends/http/request/stand_in",
 ]
 """One library, in which they call each other without a detour."""
+LIBRARY = "despina.compiled"
 _PACKAGES = ("schema", "engine", "native", "backends", "frontends")
-_NAME = "despina"
-_LIBRARY = "despina.compiled"
-_MYPY = """\
-[mypy]
-ignore_missing_imports = True
-follow_untyped_imports = False
-[mypy-despina.schema.wire.generated.*]
-ignore_errors = True
-"""
 
 
 def is_compiled() -> bool:
     """Whether the package that runs here has them."""
-    return importlib.util.find_spec(f"{_LIBRARY}__mypyc") is not None
-
-
-class CannotCompile(Exception):
-    """What is missing, or what a compiler said."""
+    return importlib.util.find_spec(f"{LIBRARY}__mypyc") is not None
 
 
 def compile_modules(package: Path, target: Path) -> list[Path]:
     """Compiles `package`, a checkout, for this Python. The extension modules, which lie in `target` as in the package.
-    Raises CannotCompile."""
-    if missing := _missing():
-        raise CannotCompile(missing)
+    Raises CannotBuild."""
+    _look_for_compilers()
     with tempfile.TemporaryDirectory() as folder:
+        sources = Path(folder, "despina")
         for name in _PACKAGES:
-            ignored = shutil.ignore_patterns("__pycache__", "*.so")
-            shutil.copytree(package / name, Path(folder, _NAME, name), ignore=ignored)
+            shutil.copytree(package / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         for file in package.glob("*.py"):
-            shutil.copy(file, Path(folder, _NAME))
-        command = [sys.executable, str(Path(__file__).resolve()), folder, str(target.resolve())]
+            shutil.copy(file, sources)
+        files = [f"despina/{module}.py" for module in MODULES]
+        script = Path(__file__).with_name("compiling.py")
+        command = [sys.executable, str(script), LIBRARY, str(target.resolve()), *files]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
     if done.returncode:
-        raise CannotCompile(done.stdout)
-    return sorted(target.rglob("*.so")) + sorted(target.rglob("*.pyd"))
+        raise CannotBuild(done.stdout)
+    return sorted(target.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"))
 
 
-def _missing() -> str:
-    """What there must be and is not; empty for nothing."""
+def _look_for_compilers() -> None:
+    """Raises CannotBuild where one is missing."""
     for name in ("mypyc", "setuptools"):
         if importlib.util.find_spec(name) is None:
-            return f"no {name} (pip install 'despina[compile]')"
+            raise CannotBuild(f"no {name} (pip install 'despina[compile]')")
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
     if shutil.which(compiler) is None:
-        return f"no C compiler '{compiler}' on the PATH (install gcc, or set CC)"
-    headers = sysconfig.get_path("include")
-    return "" if Path(headers, "Python.h").is_file() else f"no Python.h in {headers} (install python3-dev)"
-
-
-def _compile(sources: Path, target: Path) -> None:
-    """The same in a process of its own, in whose folder the compiler works."""
-    from mypyc.build import mypycify
-    from setuptools import setup
-
-    config = Path("mypy.ini")
-    config.write_text(_MYPY, encoding="utf-8")
-    files = [f"{_NAME}/{module}.py" for module in MODULES]
-    arguments = ["--config-file", str(config), *files]
-    # One file of C for each module takes half the time of one for all, and runs 4 % more instructions.
-    extensions = mypycify(arguments, opt_level="2", debug_level="0", multi_file=True, group_name=_LIBRARY)
-    for extension in extensions:
-        extension.include_dirs.append(f"build/{_NAME}")  # where mypyc writes the header of a library in a package
-    setup(
-        name=_NAME,
-        ext_modules=extensions,
-        script_args=["--quiet", "build_ext", "--build-lib", str(target), "--build-temp", str(sources / "build")],
-    )
-
-
-if __name__ == "__main__":
-    _compile(Path(sys.argv[1]), Path(sys.argv[2]))
+        raise CannotBuild(f"no C compiler '{compiler}' on the PATH (install gcc, or set CC)")
+    python_headers()

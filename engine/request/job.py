@@ -40,7 +40,7 @@ class JobState(IntEnum):
     REJECTED = 4
 
 
-_FIRST: Final = JobState.QUEUED
+_FIRST: Final = JobState.QUEUED  # a name, as compiled classes take no member of an enum for a default
 _BEFORE: Final = {
     JobState.EXECUTING: JobState.QUEUED,
     JobState.DONE: JobState.EXECUTING,
