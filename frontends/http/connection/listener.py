@@ -154,11 +154,11 @@ class Listener:
         """Some connections have something, or requests received ahead wait."""
         connections = self.connections
         resumes = self._resumes
-        inline = self._passes
+        passes = self._passes
         self.now = self._clock.current_time()
         self._is_awake = True
         try:
-            inline.begin_pass(is_alone=len(found) == 1 and not resumes)
+            passes.begin_pass(is_alone=len(found) == 1 and not resumes)
             try:
                 for fd, events in self.bulk.begin(found):
                     connection = connections.get(fd)
@@ -180,7 +180,7 @@ class Listener:
                     except Exception as problem:
                         sender.fail(problem)
             finally:
-                inline.end_pass()
+                passes.end_pass()
         finally:
             self._is_awake = False
             if resumes:
