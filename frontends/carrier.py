@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     """Told, of a move that is over, how many bytes it has moved, and what it has raised: BlockingIOError where the
     socket had nothing, or took nothing. Must not raise."""
 
-CARRIED_FROM: Final = (2 << 20) + 1
-"""Less the loop moves in one pass, for less than handing over costs."""
+CARRIED_FROM: Final = (2 << 20) + (1 << 16)
+"""Less, tensors of 2 MiB with what is around them, the loop moves in a pass or two: handing over costs more."""
 TURN_BYTES: Final = 2 << 20
 """Then others have their turns, if they wait."""
 MOVE_BYTES: Final = 16 << 20

@@ -19,6 +19,7 @@ from pathlib import Path
 from .build import CannotBuild, python_headers
 
 MODULES = [
+    "schema/encoding",
     "schema/infer_head",
     "schema/inference",
     "schema/kserve_grpc",
@@ -58,11 +59,16 @@ MODULES = [
     "backends/onnxruntime/bound",
     "backends/onnxruntime/instance",
     "backends/python/isolated/answer_forms",
+    "backends/python/isolated/answering",
     "backends/python/isolated/frames",
     "backends/python/isolated/instance",
     "backends/python/isolated/late",
     "backends/python/isolated/line",
     "backends/python/isolated/link",
+    "backends/python/isolated/listening",
+    "backends/python/isolated/received",
+    "backends/python/isolated/segments",
+    "backends/python/isolated/serving",
     "frontends/bulk",
     "frontends/capi/requests",
     "frontends/grpc/connection/carried",

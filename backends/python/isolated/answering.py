@@ -6,9 +6,7 @@ What the server knows (whether the caller is still there) is asked of it; see ch
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, Any, Final
 
 from ....schema.encoding import encoding_fault
 from ....schema.fault import Fault, InvalidArgument
@@ -19,39 +17,23 @@ if TYPE_CHECKING:
 
     from ....schema.inference import InferenceRequest, Parameter, ResponseTemplate
     from ....schema.tensor import Buffer, Tensor
+    from .server import Server
 
-STREAM_WINDOW = 16
+STREAM_WINDOW: Final = 16
 """Answers of one stream on their way to a caller, or waiting for it; then the model waits."""
 
-
-_ANSWERED = object()
+_ANSWERED: Final = object()
 """As a job's response: its outputs are there. The job itself would be a cycle: shared memory would wait."""
 
 
-class Server(Protocol):
-    """What the model's process sees of the server. For any thread."""
-
-    def say(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> None:
-        """Returns once it is on its way. Raises OSError when the server is gone."""
-        ...
-
-    def ask(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> Any:
-        """Waits for the answer."""
-        ...
-
-    def listen(self) -> None:
-        """What comes is heard from now on also while the main thread waits for something else."""
-        ...
-
-
-@attrs.frozen
 class Source:
     """Where a process's jobs come from."""
 
-    server: Server
-    is_iterative: bool
-    keeps_states: bool = False
-    """Whether models say what is kept for the next request of a sequence."""
+    def __init__(self, server: Server, is_iterative: bool, keeps_states: bool) -> None:
+        """`keeps_states`: whether models say what is kept for the next request of a sequence."""
+        self.server = server
+        self.is_iterative = is_iterative
+        self.keeps_states = keeps_states
 
 
 class ChildTrace:

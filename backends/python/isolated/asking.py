@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ....engine.port.nested_request import NestedRequest
     from ....engine.port.served import Answer
     from ....schema.fault import Fault
-    from .answering import ChildJob, ChildTrace, Server
+    from .answering import ChildJob, ChildTrace
     from .frames import Message
+    from .server import Server
 
 
 @attrs.define

@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
-
 from ....schema.datatype import BY_NAME
 from ....schema.fault import Fault, Internal
 from ....schema.tensor import Buffer, Tensor
 from . import segments
-from .received import SHOWN_MAX, Lent, SharedBuffer, start_in
+from .received import SHOWN_MAX, Lent, start_in
 from .segments import Mappings, Segment, SegmentPool
+from .shared_buffers import SharedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,12 +59,14 @@ ANCILLARY_BYTES: Final = socket.CMSG_SPACE((SHOWN_MAX + 2) * array.array("i").it
 _ELSEWHERE: Final = "elsewhere"
 
 
-@attrs.define
 class Packet:
     """What goes through the socket at once: its files are the sender's to close once they are sent."""
 
-    data: bytes
-    files: Sequence[int]
+    __slots__ = ("data", "files")
+
+    def __init__(self, data: bytes, files: Sequence[int]) -> None:
+        self.data = data
+        self.files = files
 
     def close(self) -> None:
         for file in self.files:

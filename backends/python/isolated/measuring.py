@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ....engine.port import metrics as port
-    from .answering import Server
+    from .server import Server
 
 
 class ChildMetric:

@@ -17,8 +17,8 @@ from .instance import IsolatedInstance
 from .limits import Limits, is_debugged
 from .link import emit
 from .process import ModelProcess, Program
-from .received import SharedBuffer, SharedBuffers
 from .setup import Setup
+from .shared_buffers import SharedBuffer, SharedBuffers
 
 if TYPE_CHECKING:
     from ....engine.port.backend import InstanceContext, ModelContext

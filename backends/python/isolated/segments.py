@@ -18,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -200,7 +201,8 @@ class Mappings:
         self.byte_size = 0
         """Of all that are known."""
         self._maps: dict[int, mmap.mmap] = {}
-        self._leases: dict[int, _Lease] = {}
+        self._leases: dict[int, weakref.ref[np.ndarray]] = {}
+        """Of the arrays that all views of a segment refer to."""
         self._received: dict[int, tuple[int, int]] = {}
         """Of the server's own buffers that are leased: from which address to which."""
         self._released: deque[int] = deque()
@@ -228,8 +230,7 @@ class Mappings:
     def lease(self, number: int) -> memoryview:
         """All of it, writable. `released` has its number once neither this nor any view of it is referred to."""
         whole = np.frombuffer(self._maps[number], np.uint8)
-        self._leases[number] = lease = _Lease(whole, self._release)
-        lease.number = number
+        self._leases[number] = weakref.ref(whole, partial(self._release, number))
         if number < 0:
             address = address_of(whole)
             self._received[number] = address, address + len(whole)
@@ -259,14 +260,7 @@ class Mappings:
         """Leases stay good until their ends."""
         self._maps.clear()
 
-    def _release(self, lease: _Lease) -> None:
-        self._leases.pop(lease.number, None)
-        self._received.pop(lease.number, None)
-        self._released.append(lease.number)
-
-
-class _Lease(weakref.ref[np.ndarray]):
-    """Of the array that all views of a segment refer to."""
-
-    __slots__ = ("number",)
-    number: int
+    def _release(self, number: int, _: object) -> None:
+        self._leases.pop(number, None)
+        self._received.pop(number, None)
+        self._released.append(number)

@@ -124,6 +124,7 @@ def test_large_segments_are_used_again_while_they_are_needed(ends, monkeypatch):
     assert not ours.tidy()
 
 
+@pytest.mark.interpreted
 def test_what_is_not_needed_any_more_is_given_back(ends, monkeypatch):
     """Goal: one large batch among small ones does not stay, though it is never quiet."""
     now = [1000.0]

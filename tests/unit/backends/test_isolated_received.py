@@ -9,9 +9,9 @@ import despina
 import numpy as np
 import pytest
 import trio
-from despina.backends.python.isolated import received
+from despina.backends.python.isolated import shared_buffers
 from despina.backends.python.isolated.frames import LENT_BYTES_MIN, SCATTERED, Codec, contents_of
-from despina.backends.python.isolated.received import SharedBuffer, SharedBuffers
+from despina.backends.python.isolated.shared_buffers import SharedBuffer, SharedBuffers
 from despina.engine.port.buffers import BufferPool
 from despina.schema.fault import Internal
 from despina.schema.inference import InferenceRequest
@@ -146,7 +146,7 @@ def test_what_is_gone_is_forgotten(pool):
 def test_few_descriptors(monkeypatch, ends):
     """Goal: only so many buffers are shared; where no descriptor is left, they are ordinary memory, or not lent."""
     ours, theirs = ends
-    monkeypatch.setattr(received, "COUNT_MAX", 2)
+    monkeypatch.setattr(shared_buffers, "COUNT_MAX", 2)
     pool = BufferPool(1 << 24, SharedBuffers())
     buffers = [pool.take(SIZE) for _ in range(3)]
     assert [isinstance(one, SharedBuffer) for one in buffers] == [True, True, False]
