@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 _log = logging.getLogger("despina.backends.python")
 
@@ -50,3 +51,56 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
         _log.exception("ending a model's asyncio loop failed")
     finally:
         loop.close()
+
+
+class BackgroundLoop:
+    """An asyncio loop on a thread of its own, where coroutines of a decoupled model's `execute` go on."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._run, name=f"despina/{name}/asyncio", daemon=True)
+        self._thread.start()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        """Runs a coroutine, in the caller's context; then `done(result, error)`, on the loop's thread."""
+        self._loop.call_soon_threadsafe(self._start, coroutine, done)
+
+    def finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Runs a coroutine and waits for its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """Cancels what still runs, waits for it and ends the thread."""
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        task = self._loop.create_task(_outcome(coroutine, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_all(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
+
+async def _outcome(coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    try:
+        result = await coroutine
+    except asyncio.CancelledError as error:
+        done(None, error)
+        raise
+    except BaseException as error:  # a model may raise anything, SystemExit too, which would end the loop
+        done(None, error)
+    else:
+        done(result, None)

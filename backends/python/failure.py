@@ -7,7 +7,8 @@ from pathlib import Path
 
 _NO_TERMINAL = "BdbQuit"
 """What a debugger raises that has nobody to talk to."""
-_OURS = str(Path(__file__).parent)
+_OURS = (str(Path(__file__).parent), "despina/backends/python/")
+"""Where sources are, and where compiled modules say that they are."""
 _MAIN_THREAD_ONLY = "only works in main thread"
 """What Python says of `signal.signal`, and of a loop's `add_signal_handler`, elsewhere."""
 _ISOLATION = (
@@ -36,7 +37,7 @@ def failure_text(error: BaseException, roots: tuple[str, ...]) -> str:
     told = [
         f"  {frame.filename}({frame.lineno}): {frame.name}\n"
         for frame in frames[first:]
-        if not frame.filename.startswith((_OURS, "<frozen importlib"))
+        if not frame.filename.startswith((*_OURS, "<frozen importlib"))
     ]
     if told:
         lines.append(f"\n\nAt:\n{''.join(reversed(told))}")

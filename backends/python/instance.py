@@ -10,11 +10,11 @@ import inspect
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ...schema.fault import Fault, Internal, ModelFailure, ShuttingDown
-from .decoupled import BackgroundLoop, DecoupledRequest
-from .event_loop import ThreadLoop
+from .decoupled import DecoupledRequest
+from .event_loop import BackgroundLoop, ThreadLoop
 from .failure import failure_text
 from .memory import executing
 from .model_config import ModelConfig
@@ -25,27 +25,14 @@ from .response import InferenceResponse, unanswered
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from types import ModuleType
 
     from ...engine.port.nested import NestedCaller
     from ...engine.port.work import BackendStream, Batch
+    from .modules import Imports
 
 _log = logging.getLogger("despina.backends.python")
 
-_MUST_RETURN_NONE = "Python model '{}' is using the decoupled mode and the execute function must return None."
-
-
-class Imports(Protocol):
-    """Where a model's modules are found and live."""
-
-    asker: object
-    """What its model asks other models with, while it may."""
-
-    def load(self, file: Path) -> ModuleType:
-        """Executes the model's own file. Raises whatever it raises."""
-        ...
-
-    def close(self) -> None: ...
+_MUST_RETURN_NONE: Final = "Python model '{}' is using the decoupled mode and the execute function must return None."
 
 
 class UserModel:
@@ -194,7 +181,6 @@ class PythonInstance:
     def _execute_decoupled(self, batch: Batch) -> None:
         """Returns when `execute` does; requests that it has not finished go on, and so does its coroutine."""
         jobs: list[BackendStream] = batch.jobs  # type: ignore[assignment]  # decoupled models get no others
-        # Referred to until the error is told, which then comes before the news that senders were dropped.
         requests = [DecoupledRequest(job, self._output_names, self.name) for job in jobs]
         executing.requests = requests
         try:
@@ -206,6 +192,8 @@ class PythonInstance:
             elif returned is not None:
                 raise self._failure(_MUST_RETURN_NONE.format(self.name))
         except BaseException as error:  # as above
+            for request in requests:
+                request.let_sender_go()  # they fail with this error
             told = self._told(error)
             if told is error:
                 raise

@@ -9,6 +9,9 @@ being written. Then a client would read another client's data. So:
     answered  larger                  handed over where nothing else refers to its memory; else copied
 
 What was handed over is the answer's: its tensors give the model a copy from then on.
+
+References are counted here only, where nothing is compiled: compiled code lets go of what it has at other places. So
+who asks about an array has no reference to it.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import numpy as np
 from ...schema.references import LOCAL_REFERENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
+    from .tensor import Tensor
 
 COPY_BYTES_MAX = 64 * 1024
 """Outputs up to this size are copied when they are made; larger ones only where they could change."""
@@ -51,8 +55,27 @@ def is_alone(wire: WireTensor) -> bool:
     """Whether nobody but this tensor has its array: what another model has answered, and let go."""
     array = wire.array
     assert array is not None, "asked of tensors that have one"
-    # Ours in `wire`, here, and twice in whoever asks.
-    return owns_memory(array) and sys.getrefcount(array) <= LOCAL_REFERENCES + 3
+    return owns_memory(array) and sys.getrefcount(array) <= LOCAL_REFERENCES + 1  # the one in `wire`
+
+
+def sole_holders(tensor: Tensor, inputs: Iterable[Tensor]) -> list[Tensor] | None:
+    """The tensors whose array is this one's, itself first: an answer may have it from them. None where others refer to
+    its memory, or may.
+
+    `inputs` are the request's own tensors, whose references do not count.
+    """
+    array = tensor._array
+    assert array is not None, "asked of tensors that have one"
+    known = LOCAL_REFERENCES + 1
+    holders = [tensor]
+    for other in inputs:
+        if other._array is array:
+            known += other is not tensor
+            known += other._wire is not None and other._wire.array is array
+            holders.append(other)
+    if sys.getrefcount(array) > known or not (len(holders) > 1 or owns_memory(array)):
+        return None
+    return holders
 
 
 def owns_memory(array: np.ndarray) -> bool:

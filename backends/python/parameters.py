@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...schema.text import is_encodable
 from .arguments import INT64
 from .error import TritonModelException
 
 
-def check_parameters(parameters: object) -> None:
-    """Raises TritonModelException unless it is a dict of str to bool, int or str that every client can read."""
+def checked_parameters(parameters: object) -> dict[str, Any]:
+    """A dict of str to bool, int or str that every client can read. Raises TritonModelException for all else."""
     if not isinstance(parameters, dict):
         raise TritonModelException(f"Expect parameters to have type dict, found type {type(parameters)}")
     for key, value in parameters.items():
@@ -27,3 +29,4 @@ def check_parameters(parameters: object) -> None:
                 f"Expect parameters values to fit 64 bits with a sign, found one of {value.bit_length()} bits for "
                 f"'{key}'"
             )
+    return parameters

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ...schema.fault import Fault
 from . import arguments, nested
 from .arguments import INT64, UINT32, UINT64
 from .error import TritonModelException
-from .parameters import check_parameters
+from .parameters import checked_parameters
 from .response import InferenceResponseSender, Later
+from .subclasses import mypyc_attr
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Sequence
+    from collections.abc import Awaitable, Collection
 
     from ...engine.port.work import BackendJob
     from .nested import ResponseIterator
     from .response import InferenceResponse
 
-_CLASS = "InferenceRequest"
+_CLASS: Final = "InferenceRequest"
 
-FLAG_SEQUENCE_START = 1
-FLAG_SEQUENCE_END = 2
-RELEASE_ALL = 1
-RELEASE_RESCHEDULE = 2
+FLAG_SEQUENCE_START: Final = 1
+FLAG_SEQUENCE_END: Final = 2
+RELEASE_ALL: Final = 1
+RELEASE_RESCHEDULE: Final = 2
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InferenceTrace:
     """The trace of a request, for spans of the model's own."""
 
     __slots__ = ("_context", "_noted")
 
-    def __init__(self, context: str | None = None) -> None:
+    def __init__(self, context: object = None) -> None:
         self._noted: object = None
         """The engine's, of a request that is traced."""
         self._context = None if context is None else arguments.text("InferenceTrace", "context", context)
@@ -55,6 +57,7 @@ class InferenceTrace:
         return self._context
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InferenceRequest:
     """A request that a model makes itself, and sends by `exec` or `async_exec`."""
 
@@ -73,17 +76,17 @@ class InferenceRequest:
 
     def __init__(
         self,
-        request_id: str = "",
-        correlation_id: int | str = 0,
-        inputs: Sequence[Tensor] | None = None,
-        requested_output_names: Sequence[str] | None = None,
-        model_name: str | None = None,
-        model_version: int = -1,
-        flags: int = 0,
-        timeout: int = 0,
+        request_id: object = "",
+        correlation_id: object = 0,
+        inputs: object = None,
+        requested_output_names: object = None,
+        model_name: object = None,
+        model_version: object = -1,
+        flags: object = 0,
+        timeout: object = 0,
         preferred_memory: object = None,
-        trace: InferenceTrace | None = None,
-        parameters: dict[str, Any] | None = None,
+        trace: object = None,
+        parameters: object = None,
     ) -> None:
         """`inputs`, `requested_output_names` and `model_name` have to be given. Raises TypeError for what is of another
         kind, TritonModelException for what is empty."""
@@ -105,11 +108,9 @@ class InferenceRequest:
         self._requested = {text("requested_output_names to hold names, each", name) for name in names}
         if "" in self._requested:
             raise TritonModelException(f"Requested output name {about}")
-        if parameters is not None:
-            check_parameters(parameters)
+        self._parameters = None if parameters is None else checked_parameters(parameters)
         if trace is not None and not isinstance(trace, InferenceTrace):
             raise TypeError(f"{_CLASS}(): expected trace to be an InferenceTrace, got {type(trace)}")
-        self._parameters = parameters
         self._trace = InferenceTrace() if trace is None else trace
 
     def inputs(self) -> list[Tensor]:
@@ -124,7 +125,7 @@ class InferenceRequest:
     def flags(self) -> int:
         return self._flags
 
-    def set_flags(self, flags: int) -> None:
+    def set_flags(self, flags: object) -> None:
         self._flags = arguments.number("set_flags", "flags", flags, UINT32)
 
     def timeout(self) -> int:
@@ -144,7 +145,7 @@ class InferenceRequest:
     def is_cancelled(self) -> bool:
         return False
 
-    def set_release_flags(self, flags: int) -> None:
+    def set_release_flags(self, flags: object) -> None:
         """Without effect: nobody releases it."""
         arguments.number("set_release_flags", "flags", flags, UINT32)
 
@@ -178,10 +179,7 @@ class InferenceRequest:
 class ReceivedRequest(InferenceRequest):
     """A job as `execute` sees it. Everything is made when it is asked for; most models ask for little."""
 
-    __slots__ = ("_output_names", "_sender", "job", "later", "received", "released")
-
-    outlives_execute: ClassVar[bool] = False
-    """The model may answer it after `execute` has returned, when it works on others."""
+    __slots__ = ("_output_names", "_sender", "job", "later", "outlives_execute", "received", "released")
 
     def __init__(
         self, job: BackendJob, output_names: Collection[str]
@@ -193,6 +191,8 @@ class ReceivedRequest(InferenceRequest):
         """True once execute has returned: the job is no longer ours to answer."""
         self.later: Later | None = None
         """Where its answer comes after `execute` has returned."""
+        self.outlives_execute = False
+        """The model may answer it after `execute` has returned, when it works on others."""
         self._output_names = output_names
         self._sender: InferenceResponseSender | None = None
 
@@ -225,7 +225,7 @@ class ReceivedRequest(InferenceRequest):
     def async_exec(self, decoupled: bool = False) -> NoReturn:
         raise TritonModelException("a request that a model received cannot be sent: make one of its tensors")
 
-    def set_flags(self, flags: int) -> None:
+    def set_flags(self, flags: object) -> None:
         arguments.number("set_flags", "flags", flags, UINT32)
         raise TritonModelException("the flags of a request that a model received cannot be changed")
 
@@ -241,7 +241,7 @@ class ReceivedRequest(InferenceRequest):
     def is_cancelled(self) -> bool:
         return self.job.is_cancelled()
 
-    def set_release_flags(self, flags: int) -> None:
+    def set_release_flags(self, flags: object) -> None:
         """RESCHEDULE, before `execute` returns: the request is executed once more, if it is not answered with the final
         flag. Raises TritonModelException where the model's sequences are not iterative, and later."""
         if arguments.number("set_release_flags", "flags", flags, UINT32) != RELEASE_RESCHEDULE:
@@ -252,8 +252,12 @@ class ReceivedRequest(InferenceRequest):
             self.job.reschedule()
         except Fault as fault:
             raise TritonModelException(fault.message) from fault
+        self.let_sender_go()
+
+    def let_sender_go(self) -> None:
+        """The model has it for nothing: whether it uses it any more is no matter."""
         if self._sender is not None:
-            self._sender.rescheduled = True
+            self._sender.may_go = True
 
     def trace(self) -> InferenceTrace:
         return InferenceTrace.of(self.job.request.trace)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...schema.fault import ModelFailure
 from .arguments import INT64, number, sequence
 from .error import TritonError, TritonModelException
-from .parameters import check_parameters
+from .parameters import checked_parameters
+from .subclasses import mypyc_attr
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from ...engine.port.work import BackendJob, BackendStream, LateAnswer
     from ...schema.tensor import Tensor as WireTensor
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("despina.backends.python")
 
-RESPONSE_COMPLETE_FINAL = 1
+RESPONSE_COMPLETE_FINAL: Final = 1
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InferenceResponse:
     """What a model answers to one request: tensors, or an error, which then wins."""
 
@@ -32,9 +34,9 @@ class InferenceResponse:
 
     def __init__(
         self,
-        output_tensors: Sequence[Tensor] = (),
-        error: TritonError | None = None,
-        parameters: dict[str, Any] | None = None,
+        output_tensors: object = (),
+        error: object = None,
+        parameters: object = None,
     ) -> None:
         outputs = list(sequence("InferenceResponse", "output_tensors", output_tensors))
         for tensor in outputs:
@@ -44,12 +46,10 @@ class InferenceResponse:
                 raise TypeError(f"InferenceResponse(): expected output_tensors to hold Tensors, found {type(tensor)}")
         if error is not None and not isinstance(error, TritonError):
             raise TypeError(f"InferenceResponse(): expected error to be a TritonError, found {type(error)}")
-        if parameters is not None:
-            check_parameters(parameters)
-            parameters = parameters.copy()  # the model may use its own again, for the next request
         self._outputs = outputs
         self._error = error
-        self._parameters = parameters
+        # A copy: the model may use its own again, for the next request.
+        self._parameters = None if parameters is None else checked_parameters(parameters).copy()
 
     @classmethod
     def received(cls, outputs: list[Tensor], parameters: dict[str, Any] | None) -> InferenceResponse:
@@ -113,45 +113,47 @@ class Later:
             self.answer.fail(unanswered(self.name))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InferenceResponseSender:
     """Answers one request, from any thread, also after `execute` has returned None for it. One response and one final
     flag, together or one after the other."""
 
-    __slots__ = ("_closed", "_lock", "_output_names", "_request", "_sent", "rescheduled")
+    __slots__ = ("_closed", "_lock", "_output_names", "_request", "_sent", "may_go")
 
     def __init__(self, request: ReceivedRequest, output_names: Collection[str]) -> None:
         self._request = request
         self._output_names = output_names
         self._sent = False
         self._closed = False
-        self.rescheduled = False
-        """The request is executed once more, with a sender of its own: this one may go away without the final flag."""
+        self.may_go = False
+        """Without the final flag, and nothing is said of it: the request is executed once more, with another sender, or
+        has failed."""
         self._lock = threading.Lock()
         """Between a thread that sends and the end of `execute`."""
 
-    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+    def send(self, response: object = None, flags: object = 0) -> None:
         """Raises TritonModelException where the order of responses and flags is not allowed."""
-        check_sent(response, flags)
+        given, final = checked(response, flags)
         with self._lock:
             if self._closed:
                 raise TritonModelException("Unable to send response. Response sender has been closed.")
-            if response is None and not self._sent:
+            if given is None and not self._sent:
                 raise TritonModelException(
                     "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
                 )
-            if response is not None and self._sent:
+            if given is not None and self._sent:
                 raise TritonModelException(
                     "Unable to send response. Non-decoupled model cannot send more than one response."
                 )
-            if response is not None:
+            if given is not None:
                 self._sent = True
                 later = self._request.later
                 if later is None and self._request.released:
                     raise TritonModelException("Unable to send response. Response sender has been closed.")
                 if later is not None:
                     later.is_used = True
-                response.answer(self._request, self._output_names)
-            self._closed = flags == RESPONSE_COMPLETE_FINAL
+                given.answer(self._request, self._output_names)
+            self._closed = final
 
     def put_off(self, instance_name: str) -> bool:
         """`execute` returns without a response to the request: it comes later, unless it was sent already."""
@@ -164,16 +166,17 @@ class InferenceResponseSender:
         return self._request.is_cancelled()
 
 
-def check_sent(response: object, flags: object) -> None:
-    """Raises TypeError for what is no response and no flags, TritonModelException for what cannot be sent at all."""
+def checked(response: object, flags: object) -> tuple[InferenceResponse | None, bool]:
+    """What is sent, and whether it is the last. Raises TypeError for what is no response and no flags,
+    TritonModelException for what cannot be sent at all."""
     if response is not None and not isinstance(response, InferenceResponse):
         raise TypeError(f"send(): expected an InferenceResponse, found {type(response)}")
-    if type(flags) is not int:
-        flags = number("send", "flags", flags, INT64)
+    flags = number("send", "flags", flags, INT64)
     if flags not in (0, RESPONSE_COMPLETE_FINAL):
         raise TritonModelException("Unable to send response. Unsupported flag provided.")
     if flags == 0 and response is None:
         raise TritonModelException("Inference Response object must be provided when the response flags is set to zero.")
+    return response, flags == RESPONSE_COMPLETE_FINAL
 
 
 def unanswered(instance_name: str) -> ModelFailure:

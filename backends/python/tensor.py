@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ...schema.datatype import BY_NAME, name_of_dtype
-from ...schema.references import LOCAL_REFERENCES
 from ...schema.tensor import Tensor as WireTensor
 from ...schema.tensor import encode_bytes, plain_array
 from . import arguments
 from .bfloat import capsule_of, told_to_be_integers
 from .error import TritonModelException
-from .memory import COPY_BYTES_MAX, is_alone, may_be_kept, owns_memory
+from .memory import COPY_BYTES_MAX, is_alone, may_be_kept, sole_holders
+from .subclasses import mypyc_attr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ...schema.tensor import Buffer
 
-_CPU_DEVICE = (1, 0)
+_CPU_DEVICE: Final = (1, 0)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Tensor:
     """A name and a numpy array. Shapes include the batch dimension; strings are object arrays of `bytes`.
 
@@ -40,18 +40,17 @@ class Tensor:
     _taken: bytes | None
     """The wire form of what a model made, where it was copied at once."""
 
-    def __init__(self, name: str, array: np.ndarray) -> None:
+    def __init__(self, name: object, array: object) -> None:
         """Raises TritonModelException for an empty name and for element types that the protocol does not have.
 
         Strings and small arrays are copied, others where that is needed (memory.py) or their rows are not in order.
         """
-        if type(name) is not str:
-            name = arguments.text("Tensor", "name", name)
+        name = arguments.text("Tensor", "name", name)
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"Tensor '{name}': expected a numpy array, got {type(array)}")
         if type(array) is not np.ndarray:
-            if not isinstance(array, np.ndarray):
-                raise TypeError(f"Tensor '{name}': expected a numpy array, got {type(array)}")
             array = plain_array(name, array)
         datatype = name_of_dtype(array.dtype)
         if datatype is None:
@@ -97,10 +96,9 @@ class Tensor:
                     "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
                 )
             # Writable bytes are the request's own body. An array that is there may be a caller's in this process.
-            found = wire.array
+            is_ours = wire.array is None or is_alone(wire)
             array = wire.numpy()
-            # behaved: writable and aligned
-            if not array.flags.behaved or (found is not None and not is_alone(wire)):
+            if not is_ours or not array.flags.behaved:  # writable and aligned
                 array = array.copy()
             self._array = array
         return array
@@ -132,9 +130,9 @@ class Tensor:
         return _CPU_DEVICE
 
     @staticmethod
-    def from_dlpack(name: str, obj: Any) -> Tensor:
+    def from_dlpack(name: object, obj: Any) -> Tensor:
         """A tensor over the memory of a DLPack capsule or of an object with `__dlpack__`. CPU memory only."""
-        name = arguments.text("from_dlpack", "name", name)
+        named = arguments.text("from_dlpack", "name", name)
         is_capsule = type(obj).__name__ == "PyCapsule"
         if not is_capsule and not (hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__")):
             raise TritonModelException(
@@ -149,51 +147,50 @@ class Tensor:
                 obj = _Capsule(capsule)
             array = np.from_dlpack(obj)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise TritonModelException(f"cannot make tensor '{name}' from DLPack: {error}") from error
+            raise TritonModelException(f"cannot make tensor '{named}' from DLPack: {error}") from error
         if not array.flags.c_contiguous:
             raise TritonModelException(
                 "DLPack tensor is not contiguous. Only contiguous DLPack tensors that are stored in C-Order are "
                 "supported."
             )
         if are_bfloats:
-            return Tensor.received(WireTensor(name, "BF16", array.shape, array.tobytes()))
-        return Tensor(name, array)
+            return Tensor.received(WireTensor(named, "BF16", array.shape, array.tobytes()))
+        return Tensor(named, array)
 
     def answer(self, inputs: Iterable[Tensor]) -> WireTensor:
         """This output as the response carries it, safe from whatever the model does with its array afterwards.
 
         `inputs` are the request's own tensors, whose references to an array do not count.
         """
-        wire = self._wire
+        copied = self._copied()
+        if copied is not None:
+            return copied
+        datatype = self._kind()
+        holders = sole_holders(self, inputs)
         array = self._array
-        if wire is None:
-            if self._taken is not None:
-                return WireTensor(self._name, self._datatype, self._shape, self._taken)
-            datatype = self._datatype
-        else:
-            if array is None:  # untouched by the model
-                memory = wire.memory()
-                self._give(memory)
-                return WireTensor(wire.name, wire.datatype, wire.shape, memory)
-            datatype = wire.datatype
-            if datatype == "BYTES":
-                return WireTensor(wire.name, datatype, array.shape, encode_bytes(array.ravel().tolist()))
-            if array.nbytes <= COPY_BYTES_MAX:
-                return WireTensor(wire.name, datatype, array.shape, array.tobytes())
-        assert array is not None, "a tensor without a wire form has an array"
-        known = LOCAL_REFERENCES + 1  # ours in `_array`
-        holders = [self]
-        for tensor in inputs:
-            if tensor._array is array:
-                known += tensor is not self
-                known += tensor._wire is not None and tensor._wire.array is array
-                holders.append(tensor)
-        if sys.getrefcount(array) > known or not (len(holders) > 1 or owns_memory(array)):
+        assert array is not None, "what has no array is copied"
+        if holders is None:
             array = array.copy()
         else:
             for tensor in holders:
                 tensor._give(array.data)
         return WireTensor(self._name, datatype, array.shape, None, array)
+
+    def _copied(self) -> WireTensor | None:
+        """What `answer` gives where there is no array that it could hand over."""
+        wire = self._wire
+        array = self._array
+        if wire is None:
+            return None if self._taken is None else WireTensor(self._name, self._datatype, self._shape, self._taken)
+        if array is None:  # untouched by the model
+            memory = wire.memory()
+            self._give(memory)
+            return WireTensor(wire.name, wire.datatype, wire.shape, memory)
+        if wire.datatype == "BYTES":
+            return WireTensor(wire.name, "BYTES", array.shape, encode_bytes(array.ravel().tolist()))
+        if array.nbytes <= COPY_BYTES_MAX:
+            return WireTensor(wire.name, wire.datatype, array.shape, array.tobytes())
+        return None
 
     def passed(self, *, waits: bool) -> WireTensor:
         """This as an input of another model. Without a copy where the model that passes it `waits`, or lets it go."""

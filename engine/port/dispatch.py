@@ -15,23 +15,16 @@ from __future__ import annotations
 import contextlib
 import math
 import select
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
+
+from .doors import EVENTS_MAX, Door, Doors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Found = list[tuple[int, int]]
-    """Descriptors, and the events that epoll has found on them."""
-
-
-EVENTS_MAX: Final = 64
-"""Found at a time: then others have their turn."""
-WAIT_S_MAX: Final = 86_400.0
-"""As trio's own: without a deadline there is no end to the time, which epoll refuses."""
+    from .doors import Found
 
 
 class Watch:
@@ -42,9 +35,9 @@ class Watch:
         self._wanted: dict[int, int] = {}
         self._epoll: select.epoll | None = None
         """While it is dispatched: the dispatcher's, or one of its own where there is none."""
-        self._doors: dict[int, _Door | None] = {}
+        self._doors: dict[int, Door | None] = {}
         """The dispatcher's."""
-        self._door: _Door | None = None
+        self._door: Door | None = None
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._wanted
@@ -74,8 +67,8 @@ class Watch:
             await self._dispatch_with_others(dispatcher, serve)
 
     async def _dispatch_with_others(self, dispatcher: Dispatcher, serve: Callable[[Found], object]) -> None:
-        door = _Door(trio.lowlevel.current_task(), serve)
-        self._epoll, self._doors, self._door = dispatcher.epoll, dispatcher.doors, door
+        door = Door(trio.lowlevel.current_task(), serve)
+        self._epoll, self._doors, self._door = dispatcher.doors.epoll, dispatcher.doors.by_fd, door
         try:
             for fd, events in self._wanted.items():
                 self._enter(fd, events)
@@ -116,54 +109,18 @@ async def dispatch(fd: int, serve: Callable[[], object]) -> None:
     await watch.dispatch(lambda found: serve())
 
 
-@attrs.define(eq=False)
-class _Door:
-    """Who is served."""
-
-    task: trio.lowlevel.Task
-    """It waits as long as the door is served, and has the context in which that is done."""
-    serve: Callable[[Found], object]
-    waits: bool = True
-    """The task has not been woken yet."""
-    problem: BaseException | None = None
-    """What it is woken with."""
-
-    def abort(self, _: object) -> trio.lowlevel.Abort:
-        """The task is cancelled."""
-        self.waits = False
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def fail(self, problem: BaseException) -> None:
-        """Wakes the task with this, unless it is cancelled already."""
-        if self.waits:
-            self.waits = False
-            self.problem = problem
-            trio.lowlevel.reschedule(self.task)
-
-
 class Dispatcher(trio.abc.Instrument):
     """Of one run of trio. Raises AttributeError where trio's inside is not as expected."""
 
     def __init__(self) -> None:
-        self._here: Any = trio._core._run.GLOBAL_RUN_CONTEXT
-        """Knows which task is run."""
-        runner = self._runner = self._here.runner
-        self._can_run = runner.runq
-        self._next_deadline: Callable[[], float] = runner.deadlines.next_deadline
-        self._sleep_time: Callable[[float], float] = runner.clock.deadline_to_sleep_time
-        self._wake: Callable[[], None] = runner.io_manager.force_wakeup
+        here: Any = trio._core._run.GLOBAL_RUN_CONTEXT
+        runner = here.runner
+        self.doors = Doors(here)
         self.may_wait = not runner.is_guest and runner.clock_autojump_threshold == math.inf
         """Trio waits for I/O itself, in true time."""
-        self._idle = runner.waiting_for_idle
-        """Who wants to know when nothing is going on."""
-        self._trio_fd: int = runner.io_manager._epoll.fileno()
-        self.doors: dict[int, _Door | None] = {self._trio_fd: None}
-        """Whose each descriptor of `epoll` is; trio's is nobody's."""
-        self._waiting: set[_Door] = set()
-        self.epoll = select.epoll()
-        self.epoll.register(self._trio_fd, select.EPOLLIN)
+        self._waiting: set[Door] = set()
 
-    async def wait(self, door: _Door) -> None:
+    async def wait(self, door: Door) -> None:
         """Until its task is cancelled the door is served; raises what serving raises."""
         self._waiting.add(door)
         trio.lowlevel.add_instrument(self)
@@ -178,52 +135,13 @@ class Dispatcher(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Trio would wait so long now. Never raises: trio would not call again."""
+        doors = self.doors
         try:
-            self._serve_while_waiting(timeout)
+            doors.serve(timeout)
         except BaseException as problem:
             for door in tuple(self._waiting):
                 door.fail(problem)
-            self._wake()
-
-    def _serve_while_waiting(self, timeout: float) -> None:
-        if self._idle:
-            self._serve(0.0)
-            return
-        is_free = timeout > 0
-        while self._serve(timeout) and is_free:
-            timeout = 0.0 if self._can_run else min(self._sleep_time(self._next_deadline()), WAIT_S_MAX)
-            if timeout <= 0:
-                self._wake()  # trio has not noticed, and would wait
-                return
-
-    def _serve(self, timeout: float) -> bool:
-        """Waits for doors, and serves those that have something. False when trio has something as well."""
-        doors = self.doors
-        found = self.epoll.poll(timeout, EVENTS_MAX)
-        if len(found) == 1:
-            door = doors[found[0][0]]
-            if door is None:
-                return False
-            self._serve_one(door, found)
-            return True
-        by_door: defaultdict[_Door | None, Found] = defaultdict(list)
-        for event in found:
-            by_door[doors[event[0]]].append(event)
-        is_trios = by_door.pop(None, None) is not None
-        for door, some in by_door.items():
-            assert door is not None, "what is trio's has been taken out"
-            self._serve_one(door, some)
-        return not is_trios
-
-    def _serve_one(self, door: _Door, found: Found) -> None:
-        task = door.task
-        self._here.task = task
-        try:
-            task.context.run(door.serve, found)
-        except BaseException as problem:
-            door.fail(problem)
-        finally:
-            del self._here.task
+            doors.wake()
 
 
 _DISPATCHER: trio.lowlevel.RunVar[Dispatcher | None] = trio.lowlevel.RunVar("DISPATCHER")

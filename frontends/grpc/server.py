@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from ...engine.port.caller import Passes
-    from ...engine.port.dispatch import Found
+    from ...engine.port.doors import Found
     from ..access_log import AccessLog
     from .request.port import Method
     from .settings import GrpcSettings

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ....schema.encoding import encoding_fault
 from ....schema.fault import Fault, InvalidArgument
+from ....schema.inference import InferenceResponse
 from .frames import fault_fields
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 STREAM_WINDOW: Final = 16
 """Answers of one stream on their way to a caller, or waiting for it; then the model waits."""
 
-_ANSWERED: Final = object()
+_ANSWERED: Final = InferenceResponse("", "", None)
 """As a job's response: its outputs are there. The job itself would be a cycle: shared memory would wait."""
 
 
@@ -52,7 +53,7 @@ class ChildTrace:
 class ChildJob:
     """See port/work.py: BackendJob."""
 
-    response: Any = None
+    response: InferenceResponse | None = None
     fault: Fault | None = None
     outputs: Sequence[Tensor] = ()
     states: Sequence[Tensor] = ()

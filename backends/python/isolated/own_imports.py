@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OwnImports:
-    """See instance.py: Imports. Nothing has to be kept apart here: the file is `<version>.model`, on which a model may
+    """See modules.py: Imports. Nothing has to be kept apart here: the file is `<version>.model`, on which a model may
     rely for relative imports and for pickling."""
 
     def __init__(self, version: int, paths: list[str]) -> None:

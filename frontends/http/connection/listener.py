@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ....engine.port.caller import Passes
-    from ....engine.port.dispatch import Found
+    from ....engine.port.doors import Found
     from ..request.request import HttpRequest
     from ..settings import HttpSettings
     from .sender import Sender

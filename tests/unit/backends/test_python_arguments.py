@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 from despina.backends.python import triton_python_backend_utils as pb_utils
+from despina.backends.python.request import ReceivedRequest
 
 ONE = np.zeros(1, np.int32)
 REQUEST = {"inputs": [], "requested_output_names": [], "model_name": "q"}
@@ -92,7 +93,7 @@ def test_what_is_of_another_kind(call, told):
 def test_what_cannot_be_sent(call):
     """A sender looks at the kinds first; nothing of it is sent."""
     with pytest.raises(TypeError, match=r"^send\(\): expected "):
-        call(pb_utils.InferenceResponseSender(None, []))
+        call(pb_utils.InferenceResponseSender(ReceivedRequest(None, []), []))
 
 
 def test_what_is_taken(caplog):
@@ -140,3 +141,26 @@ def test_texts_that_cannot_be_encoded(caplog):
     with caplog.at_level(logging.INFO, "despina.model"):
         pb_utils.Logger.log_error("a\udc80b")
     assert caplog.messages == ["a\ufffdb"]
+
+
+def test_classes_that_models_derive_their_own_from():
+    """What they add and override counts, also where the rest is compiled."""
+
+    class Named(pb_utils.Tensor):
+        def __init__(self, array):
+            super().__init__("mine", array)
+            self.note = "kept"
+
+        def name(self):
+            return super().name().upper()
+
+    class Response(pb_utils.InferenceResponse):
+        def output_tensors(self):
+            return super().output_tensors()[:1]
+
+    tensor = Named(ONE)
+    response = Response([tensor, pb_utils.Tensor("b", ONE)])
+    assert (tensor.name(), tensor.note) == ("MINE", "kept")
+    assert response.output_tensors() == [tensor]
+    assert pb_utils.get_output_tensor_by_name(response, "MINE") is tensor
+    assert request(inputs=[tensor]).tensor("MINE") is tensor

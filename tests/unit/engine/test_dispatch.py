@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 from despina.engine.port import dispatch as module
-from despina.engine.port.dispatch import EVENTS_MAX, Dispatcher, Watch, dispatch
+from despina.engine.port.dispatch import Dispatcher, Watch, dispatch
+from despina.engine.port.doors import EVENTS_MAX, Doors
 
 AROUND = contextvars.ContextVar("AROUND", default="nothing")
 
@@ -207,17 +208,18 @@ def test_what_serving_raises(bell, is_direct, monkeypatch):
     run(main)
 
 
+@pytest.mark.interpreted
 def test_waiting_that_breaks(bell, monkeypatch):
     """Goal: the door hears that waiting is not possible, and may try again: trio drops an instrument that raises."""
     failures = iter([OSError("no"), MemoryError()])
-    serve = Dispatcher._serve
+    serve = Doors.serve
 
     def breaks(self, timeout):
         for failure in failures:
             raise failure
         return serve(self, timeout)
 
-    monkeypatch.setattr(Dispatcher, "_serve", breaks)
+    monkeypatch.setattr(Doors, "serve", breaks)
 
     async def main():
         async def failing():
