@@ -13,12 +13,14 @@ import zipfile
 
 import pytest
 
+PYTHON = ("python", "python_arguments", "python_streams", "isolated", "isolated_frames", "isolated_received")
 SUITES = {
     "http": ["tests/unit/http", "tests/conformance/test_wire_http1.py"],
     "grpc": ["tests/unit/grpc", "tests/conformance/test_wire_http2.py"],
     "engine": ["tests/unit/engine"],
     "schema": ["tests/unit/schema"],
     "backends": ["tests/unit/backends/suite", "tests/conformance/test_python_models.py"],
+    "python": [f"tests/unit/backends/test_{name}.py" for name in PYTHON],
     "clients": [f"tests/conformance/test_{name}.py" for name in ("clients", "aio_clients", "streaming", "ensembles")],
 }
 LEAST_PASSED = 40
