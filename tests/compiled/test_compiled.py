@@ -13,7 +13,15 @@ import zipfile
 
 import pytest
 
-PYTHON = ("python", "python_arguments", "python_streams", "isolated", "isolated_frames", "isolated_received")
+PYTHON = (
+    "python",
+    "python_arguments",
+    "python_memory",
+    "python_streams",
+    "isolated",
+    "isolated_frames",
+    "isolated_received",
+)
 SUITES = {
     "http": ["tests/unit/http", "tests/conformance/test_wire_http1.py"],
     "grpc": ["tests/unit/grpc", "tests/conformance/test_wire_http2.py"],
