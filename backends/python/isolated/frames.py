@@ -339,7 +339,7 @@ _FAULTS: Final = _all(Fault)
 
 
 def request_fields(request: InferenceRequest, job: BackendJob) -> tuple[Any, ...]:
-    """All but the inputs, as plain values; the version is the one that answers. See child.request_of."""
+    """All but the inputs, as plain values; the version is the one that answers. See serving.request_of."""
     trace = request.trace
     return (
         request.model_name,
