@@ -1,6 +1,6 @@
 """Jobs and streams as a model's own process has them: what the model answers is said to the server.
 
-What the server knows (whether the caller is still there) is asked of it; see child.py for the link.
+What the server knows (whether the caller is still there) is asked of it; see listening.py for the link.
 """
 
 from __future__ import annotations
