@@ -247,6 +247,27 @@ async def test_silence_ends_a_sequence_and_another_takes_its_place(virtual_time,
         assert trio.current_time() - began == pytest.approx(1.6, abs=0.05)
 
 
+async def test_silence_counts_from_the_last_arrival_also_after_the_backlog(virtual_time, repository, opened, batches):
+    """Goal: who waited in the backlog is over at its last arrival's time, however late it got its slot."""
+    write_model(repository, "m", max_batch_size=1, more=batching())
+    async with opened() as engine, trio.open_nursery() as nursery:
+        callers = Callers(engine, nursery)
+        await callers.send(1, 10, start=True)
+        await trio.sleep(0.3)
+        await callers.send(2, 20, start=True)
+        await trio.sleep(0.9)
+        assert callers.ended == {10: True, 20: True}
+        await callers.send(2, 21)  # 0.9 s after the last one
+        await trio.sleep(0.9)
+        await callers.send(2, 22)
+        assert callers.ended == {10: True, 20: True, 21: True, 22: True}
+        await callers.send(3, 30, start=True)
+        await trio.sleep(1.1)
+        assert callers.ended[30] is True
+        await callers.send(3, 31)
+        assert callers.ended[31] is InvalidArgument
+
+
 async def test_sequences_spread_over_instances(virtual_time, repository, opened, batches):
     """Goal: lowest slot number first over all instances; each sequence stays with its instance."""
     write_model(repository, "m", max_batch_size=2, instances=2, more=batching())
