@@ -5,7 +5,8 @@ being written. Then a client would read another client's data. So:
 
     made      up to COPY_BYTES_MAX    copied at once, which also makes its wire form
               larger                  kept where the model has no other request in its hands until it is answered, and
-                                      where it is the array of an input; else copied
+                                      where it is the array of an input; else copied (in a process of the model's own to
+                              where an answer goes)
     answered  larger                  handed over where nothing else refers to its memory; else copied
 
 What was handed over is the answer's: its tensors give the model a copy from then on.
@@ -16,6 +17,7 @@ who asks about an array has no reference to it.
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ import numpy as np
 from ...schema.references import LOCAL_REFERENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ...schema.tensor import Tensor as WireTensor
     from .request import ReceivedRequest
@@ -35,12 +37,33 @@ COPY_BYTES_MAX = 64 * 1024
 """Outputs up to this size are copied when they are made; larger ones only where they could change."""
 
 
+class Room(mmap.mmap):
+    """Memory that at most one array at a time has: who has that has all of it."""
+
+    number: int
+
+
 class _Executing(threading.local):
     requests: Sequence[ReceivedRequest] = ()
     """What `execute` works on, on this thread. Empty elsewhere, as on a model's own threads."""
+    room: Callable[[np.ndarray], np.ndarray] | None = None
+    """Makes an array like another in a room, from which answers go without another copy. None where there are none.
+    Raises OSError and MemoryError."""
 
 
 executing = _Executing()
+
+
+def copied(array: np.ndarray) -> np.ndarray:
+    """A copy, for an answer. Raises MemoryError."""
+    if executing.room is None:
+        return array.copy()
+    try:
+        there = executing.room(array)
+    except OSError:  # no descriptors
+        return array.copy()
+    np.copyto(there, array)
+    return there
 
 
 def may_be_kept(array: np.ndarray) -> bool:
@@ -80,7 +103,7 @@ def sole_holders(tensor: Tensor, inputs: Iterable[Tensor]) -> list[Tensor] | Non
 
 def owns_memory(array: np.ndarray) -> bool:
     """True when the memory is the array's, or belongs to a parent array that only this view refers to."""
-    base = array.base
-    if base is None:
+    base: object = array.base
+    if base is None or isinstance(base, Room):
         return True
     return isinstance(base, np.ndarray) and base.base is None and sys.getrefcount(base) <= LOCAL_REFERENCES + 1

@@ -12,7 +12,7 @@ from ...schema.tensor import encode_bytes, plain_array
 from . import arguments
 from .bfloat import capsule_of, told_to_be_integers
 from .error import TritonModelException
-from .memory import COPY_BYTES_MAX, is_alone, may_be_kept, sole_holders
+from .memory import COPY_BYTES_MAX, copied, is_alone, may_be_kept, sole_holders
 from .subclasses import mypyc_attr
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Tensor:
         else:
             self._taken = None
             if array is given and not may_be_kept(array):
-                self._array = array.copy()
+                self._array = copied(array)
 
     @classmethod
     def received(cls, wire: WireTensor) -> Tensor:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from ....schema.fault import Fault
 from ..instance import PythonInstance, UserModel
+from ..memory import executing
 from ..model_config import ModelConfig
 from .asking import ChildEngine
 from .frames import fault_fields
@@ -130,6 +131,7 @@ def _serve(setup: Setup, link: Link) -> None:
     link.listening = listening
     if setup.decoupled:
         listening.begin()
+    executing.room = link.array_like
     instance = _open(setup, engine) if setup.library is None else _open_library(setup, engine)
     ready: Callable[[], bool] | None = getattr(instance, "ready", None)
     served = Served(link, instance, streams, setup)

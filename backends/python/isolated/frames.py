@@ -116,8 +116,9 @@ def contents_of(tensors: Sequence[Tensor]) -> Contents:
 class Codec:
     """Both directions of one link. `write` and `read` may run on two threads at a time, each on one."""
 
-    def __init__(self, discard: Callable[[Segment], None] = Segment.discard) -> None:
-        """`discard` is given segments that are not needed any more."""
+    def __init__(self, discard: Callable[[Segment], None] = Segment.discard, *, writes: bool = True) -> None:
+        """`discard` is given segments that are not needed any more. Whether this side `writes` to what comes."""
+        self._writes = writes
         self.pool = SegmentPool(discard)
         self.mappings = Mappings()
         self.file = -1
@@ -146,18 +147,22 @@ class Codec:
             start = -(-(start + len(wire)) // ALIGNMENT) * ALIGNMENT
         return segment.number, *_new(segment), tuple(forms), [], []
 
-    def _lendable(self, wire: Buffer, form: Form) -> SharedBuffer | Place | None:
-        """Where it can stay: in a buffer of ours, or in one of the other side's."""
+    def _lendable(self, wire: Buffer, form: Form) -> SharedBuffer | Segment | Place | None:
+        """Where it can stay: in a buffer or in a segment of ours, or in a buffer of the other side's."""
         if form[3] < LENT_BYTES_MIN:
             return None
+        segment = self.pool.lendable(wire)
+        if segment is not None:
+            return segment
         buffer = self.lent.lendable(wire, _alignment(form[1]))
         return self.mappings.whereabouts(wire) if buffer is None else buffer
 
     def _place_scattered(
-        self, forms: list[Form], wires: list[Buffer], lent: Sequence[SharedBuffer | Place | None]
+        self, forms: list[Form], wires: list[Buffer], lent: Sequence[SharedBuffer | Segment | Place | None]
     ) -> Placed:
         """Copies those that cannot stay where they are."""
         buffers: dict[int, SharedBuffer] = {}
+        arrays: dict[int, Segment] = {}
         places: list[Place] = []
         copied: list[tuple[int, Buffer]] = []
         start = 0
@@ -165,6 +170,9 @@ class Codec:
             if isinstance(place, SharedBuffer) and (place.number in buffers or len(buffers) < SHOWN_MAX):
                 buffers[place.number] = place
                 places.append((place.number, start_in(place, wire)))
+            elif isinstance(place, Segment) and (place.number in arrays or len(arrays) < SHOWN_MAX):
+                arrays[place.number] = place
+                places.append((place.number, 0))
             elif isinstance(place, tuple):
                 places.append(place)
             else:
@@ -182,8 +190,11 @@ class Codec:
             for at, wire in copied:
                 segment.fill(at, wire)
             places = [place if place[0] else (segment.number, place[1]) for place in places]
-            also_new, also_files = _new(segment)
+        for one in (segment, *arrays.values()):
+            also_new, also_files = _new(one)
             new, files = [*new, *also_new], [*files, *also_files]
+        for number in arrays:
+            self.pool.lend(number)
         return SCATTERED, new, files, tuple(forms), places, wires
 
     def copied_bytes(self, contents: Contents) -> int:
@@ -197,6 +208,7 @@ class Codec:
         """`write` in two steps: what is let go of between them is told with the same message."""
         number, new, files, forms, wires, held = placed
         held.clear()
+        self.pool.placed()
         gone = []
         while self._gone:
             gone.append(self._gone.popleft())
@@ -266,9 +278,14 @@ class Codec:
             whole = wholes.get(number)
             if whole is None:
                 knows = self.mappings.knows(number)
-                whole = wholes[number] = self.mappings.lease(number) if knows else self.lent.whole(number)
+                whole = wholes[number] = self._leased(number) if knows else self.lent.whole(number)
             parts.append(_part(whole, start, form[3]))
         return parts
+
+    def _leased(self, number: int) -> memoryview:
+        """What came without a copy may be its owner's, too."""
+        whole = self.mappings.lease(number)
+        return whole if self._writes else whole.toreadonly()
 
     def _take_back(self, released: list[int]) -> None:
         for number in released:

@@ -34,7 +34,7 @@ class ProcessLink:
         self._model = model
         self._title = title
         self._process = process
-        self._codec = Codec(DISCARDER.discard)
+        self._codec = Codec(DISCARDER.discard, writes=False)
         self._buffer = bytearray(PACKET_BYTES_MAX)
         self._view = memoryview(self._buffer)
         self._sending = trio.Lock()

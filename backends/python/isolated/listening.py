@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    import numpy as np
+
     from ....schema.tensor import Tensor
     from .answering import ChildStream
     from .asking import ChildEngine
@@ -57,6 +59,10 @@ class Link:
         """The first half of `say`: then the tensors are not needed any more. The second is to follow at once."""
         with self.sending:
             return self._codec.place(contents_of(tensors))
+
+    def array_like(self, other: np.ndarray) -> np.ndarray:
+        """One that goes to the server without a copy. Raises OSError or MemoryError."""
+        return self._codec.pool.array_like(other)
 
     def say_placed(self, kind: str, fields: tuple[Any, ...], placed: Placed) -> None:
         """The second half: says also which segments were let go of meanwhile."""

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ..memory import Room
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,15 +55,20 @@ class Segment:
         try:
             os.ftruncate(self.fd, size)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            self.memory = mmap.mmap(self.fd, size)
+            self.memory = Room(self.fd, size)
+            self.memory.number = number
         except BaseException:
             os.close(self.fd)
             raise
 
-    def close(self) -> None:
+    def close_file(self) -> None:
         fd = self.take_fd()
         if fd >= 0:
             os.close(fd)
+
+    def close(self) -> None:
+        """There is no array made by `array_like`: those do not hold the memory."""
+        self.close_file()
         with suppress(BufferError):  # somebody fills it just now: the system takes it when that is over
             self.memory.close()
 
@@ -103,14 +110,22 @@ class SegmentPool:
         """The one that was used last is the last."""
         self._idle_bytes = 0
         self._busy: dict[int, Segment] = {}
+        self._arrays: dict[int, weakref.ref[np.ndarray]] = {}
+        """Those that have a busy segment here."""
+        self._ended: deque[int] = deque()
+        """Of them, those that are no more."""
+        self._lent: set[int] = set()
+        """Segments of arrays that the other side has."""
         self._last = 0
         self._largest = self._largest_before = 0
-        """That was taken in the last QUIET_S, and in those before."""
+        """What was taken together in the last QUIET_S, and in those before."""
+        self._together = 0
         self._counted_since = 0.0
 
     def take(self, size: int) -> Segment:
         """One of at least that size. Raises OSError or MemoryError where there is no room."""
         with self._lock:
+            self._let_go()
             most = 4 * max(size, SEGMENT_BYTES_MIN)
             idle = self._idle
             if idle and size <= idle[-1].size <= most:
@@ -128,9 +143,55 @@ class SegmentPool:
             if now - self._counted_since > QUIET_S:
                 self._counted_since = now
                 self._largest, self._largest_before = 0, self._largest
-            self._largest = max(self._largest, segment.size)
+            self._together += segment.size
+            self._largest = max(self._largest, self._together)
             self._busy[segment.number] = segment
             return segment
+
+    def placed(self) -> None:
+        """What was taken until now goes to the other side together."""
+        self._together = 0
+
+    def array_like(self, other: np.ndarray) -> np.ndarray:
+        """One in a segment of its own, uninitialized, which is busy while the array is there, and while it is lent.
+        Raises OSError or MemoryError where there is no room."""
+        segment = self.take(other.nbytes)
+        array = np.ndarray(other.shape, other.dtype, segment.memory)
+        with self._lock:
+            self._arrays[segment.number] = weakref.ref(array, partial(self._end, segment.number))
+        return array
+
+    def lendable(self, part: Buffer) -> Segment | None:
+        """The segment whose array these bytes are, if the other side does not have it."""
+        if type(part) is not memoryview:
+            return None
+        array: object = part.obj
+        room: object = array.base if isinstance(array, np.ndarray) else None
+        if not isinstance(room, Room) or len(part) != array.nbytes:  # type: ignore[attr-defined]  # it has one
+            return None
+        number = room.number
+        with self._lock:
+            return self._busy[number] if number in self._arrays and number not in self._lent else None
+
+    def lend(self, number: int) -> None:
+        """The other side has that array's until it gives it back."""
+        with self._lock:
+            self._lent.add(number)
+
+    def _end(self, number: int, _: object) -> None:
+        self._ended.append(number)  # maybe from within garbage collection, under the lock
+
+    def _let_go(self) -> None:
+        while self._ended:
+            number = self._ended.popleft()
+            self._arrays.pop(number, None)
+            if number not in self._lent and number in self._busy:
+                self._put_by(number)
+
+    def _put_by(self, number: int) -> None:
+        segment = self._busy.pop(number)
+        self._idle.append(segment)
+        self._idle_bytes += segment.size
 
     def give_back(self, numbers: list[int]) -> list[int]:
         """The other side has done with these. Returns those that are gone: it is to forget them.
@@ -138,10 +199,11 @@ class SegmentPool:
         Raises KeyError for one that it did not have.
         """
         with self._lock:
+            self._let_go()
             for number in numbers:
-                segment = self._busy.pop(number)
-                self._idle.append(segment)
-                self._idle_bytes += segment.size
+                self._lent.discard(number)
+                if number not in self._arrays:
+                    self._put_by(number)
             if self._idle_bytes <= IDLE_BYTES_MAX:
                 return []
             # What large batches go back and forth in is made once: new memory costs more than what is put there.
@@ -150,6 +212,7 @@ class SegmentPool:
     def tidy(self) -> list[int]:
         """Nothing was taken for QUIET_S: returns those that are gone."""
         with self._lock:
+            self._let_go()
             return self._drop(IDLE_BYTES_MAX)
 
     def _drop(self, bytes_max: int) -> list[int]:
@@ -165,12 +228,17 @@ class SegmentPool:
     def close(self) -> None:
         """The other side is gone, or will be."""
         with self._lock:
+            self._let_go()
             busy, idle = [*self._busy.values()], [*self._idle]
+            arrays = {*self._arrays}
             self._busy.clear()
             self._idle.clear()
             self._idle_bytes = self.byte_size = 0
         for segment in busy:
-            segment.close()
+            if segment.number in arrays:  # which keeps its memory
+                segment.close_file()
+            else:
+                segment.close()
         for segment in idle:
             self._discard(segment)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import trio
 from despina.backends.python import PythonBackend
-from despina.backends.python.memory import COPY_BYTES_MAX
+from despina.backends.python.isolated.segments import SegmentPool
+from despina.backends.python.memory import COPY_BYTES_MAX, executing
 from despina.schema.tensor import Tensor
 from despina.schema.wire.generated.inference import (
     DataType,
@@ -60,6 +61,13 @@ def addresses():
 def forget_addresses():
     yield
     addresses().clear()
+
+
+@pytest.fixture(autouse=True, params=["heap", "rooms"])
+def copies(request, monkeypatch):
+    """Where copies go: in a model's own process into what the server sees."""
+    if request.param == "rooms":
+        monkeypatch.setattr(executing, "room", SegmentPool().array_like)
 
 
 # One array, reused
