@@ -16,10 +16,11 @@ serve: .venv/serve.stamp  ## Serve examples/models on ports 8000 (HTTP), 8001 (g
 	$(BIN)/python examples/fetch_models.py
 	$(BIN)/despina serve --model-repository examples/models $(ARGS)
 
-# Files are shared out between so many processes: more than two disturb the tests that look at a whole server.
+# Files are shared out between so many processes, in their order: the longest are not left for last. More than two
+# processes disturb the tests that look at a whole server.
 WORKERS ?= 2
 test: .venv/test.stamp  ## Run every test, the style checks among them, in WORKERS processes (default 2); pytest's options in ARGS="..."
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is measured is the package as a wheel has it, compiled; `COMPILED=` measures the sources as they are.
 COMPILED ?= build/installed

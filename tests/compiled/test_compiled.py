@@ -19,6 +19,7 @@ PYTHON = (
     "python_memory",
     "python_streams",
     "isolated",
+    "isolated_arrays",
     "isolated_frames",
     "isolated_received",
 )

@@ -150,6 +150,7 @@ def test_those_of_a_batch_are_kept_for_the_next(sides):
     assert files == [20, 0, 0]
 
 
+@pytest.mark.interpreted
 def test_no_room(sides, monkeypatch):
     """Goal: where no segment can be had, whoever asks is told."""
     theirs, _ = sides
