@@ -44,6 +44,7 @@ MODULES = [
     "engine/model/cache/calls",
     "engine/model/ensemble/job",
     "engine/model/ensemble/step_request",
+    "engine/model/version",
     "engine/observe/latencies",
     "engine/observe/statistics",
     "engine/port/doors",

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ...schema.fault import Fault
+from ...schema.subclasses import mypyc_attr
 from . import arguments, nested
 from .arguments import INT64, UINT32, UINT64
 from .error import TritonModelException
 from .parameters import checked_parameters
 from .response import InferenceResponseSender, Later
-from .subclasses import mypyc_attr
 from .tensor import Tensor
 
 if TYPE_CHECKING:

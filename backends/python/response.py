@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from ...schema.fault import ModelFailure
+from ...schema.subclasses import mypyc_attr
 from .arguments import INT64, number, sequence
 from .error import TritonError, TritonModelException
 from .parameters import checked_parameters
-from .subclasses import mypyc_attr
 from .tensor import Tensor
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ...schema.datatype import BY_NAME, name_of_dtype
+from ...schema.subclasses import mypyc_attr
 from ...schema.tensor import Tensor as WireTensor
 from ...schema.tensor import encode_bytes, plain_array
 from . import arguments
 from .bfloat import capsule_of, told_to_be_integers
 from .error import TritonModelException
 from .memory import COPY_BYTES_MAX, copied, is_alone, may_be_kept, sole_holders
-from .subclasses import mypyc_attr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...schema.fault import Fault, ShuttingDown, Unavailable
+from ...schema.subclasses import mypyc_attr
 from ...schema.wire.generated.inference import ModelOptimizationPolicyModelPriority as Priority
 from ..execute.cost import execution_cost
 from ..execute.feed import Feed
@@ -71,8 +72,11 @@ def priority_of(config: ModelConfig) -> Priority:
     return config.optimization.priority if config.optimization is not None else Priority.PRIORITY_DEFAULT
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ModelVersion:
     """See the module's table. Made by the repository; used by doors through `submit`."""
+
+    __deletable__ = ("_backend_model",)
 
     def __init__(
         self,
@@ -144,7 +148,7 @@ class ModelVersion:
         self._direct = self._direct_alone = False
         """No joining, delaying or reordering, and every instance can move: what runs inline need not queue. The same
         where requests join those that are there, for one that comes alone."""
-        self._inline = inline
+        self._inline_runner = inline
         self._stop = trio.Event()
         self._closed = trio.Event()
 
@@ -316,7 +320,7 @@ class ModelVersion:
         job.received_ns = time.monotonic_ns()
         if request.trace is not None:
             ledger.trace(job)
-        is_direct = self._direct or (self._direct_alone and self._inline.is_alone)
+        is_direct = self._direct or (self._direct_alone and self._inline_runner.is_alone)
         if is_direct and not deadline and self.placement.execute_at_once(job):
             return job
         if self._limited or deadline:
@@ -348,7 +352,7 @@ class ModelVersion:
             or not self.accepting
             or self._limited
             or self._direct
-            or (self._direct_alone and self._inline.is_alone)
+            or (self._direct_alone and self._inline_runner.is_alone)
             or self._sequences is not None
         ):
             return submit_each(self.submit, requests, on_done, refused)

@@ -1,4 +1,4 @@
-"""`mypyc_attr`: what the compiler is told of classes that models may derive their own from."""
+"""`mypyc_attr`: what the compiler is told of classes that others may derive their own from, which are not compiled."""
 
 from __future__ import annotations
 
