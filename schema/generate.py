@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from .datatype import BY_NUMBER
 from .fault import Fault, InvalidArgument, MalformedRequest
 from .inference import InferenceRequest
+from .json_pairs import Pairs
 from .json_tensor import encode_json_data
-from .json_text import Pairs, as_string, members, read_json, read_pairs
+from .json_text import as_string, members, read_json, read_pairs
 from .kserve_http_reply import encode_data, quote, write_parameter
 from .tensor import Tensor
 from .text import encodable

@@ -18,6 +18,7 @@ import orjson
 import rapidjson
 
 from .fault import InvalidArgument, MalformedRequest
+from .json_pairs import FirstDecoder, Pairs, PairsDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,19 +76,6 @@ def read_pairs(text: Buffer, value: Any) -> Pairs | None:
         return None
     pairs = _read_dialect(plain, _loads_pairs)
     return pairs if type(pairs) is Pairs else None
-
-
-class Pairs(list[tuple[str, Any]]):
-    """An object's members as they come."""
-
-    def first(self) -> dict[str, Any]:
-        """Of each name the first."""
-        return dict(reversed(self))
-
-    def as_first(self) -> list[tuple[str, Any]]:
-        """The members as they come, each with the value that its name has first."""
-        first = self.first()
-        return [(name, first[name]) for name, _ in self]
 
 
 def depth_exceeded() -> InvalidArgument:
@@ -159,25 +147,12 @@ def _refuse(reason: str, offset: int) -> NoReturn:
     raise MalformedRequest(f"failed to parse the request JSON buffer: {reason} at {offset}")
 
 
-class _PairsDecoder(rapidjson.Decoder):
-    def start_object(self) -> list[tuple[str, Any]]:
-        return []
-
-    def end_object(self, pairs: list[tuple[str, Any]]) -> Any:
-        return Pairs(pairs)
-
-
-class _FirstDecoder(_PairsDecoder):
-    def end_object(self, pairs: list[tuple[str, Any]]) -> Any:
-        return Pairs(pairs).first()
-
-
 _loads_rounded = partial(rapidjson.loads, number_mode=rapidjson.NM_NAN | rapidjson.NM_NATIVE)
 """Finds every fault, but gets the last bit of some doubles wrong."""
 _loads_exact = partial(rapidjson.loads, number_mode=rapidjson.NM_NAN)
 """Knows neither numbers too large for a double nor integers too long for 64 bits."""
-_loads_first = _FirstDecoder(number_mode=rapidjson.NM_NAN)
-_loads_pairs = _PairsDecoder(number_mode=rapidjson.NM_NAN)
+_loads_first = FirstDecoder(number_mode=rapidjson.NM_NAN)
+_loads_pairs = PairsDecoder(number_mode=rapidjson.NM_NAN)
 """The same with the first of repeated members, and with all of them."""
 
 

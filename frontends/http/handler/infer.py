@@ -47,8 +47,8 @@ class InferHandler:
     def __init__(self, engine: Caller, settings: HttpSettings, nursery: trio.Nursery) -> None:
         self._engine = engine
         self._tracer = engine.tracer
-        self._limits = limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
-        self._decode = partial(decode_infer, limits=limits, regions=engine.shared_memory)
+        self._limits = DecodeLimits(json_byte_size_max=settings.json_bytes_max)
+        self._regions = engine.shared_memory
         self._nursery = nursery
         """Of the bodies that are inflated or read, and the replies that are compressed, in a thread."""
         self._decoders = trio.CapacityLimiter(1)
@@ -98,11 +98,11 @@ class InferHandler:
         length = self._header_length(request, size)
         version = match.version()
         if (size if length is None else length) > LARGE_BYTES_MIN:
-            read = partial(self._decode, body, length, match.model, version)
+            read = partial(decode_infer, body, length, match.model, version, self._limits, self._regions)
             self._nursery.start_soon(self._read_aside, request, match, read)
             return
         try:
-            inference, reply = self._decode(body, length, match.model, version)
+            inference, reply = decode_infer(body, length, match.model, version, self._limits, self._regions)
         except Fault as fault:
             log_refusal(logger, "", fault, match.model, request)
             reply_fault(request, fault, JSON)
@@ -179,7 +179,8 @@ class InferHandler:
                 reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
                 return
             labels, batch_size_max = model.labels, model.config.max_batch_size
-            self._reply(request, *encode_infer(response, reply, labels, batch_size_max, at_once=True))
+            head, buffers, has_binary = encode_infer(response, reply, labels, batch_size_max, at_once=True)
+            self._reply(request, head, buffers, has_binary)
         except LongText:
             self._nursery.start_soon(self._encode_aside, request, model, reply, job)
         except Exception as problem:
