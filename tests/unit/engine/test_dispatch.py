@@ -6,6 +6,7 @@ import contextvars
 import os
 import select
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -313,6 +314,64 @@ def test_nobody_has_a_deadline(bell):
         ringing.join()
 
     trio.run(main)
+
+
+def test_deadlines_that_count_no_more(bell):
+    """Goal: deadlines that were earlier, and are over, wake nobody, and the next one is kept. Method: a door is asked,
+    while it is served, how long trio would wait."""
+    left = []
+
+    async def main():
+        doors = module._dispatcher().doors
+
+        def serve():
+            bell.answer()
+            if bell.heard == 4:  # the last
+                left.append(doors._left())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, bell.fd, serve)
+            for seconds in (0.5, 0.2, 0.3):
+                with trio.move_on_after(seconds):
+                    bell.ring()
+                    await bell.has_heard(1)
+            ringing = threading.Timer(0.05, bell.ring)
+            ringing.start()
+            began = trio.current_time()
+            await trio.sleep(1)
+            left.append(trio.current_time() - began)
+            ringing.join()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert 0.5 < left[0] < 1
+    assert 1 <= left[1] < 10
+
+
+def test_another_clock(bell):
+    """Goal: a clock that is not trio's own is asked by trio alone, and doors are served."""
+
+    class Late(trio.abc.Clock):
+        offset = 0.0
+
+        def start_clock(self):
+            pass
+
+        def current_time(self):
+            return time.monotonic() / 2
+
+        def deadline_to_sleep_time(self, deadline):
+            return 2 * (deadline - self.current_time())
+
+    async def main():
+        assert module._dispatcher() is None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, bell.fd, bell.answer)
+            bell.ring()
+            await bell.has_heard()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=Late())
 
 
 @pytest.mark.parametrize("is_direct", [True, False])
