@@ -20,6 +20,7 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,9 +47,9 @@ class Room(mmap.mmap):
 class _Executing(threading.local):
     requests: Sequence[ReceivedRequest] = ()
     """What `execute` works on, on this thread. Empty elsewhere, as on a model's own threads."""
-    room: Callable[[np.ndarray], np.ndarray] | None = None
-    """Makes an array like another in a room, from which answers go without another copy. None where there are none.
-    Raises OSError and MemoryError."""
+    room: Callable[[np.ndarray], np.ndarray | None] | None = None
+    """Makes an array like another in a room, from which answers go without another copy; None where that has no room,
+    or nobody has rooms. Raises OSError and MemoryError."""
 
 
 executing = _Executing()
@@ -56,11 +57,11 @@ executing = _Executing()
 
 def copied(array: np.ndarray) -> np.ndarray:
     """A copy, for an answer. Raises MemoryError."""
-    if executing.room is None:
-        return array.copy()
-    try:
-        there = executing.room(array)
-    except OSError:  # no descriptors
+    there = None
+    if executing.room is not None:
+        with suppress(OSError):  # no descriptors
+            there = executing.room(array)
+    if there is None:
         return array.copy()
     np.copyto(there, array)
     return there

@@ -23,8 +23,8 @@ from ....schema.datatype import BY_NAME
 from ....schema.fault import Fault, Internal
 from ....schema.tensor import Buffer, Tensor
 from . import segments
-from .received import SHOWN_MAX, Lent, start_in
-from .segments import Mappings, Segment, SegmentPool
+from .received import Lent, start_in
+from .segments import SHOWN_MAX, Mappings, Segment, SegmentPool
 from .shared_buffers import SharedBuffer
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Codec:
             if isinstance(place, SharedBuffer) and (place.number in buffers or len(buffers) < SHOWN_MAX):
                 buffers[place.number] = place
                 places.append((place.number, start_in(place, wire)))
-            elif isinstance(place, Segment) and (place.number in arrays or len(arrays) < SHOWN_MAX):
+            elif isinstance(place, Segment):
                 arrays[place.number] = place
                 places.append((place.number, 0))
             elif isinstance(place, tuple):

@@ -60,8 +60,8 @@ class Link:
         with self.sending:
             return self._codec.place(contents_of(tensors))
 
-    def array_like(self, other: np.ndarray) -> np.ndarray:
-        """One that goes to the server without a copy. Raises OSError or MemoryError."""
+    def array_like(self, other: np.ndarray) -> np.ndarray | None:
+        """One that goes to the server without a copy, if that can be had. Raises OSError or MemoryError."""
         return self._codec.pool.array_like(other)
 
     def say_placed(self, kind: str, fields: tuple[Any, ...], placed: Placed) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import os
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections import deque
 
     from ....schema.tensor import Buffer
-
-SHOWN_MAX: Final = 60
-"""Files that go with one message."""
 
 
 class Lent:

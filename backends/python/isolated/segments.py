@@ -37,6 +37,11 @@ IDLE_BYTES_MAX: Final = 1 << 26
 """Of segments that wait to be filled again, or what two of the largest need; beyond that they are given back to the
 system, and after a while of quiet they are beyond this alone."""
 QUIET_S: Final = 10.0
+SHOWN_MAX: Final = 60
+"""Files of one kind that go with one message."""
+ARRAYS_MAX: Final = SHOWN_MAX
+"""In segments of their own, each of which takes two descriptors at first: models may keep what they have made, and a
+batch may have hundreds."""
 PIECE_BYTES: Final = 1 << 20
 """Given back in one step, which takes a fraction of a millisecond."""
 
@@ -152,9 +157,13 @@ class SegmentPool:
         """What was taken until now goes to the other side together."""
         self._together = 0
 
-    def array_like(self, other: np.ndarray) -> np.ndarray:
+    def array_like(self, other: np.ndarray) -> np.ndarray | None:
         """One in a segment of its own, uninitialized, which is busy while the array is there, and while it is lent.
-        Raises OSError or MemoryError where there is no room."""
+        None where there are ARRAYS_MAX. Raises OSError or MemoryError where there is no room."""
+        with self._lock:
+            self._let_go()
+            if len(self._arrays) >= ARRAYS_MAX:
+                return None
         segment = self.take(other.nbytes)
         array = np.ndarray(other.shape, other.dtype, segment.memory)
         with self._lock:
