@@ -69,6 +69,7 @@ def counts(engine, *names):
     ]
 
 
+@pytest.mark.interpreted
 async def test_a_step_follows_on_the_thread_of_the_one_before(bound, opened):
     """Goal: one wake-up for the whole ensemble; the caller hears on the trio thread; counts are exact."""
     where = []
@@ -106,6 +107,7 @@ async def test_requests_share_batches_within_steps(bound, opened):
         assert [one.size for one in bound.executed] == [4, 4, 4]
 
 
+@pytest.mark.interpreted
 async def test_what_needs_the_trio_thread_is_left_to_it(bound, opened):
     """Goal: deadlines are kept by trio's clock."""
     async with opened() as engine:
@@ -116,6 +118,7 @@ async def test_what_needs_the_trio_thread_is_left_to_it(bound, opened):
         assert asked.by == [threading.current_thread().name]
 
 
+@pytest.mark.interpreted
 async def test_a_step_that_is_refused_there(bound, opened):
     """Goal: the caller hears on the trio thread, once."""
     async with opened() as engine:
@@ -148,6 +151,7 @@ async def test_a_step_that_fails_there(bound, opened):
         assert [one[1] for one in counts(engine, "e", "n")] == [{"OTHER": 1}, {"BACKEND": 1}]
 
 
+@pytest.mark.interpreted
 async def test_a_bug_there_is_told_here(bound, opened, monkeypatch):
     """Goal: whatever breaks between two steps ends the request, and no thread."""
     async with opened() as engine:
@@ -193,6 +197,7 @@ async def test_the_trio_thread_sleeps_for_nobody(bound, opened):
         assert len(others.calls) == 1
 
 
+@pytest.mark.interpreted
 async def test_a_caller_that_leaves_meanwhile(bound, opened, monkeypatch):
     """Goal: the first step runs on, the second does not begin; both ends are counted."""
     gate = threading.Event()

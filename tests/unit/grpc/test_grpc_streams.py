@@ -206,6 +206,7 @@ async def test_a_slow_reader_stops_the_model(opened):
         assert counted == [script.sent] == [3000]
 
 
+@pytest.mark.interpreted
 async def test_requests_beyond_the_bound_wait(opened):
     """A stream runs so many requests at a time; the others wait unread and are served in the end."""
     async with opened(stream_requests_max=2) as (port, _, engine):
