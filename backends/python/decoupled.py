@@ -69,7 +69,7 @@ class DecoupledSender(InferenceResponseSender):
         job = self._job
         if self._closed or self.may_go or job.is_closed:
             return
-        if not job.is_cancelled():
+        if not job.has_left():
             _log.error(
                 "model instance '%s': the response sender of a request was dropped without the final flag",
                 self._instance_name,

@@ -101,6 +101,11 @@ class BackendStream(BackendJob, Protocol):
         """True once the final answer was sent."""
         ...
 
+    def has_left(self) -> bool:
+        """Whether the caller is known to have left: `is_cancelled` where nobody may be asked, as from within garbage
+        collection."""
+        ...
+
     def send(
         self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
     ) -> bool:

@@ -193,6 +193,10 @@ class StreamJob(Job):
     def is_cancelled(self) -> bool:
         return self._gone
 
+    def has_left(self) -> bool:
+        """See port/work.py."""
+        return self._gone
+
     @property
     def is_held_up(self) -> bool:
         return self._unconsumed >= self._credit > UNATTENDED and not self._gone

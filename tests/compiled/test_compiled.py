@@ -22,6 +22,7 @@ PYTHON = (
     "isolated_arrays",
     "isolated_frames",
     "isolated_received",
+    "isolated_saying",
 )
 SUITES = {
     "http": ["tests/unit/http", "tests/conformance/test_wire_http1.py"],

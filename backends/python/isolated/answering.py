@@ -154,6 +154,9 @@ class ChildStream(ChildJob):
             self._gone = super().is_cancelled()
         return self._gone
 
+    def has_left(self) -> bool:
+        return self._gone
+
     def send(
         self, outputs: list[Tensor] | None, parameters: dict[str, Parameter] | None = None, *, final: bool = False
     ) -> bool:

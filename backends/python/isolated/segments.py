@@ -110,7 +110,8 @@ class SegmentPool:
         self._discard = discard
         self.byte_size = 0
         """Of all there are."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Entered again where garbage collection ends what has said something."""
         self._idle: list[Segment] = []
         """The one that was used last is the last."""
         self._idle_bytes = 0

@@ -262,6 +262,7 @@ class Sequences(RuleBasedStateMachine):
         return story
 
     def look(self):
+        self.settle_silence()  # who came up only now may have been silent too long
         while (owner := self.batcher.wake()) is not None:
             assert self.working[owner] is None
             self.work(owner)
