@@ -22,7 +22,6 @@ PYTHON = (
     "isolated_arrays",
     "isolated_frames",
     "isolated_received",
-    "isolated_saying",
 )
 SUITES = {
     "http": ["tests/unit/http", "tests/conformance/test_wire_http1.py"],

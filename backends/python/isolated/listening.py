@@ -13,7 +13,6 @@ import queue
 import select
 import signal
 import threading
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .frames import ANCILLARY_BYTES, PACKET_BYTES_MAX, Codec, ancillary_of, contents_of, fault_of, files_of
@@ -41,44 +40,20 @@ class Link:
         self._codec = Codec()
         self.sending = threading.RLock()
         """Entered again where garbage collection ends a stream."""
-        self._unsaid: deque[tuple[str, tuple[Any, ...]]] = deque()
-        """Goes before all that is said later."""
         self._buffer = bytearray(PACKET_BYTES_MAX)
         self._view = memoryview(self._buffer)
         self._asked: dict[int, queue.SimpleQueue[Message]] = {}
         self._last = 0
 
     def say(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> None:
-        """See `Server`. Without tensors it waits for no other thread: garbage collection may say it, whatever its own
-        thread holds just then."""
-        if not tensors:
-            self._unsaid.append((kind, fields))
-            self._say_unsaid()
-            return
+        """See `Server`."""
         with self.sending:
-            self._flush()
             self._send(self._codec.write(kind, fields, contents_of(tensors)))
-        self._say_unsaid()
-
-    def _say_unsaid(self) -> None:
-        """Whoever sends just now does it otherwise, afterwards."""
-        while self._unsaid and self.sending.acquire(blocking=False):
-            try:
-                self._flush()
-            finally:
-                self.sending.release()
-
-    def _flush(self) -> None:
-        while self._unsaid:
-            kind, fields = self._unsaid.popleft()
-            self._send(self._codec.write(kind, fields))
 
     def say_file(self, kind: str, fields: tuple[Any, ...], file: int) -> None:
         """The same with a file, which stays open here."""
         with self.sending:
-            self._flush()
             self._send(self._codec.write_file(kind, fields, os.dup(file)))
-        self._say_unsaid()
 
     def place(self, tensors: Sequence[Tensor]) -> Placed:
         """The first half of `say`: then the tensors are not needed any more. The second is to follow at once."""
@@ -87,15 +62,13 @@ class Link:
 
     def array_like(self, other: np.ndarray) -> np.ndarray | None:
         """One that goes to the server without a copy, if that can be had. Raises OSError or MemoryError."""
-        with self.sending:  # before the pool's, as whoever says something
+        with self.sending:  # before the pool's lock, as whoever says something
             return self._codec.pool.array_like(other)
 
     def say_placed(self, kind: str, fields: tuple[Any, ...], placed: Placed) -> None:
         """The second half: says also which segments were let go of meanwhile."""
         with self.sending:
-            self._flush()
             self._send(self._codec.write_placed(kind, fields, placed))
-        self._say_unsaid()
 
     def _send(self, packet: Packet) -> None:
         if not packet.files:

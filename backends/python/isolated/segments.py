@@ -40,8 +40,8 @@ QUIET_S: Final = 10.0
 SHOWN_MAX: Final = 60
 """Files of one kind that go with one message."""
 ARRAYS_MAX: Final = SHOWN_MAX
-"""In segments of their own, each of which takes two descriptors at first: models may keep what they have made, and a
-batch may have hundreds."""
+"""Segments up to which arrays have some of their own: each takes descriptors, here two at first, and models may keep
+what they have made, a batch may have hundreds, and callers may be slow."""
 PIECE_BYTES: Final = 1 << 20
 """Given back in one step, which takes a fraction of a millisecond."""
 
@@ -132,12 +132,11 @@ class SegmentPool:
         """One of at least that size. Raises OSError or MemoryError where there is no room."""
         with self._lock:
             self._let_go()
-            most = 4 * max(size, SEGMENT_BYTES_MIN)
             idle = self._idle
-            if idle and size <= idle[-1].size <= most:
+            if idle and _fits(idle[-1], size):
                 segment = idle.pop()
                 self._idle_bytes -= segment.size
-            elif (found := min((one for one in idle if size <= one.size <= most), key=_size, default=None)) is not None:
+            elif (found := min((one for one in idle if _fits(one, size)), key=_size, default=None)) is not None:
                 segment = found
                 idle.remove(segment)
                 self._idle_bytes -= segment.size
@@ -160,10 +159,13 @@ class SegmentPool:
 
     def array_like(self, other: np.ndarray) -> np.ndarray | None:
         """One in a segment of its own, uninitialized, which is busy while the array is there, and while it is lent.
-        None where there are ARRAYS_MAX. Raises OSError or MemoryError where there is no room."""
+        None where there are ARRAYS_MAX segments already. Raises OSError or MemoryError where there is no room."""
         with self._lock:
             self._let_go()
-            if len(self._arrays) >= ARRAYS_MAX:
+            if len(self._busy) >= ARRAYS_MAX or (
+                len(self._busy) + len(self._idle) >= ARRAYS_MAX
+                and not any(_fits(one, other.nbytes) for one in self._idle)
+            ):
                 return None
         segment = self.take(other.nbytes)
         array = np.ndarray(other.shape, other.dtype, segment.memory)
@@ -181,7 +183,8 @@ class SegmentPool:
             return None
         number = room.number
         with self._lock:
-            return self._busy[number] if number in self._arrays and number not in self._lent else None
+            known = self._arrays.get(number)
+            return self._busy[number] if known is not None and known() is array and number not in self._lent else None
 
     def lend(self, number: int) -> None:
         """The other side has that array's until it gives it back."""
@@ -270,6 +273,10 @@ def address_of(array: np.ndarray) -> int:
 
 def _size(segment: Segment) -> int:
     return segment.size
+
+
+def _fits(segment: Segment, size: int) -> bool:
+    return size <= segment.size <= 4 * max(size, SEGMENT_BYTES_MIN)
 
 
 class Mappings:

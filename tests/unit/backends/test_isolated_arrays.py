@@ -120,7 +120,7 @@ def test_with_others_that_are_copied(sides):
 
 
 def test_many(sides):
-    """Goal: so many at most have descriptors; as many go with one message, and others may follow when they are gone."""
+    """Goal: so many segments at most are made for arrays, whoever has them: the model, slow callers, or nobody."""
     theirs, ours = sides
     before = len(os.listdir("/proc/self/fd"))
     arrays = [made(theirs, number) for number in range(ARRAYS_MAX)]
@@ -128,8 +128,24 @@ def test_many(sides):
     assert len(os.listdir("/proc/self/fd")) <= before + 2 * ARRAYS_MAX
     message = answered(theirs, ours, *arrays, np.full(SIZE, 99, np.uint8), files=ARRAYS_MAX + 1)
     assert [wire[0] for wire in message.wires] == [*range(ARRAYS_MAX), 99]
-    arrays.pop()
-    assert theirs.pool.array_like(arrays[0]) is not None
+    del arrays
+    like = np.empty(SIZE, np.uint8)
+    assert theirs.pool.array_like(like) is None  # callers have not read them
+    del message
+    tell(ours, theirs)
+    assert theirs.pool.array_like(np.empty(16 * SIZE, np.uint8)) is None  # none that is there fits
+    assert len([made(theirs, 1) for _ in range(10)]) == 10
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * ARRAYS_MAX + 2
+
+
+def test_an_array_over_the_same_memory(sides):
+    """Goal: only the array itself goes by its place: what a model makes of its memory may begin anywhere."""
+    theirs, ours = sides
+    array = made(theirs, 1)
+    array[SIZE // 2 :] = 2
+    other = np.ndarray((SIZE // 2,), np.uint8, array.base, SIZE // 2)
+    message = answered(theirs, ours, other)
+    assert set(bytes(message.wires[0])) == {2}
 
 
 def test_those_of_a_batch_are_kept_for_the_next(sides):
