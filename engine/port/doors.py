@@ -81,8 +81,8 @@ class Doors:
                 return
 
     def _left(self) -> float:
-        """How long trio would wait now, asked as seldom as can be: what it does to say so is a third of what Python
-        executes for a lone health check."""
+        """How long trio would wait now. What trio executes to say so was half of what compiled code left to Python of
+        a lone health check."""
         heap: list[Any] = self._deadlines._heap
         if not heap:
             return WAIT_S_MAX

@@ -178,8 +178,10 @@ class SegmentPool:
         if type(part) is not memoryview:
             return None
         array: object = part.obj
-        room: object = array.base if isinstance(array, np.ndarray) else None
-        if not isinstance(room, Room) or len(part) != array.nbytes:  # type: ignore[attr-defined]  # it has one
+        if not isinstance(array, np.ndarray) or len(part) != array.nbytes:
+            return None
+        room: object = array.base
+        if not isinstance(room, Room):
             return None
         number = room.number
         with self._lock:
