@@ -27,6 +27,8 @@ KNOWN_BYTES_MAX = 1 << 16
 """Of an answer that is remembered with all that frames it."""
 KNOWN_MAX = 8
 """Right answers to one question: the last bits of floats depend on the batch."""
+COMPARED_BYTES = 1 << 16
+"""At a time, so that copies stay in the cache."""
 LONGEST_SECONDS = 20.0
 """When a run ends whatever its callers have."""
 
@@ -168,7 +170,7 @@ class Answers:
 
     def check(self, head: bytes, body: memoryview) -> None:
         """Raises WrongAnswer unless the body is right."""
-        if self._right is not None and body == self._right:
+        if self._right is not None and same_bytes(body, self._right):
             return
         try:
             complaint = self._verify(head, body)
@@ -177,6 +179,15 @@ class Answers:
         if complaint is not None:
             raise WrongAnswer(f"{complaint}: {head[:200]!r} {bytes(body[:300])!r}")
         self._right = bytes(body)
+
+
+def same_bytes(body: memoryview, right: bytes) -> bool:
+    """Whether the bytes are these. Piece by piece, because Python compares a view with bytes one element after another:
+    5 ms for a MiB, in which the server would wait for its only caller."""
+    if len(body) != len(right):
+        return False
+    starts = range(0, len(right), COMPARED_BYTES)
+    return all(bytes(body[at : at + COMPARED_BYTES]) == right[at : at + COMPARED_BYTES] for at in starts)
 
 
 def connected(host: str, port: int) -> socket.socket:
