@@ -27,7 +27,7 @@ END_STREAM = ACK = 1
 END_HEADERS = 4
 PRIORITY, PADDED = 0x20, 0x8
 WINDOW_MAX = 2**31 - 1
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 16
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -112,6 +112,8 @@ class GrpcCaller:
         self._frame_bytes_max = 16384
         self._received = bytearray()  # the beginning of a frame
         self._body = bytearray()
+        self._filled = 0  # of the body
+        self._missing = 0  # of the DATA frame that goes on
         self._consumed = 0
         settings = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, WINDOW_MAX) + struct.pack(">HI", 5, 2**24 - 1)
         self._queue(PREFACE + frame(SETTINGS, 0, 0, settings))
@@ -122,7 +124,7 @@ class GrpcCaller:
         self._call = call = next(self._calls)
         if self._sent_at_once(call):
             return
-        self._body.clear()
+        self._filled = 0
         self._stream_window = self._initial_window
         self._unsent = memoryview(call.request)
         self._queue(frame(HEADERS, END_HEADERS, self._stream, self._head + call.own))
@@ -152,7 +154,7 @@ class GrpcCaller:
             self._waiting.append(memoryview(whole)[sent:])
         self._connection_window -= size
         self._stream_window = self._initial_window - size
-        self._body.clear()
+        self._filled = 0
         return True
 
     def wants_to_write(self) -> bool:
@@ -177,13 +179,16 @@ class GrpcCaller:
 
     def readable(self) -> bool:
         """Takes one read's worth of frames."""
+        if self._missing:
+            self._continue_data()
+            return False
         try:
             fresh = self.connection.recv(READ_BYTES)
         except BlockingIOError:
             return False
         if not fresh:
             raise WrongAnswer("the server closed the connection")
-        if not self._received and not self._body:
+        if not self._received and not self._filled:
             stream_id = self._stream.to_bytes(4, "big")
             for pieces in self._call.right:
                 if fresh == stream_id.join(pieces):
@@ -196,6 +201,10 @@ class GrpcCaller:
         while len(fresh) - at >= 9:
             end = at + 9 + int.from_bytes(fresh[at : at + 3], "big")
             if end > len(fresh):
+                if fresh[at + 3] == DATA and not fresh[at + 4]:
+                    self._missing = end - len(fresh)
+                    self._take_data(memoryview(fresh)[at + 9 :])
+                    at = len(fresh)
                 break
             stream = int.from_bytes(fresh[at + 5 : at + 9], "big")
             complete |= self._took(fresh[at + 3], fresh[at + 4], stream, memoryview(fresh)[at + 9 : end])
@@ -209,11 +218,7 @@ class GrpcCaller:
     def _took(self, kind: int, flags: int, stream: int, payload: memoryview) -> bool:
         """One frame; True when it ended the call."""
         if kind == DATA:
-            self._body += payload
-            self._consumed += len(payload)
-            if self._consumed > 2**28:
-                self._queue(frame(WINDOW_UPDATE, 0, 0, self._consumed.to_bytes(4, "big")))
-                self._consumed = 0
+            self._take_data(payload)
             if flags & END_STREAM:
                 raise WrongAnswer("an answer without trailers")
         elif kind == HEADERS:
@@ -238,6 +243,39 @@ class GrpcCaller:
             raise WrongAnswer(f"frame of type {kind}: {bytes(payload)!r}")
         return False
 
+    def _take_data(self, payload: memoryview) -> None:
+        """Part of the message, behind what is there of it."""
+        self._room(len(payload))
+        self._body[self._filled : self._filled + len(payload)] = payload
+        self._count(len(payload))
+
+    def _continue_data(self) -> None:
+        """Reads what is missing of a DATA frame to its place in the message."""
+        self._room(self._missing)
+        with memoryview(self._body) as whole, whole[self._filled : self._filled + self._missing] as place:
+            try:
+                count = self.connection.recv_into(place)
+            except BlockingIOError:
+                return
+        if not count:
+            raise WrongAnswer("the server closed the connection")
+        self._missing -= count
+        self._count(count)
+
+    def _room(self, count: int) -> None:
+        """Lets the message's buffer, which is kept for the next, have so many bytes more."""
+        if len(self._body) < self._filled + count:
+            self._body.extend(bytes(self._filled + count - len(self._body)))
+
+    def _count(self, count: int) -> None:
+        """Bytes of the message that were received."""
+        self._filled += count
+        self._consumed += count
+        if self._consumed > 2**28:
+            self._queue(frame(WINDOW_UPDATE, 0, 0, self._consumed.to_bytes(4, "big")))
+            self._consumed = 0
+            self.writable()
+
     def _know(self, answer: bytes) -> None:
         """An answer was good that came in one piece: its frames, and nothing else."""
         pieces, at, start = [], 0, 0
@@ -253,9 +291,9 @@ class GrpcCaller:
 
     def _finish(self) -> None:
         """Checks the answer of the call that ended."""
-        if len(self._body) < 5 or self._body[0] or int.from_bytes(self._body[1:5], "big") != len(self._body) - 5:
+        if self._filled < 5 or self._body[0] or int.from_bytes(self._body[1:5], "big") != self._filled - 5:
             raise WrongAnswer(f"not one gRPC message: {bytes(self._body[:20])!r}")
-        with memoryview(self._body) as whole, whole[5:] as message:
+        with memoryview(self._body) as whole, whole[5 : self._filled] as message:
             self._call.check(b"", message)
 
     def _configure(self, payload: memoryview) -> None:
