@@ -75,6 +75,7 @@ MODULES = [
     "backends/python/isolated/link",
     "backends/python/isolated/listening",
     "backends/python/isolated/received",
+    "backends/python/isolated/saying",
     "backends/python/isolated/segments",
     "backends/python/isolated/serving",
     "backends/python/request",

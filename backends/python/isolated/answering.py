@@ -132,7 +132,8 @@ class ChildLater:
             self._server.say("late", (self._number, None, parameters), outputs)
 
     def fail(self, fault: Fault) -> None:
-        self._server.say("late", (self._number, fault_fields(fault), None))
+        """Also from within garbage collection."""
+        self._server.say_soon("late", (self._number, fault_fields(fault), None))
 
 
 class ChildStream(ChildJob):
@@ -184,7 +185,7 @@ class ChildStream(ChildJob):
         """Never waits for room: also from within garbage collection."""
         if not self._closed:
             self._closed = True
-            self._by.server.say(
+            self._by.server.say_soon(
                 "send", (self.number, None if fault is None else fault_fields(fault), None, True, False)
             )
 

@@ -58,7 +58,8 @@ class ChildCall:
         self._server.say("call consumed", (self._number, count))
 
     def cancel(self) -> None:
-        self._server.say("call cancel", (self._number,))
+        """Also from within garbage collection."""
+        self._server.say_soon("call cancel", (self._number,))
 
 
 class ChildEngine:

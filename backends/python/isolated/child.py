@@ -52,16 +52,24 @@ UTILS_PATH: Final = str(Path(__file__).with_name("path"))
 
 
 class _ToServer(logging.Handler):
-    """Lines that the model and its libraries log are the server's."""
+    """Lines that the model and its libraries log are the server's. Also from within garbage collection, so that none
+    waits for another."""
 
     def __init__(self, link: Link) -> None:
         super().__init__()
         self._link = link
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the handler's lock."""
+        kept = self.filter(record)
+        if kept:
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return bool(kept)
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-            self._link.say("log", (record.name, record.levelno, text, record.pathname, record.lineno))
+            self._link.say_soon("log", (record.name, record.levelno, text, record.pathname, record.lineno))
         except Exception:
             self.handleError(record)
 

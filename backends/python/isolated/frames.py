@@ -114,17 +114,18 @@ def contents_of(tensors: Sequence[Tensor]) -> Contents:
 
 
 class Codec:
-    """Both directions of one link. `write` and `read` may run on two threads at a time, each on one."""
+    """Both directions of one link. `write` and `read` may run on two threads at a time, each on one; `read` waits for
+    nobody."""
 
     def __init__(self, discard: Callable[[Segment], None] = Segment.discard, *, writes: bool = True) -> None:
         """`discard` is given segments that are not needed any more. Whether this side `writes` to what comes."""
         self._writes = writes
-        self.pool = SegmentPool(discard)
         self.mappings = Mappings()
         self.file = -1
         """One that came with a message and is no segment, once."""
         self._gone: deque[int] = deque()
         """Segments of ours that the other side is to forget."""
+        self.pool = SegmentPool(discard, self._gone)
         self.lent = Lent(self._gone)
 
     def write(self, kind: str, fields: tuple[Any, ...] = (), contents: Contents = _NO_CONTENTS) -> Packet:
@@ -184,7 +185,7 @@ class Codec:
             new, files = self.lent.lend(buffers)
         except OSError:
             if segment is not None:
-                self._gone.extend(self.pool.give_back([segment.number]))
+                self.pool.returned([segment.number])
             raise
         if segment is not None:
             for at, wire in copied:
@@ -261,8 +262,9 @@ class Codec:
         return bool(self.lent) or self.pool.byte_size > least or self.mappings.byte_size > least
 
     def tidy(self) -> bool:
-        """It was quiet for a while: whether the other side should be told of segments that are gone, or free."""
-        self._gone.extend(self.pool.tidy())
+        """It was quiet for a while: whether the other side should be told of segments that are gone, or free. For who
+        writes."""
+        self.pool.tidy()
         return bool(self._gone) or self.mappings.has_released
 
     def close(self) -> None:
@@ -291,7 +293,7 @@ class Codec:
         for number in released:
             if number < 0:
                 self.lent.take_back(number)
-        self._gone.extend(self.pool.give_back([number for number in released if number > 0]))
+        self.pool.returned([number for number in released if number > 0])
 
     def _map(self, numbers: Sequence[int], files: Sequence[int]) -> None:
         for number, file in zip(numbers, files, strict=True):

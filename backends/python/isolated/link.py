@@ -163,7 +163,7 @@ class ProcessLink:
         while self._codec.holds_much:
             heard = self._heard
             await trio.sleep(QUIET_S)
-            if self._heard == heard and self._codec.tidy():
+            if self._heard == heard and not self._sending.locked() and self._codec.tidy():
                 with suppress(OSError):  # who watches the process notices when it is gone
                     await self.say("tidied")
 

@@ -7,6 +7,7 @@ the model waits for something else         a reader thread reads from then on: s
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -16,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .frames import ANCILLARY_BYTES, PACKET_BYTES_MAX, Codec, ancillary_of, contents_of, fault_of, files_of
+from .saying import Turns
 from .segments import QUIET_S
 
 if TYPE_CHECKING:
@@ -38,36 +40,42 @@ class Link:
         """Who hears answers; nobody before a model is opened."""
         self._socket = sock
         self._codec = Codec()
-        self.sending = threading.RLock()
-        """Entered again where garbage collection ends a stream."""
+        self._turns = Turns(self._say_now)
         self._buffer = bytearray(PACKET_BYTES_MAX)
         self._view = memoryview(self._buffer)
         self._asked: dict[int, queue.SimpleQueue[Message]] = {}
-        self._last = 0
+        self._numbers = itertools.count(1)
 
     def say(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> None:
         """See `Server`."""
-        with self.sending:
+        with self._turns:
             self._send(self._codec.write(kind, fields, contents_of(tensors)))
+
+    def say_soon(self, kind: str, fields: tuple[Any, ...] = ()) -> None:
+        """See `Server`."""
+        self._turns.soon(kind, fields)
+
+    def _say_now(self, kind: str, fields: tuple[Any, ...]) -> None:
+        self._send(self._codec.write(kind, fields))
 
     def say_file(self, kind: str, fields: tuple[Any, ...], file: int) -> None:
         """The same with a file, which stays open here."""
-        with self.sending:
+        with self._turns:
             self._send(self._codec.write_file(kind, fields, os.dup(file)))
 
     def place(self, tensors: Sequence[Tensor]) -> Placed:
         """The first half of `say`: then the tensors are not needed any more. The second is to follow at once."""
-        with self.sending:
+        with self._turns:
             return self._codec.place(contents_of(tensors))
 
     def array_like(self, other: np.ndarray) -> np.ndarray | None:
         """One that goes to the server without a copy, if that can be had. Raises OSError or MemoryError."""
-        with self.sending:  # before the pool's lock, as whoever says something
+        with self._turns:
             return self._codec.pool.array_like(other)
 
     def say_placed(self, kind: str, fields: tuple[Any, ...], placed: Placed) -> None:
         """The second half: says also which segments were let go of meanwhile."""
-        with self.sending:
+        with self._turns:
             self._send(self._codec.write_placed(kind, fields, placed))
 
     def _send(self, packet: Packet) -> None:
@@ -82,10 +90,8 @@ class Link:
     def ask(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> Any:
         """See `Server`."""
         answer: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        with self.sending:
-            self._last += 1
-            number = self._last
-            self._asked[number] = answer
+        number = next(self._numbers)
+        self._asked[number] = answer
         self.say("ask", (number, kind, *fields), tensors)
         assert self.listening is not None, "there is a model to ask"
         self.listening.until(answer)
@@ -101,12 +107,17 @@ class Link:
 
     def receive(self) -> Message | None:
         """The next message; None when the server is gone. On one thread at a time."""
-        if self._codec.holds_much and not select.select([self._socket], (), (), QUIET_S)[0] and self._codec.tidy():
-            self.say("tidied")
+        if self._codec.holds_much and not select.select([self._socket], (), (), QUIET_S)[0]:
+            self._tidy()
         count, ancillary, _, _ = self._socket.recvmsg_into([self._buffer], ANCILLARY_BYTES)
         if not count:
             return None
         return self._codec.read(self._view[:count], files_of(ancillary) if ancillary else ())
+
+    def _tidy(self) -> None:
+        with self._turns:
+            if self._codec.tidy():
+                self._say_now("tidied", ())
 
     def told(self, message: Message) -> None:
         """An answer, for whoever asked."""
@@ -127,6 +138,7 @@ class Listening:
         """Whether the model is ready, of one that can say so."""
         self._reads = threading.Lock()
         """Whoever has it reads."""
+        self._beginning = threading.Lock()
         self._has_reader = False
 
     def batch(self) -> Message | None:
@@ -156,7 +168,7 @@ class Listening:
 
     def begin(self) -> None:
         """From now on a thread reads, so that the main thread may wait for something else."""
-        with self._link.sending:
+        with self._beginning:
             if self._has_reader:
                 return
             self._has_reader = True

@@ -45,7 +45,7 @@ class ChildFamily:
 
     def release(self, metric: port.Metric) -> None:
         assert isinstance(metric, ChildMetric), "there are no others here"
-        self._server.say("release", (metric.number,))
+        self._server.say_soon("release", (metric.number,))
 
 
 class ChildMetrics:
@@ -59,4 +59,4 @@ class ChildMetrics:
 
     def release(self, family: port.MetricFamily) -> None:
         assert isinstance(family, ChildFamily), "there are no others here"
-        self._server.say("release", (family.number,))
+        self._server.say_soon("release", (family.number,))

@@ -2,7 +2,7 @@
 
     SegmentPool.take(size) ──fill──▶ (number, offset, size) in a message ──▶ Mappings.lease(number) ──▶ views
          ▲                                                                        │ the last view is gone
-         └──────────────── give_back(number) ◀── in the next message ◀── released()
+         └──────────────── returned(number) ◀── in the next message ◀── released()
 
 A segment is an anonymous file, passed along with the first message that speaks of it; its number is its name from then
 on. It is leased once at a time: whoever reads it has it until nothing refers to the lease any more.
@@ -103,15 +103,17 @@ class Segment:
 
 
 class SegmentPool:
-    """The segments that this process fills. For any thread."""
+    """The segments that this process fills. For any thread; who reads what the other side has returned waits for
+    nobody."""
 
-    def __init__(self, discard: Callable[[Segment], None] = Segment.discard) -> None:
-        """`discard` is given those that are not needed any more."""
+    def __init__(self, discard: Callable[[Segment], None] = Segment.discard, gone: deque[int] | None = None) -> None:
+        """`discard` is given those that are not needed any more, `gone` their numbers: the other side is to forget
+        them."""
         self._discard = discard
+        self._gone: deque[int] = deque() if gone is None else gone
         self.byte_size = 0
         """Of all there are."""
         self._lock = threading.RLock()
-        """Entered again where garbage collection ends what has said something."""
         self._idle: list[Segment] = []
         """The one that was used last is the last."""
         self._idle_bytes = 0
@@ -122,6 +124,8 @@ class SegmentPool:
         """Of them, those that are no more."""
         self._lent: set[int] = set()
         """Segments of arrays that the other side has."""
+        self._returned: deque[int] = deque()
+        """What the other side has done with, and is busy here still."""
         self._last = 0
         self._largest = self._largest_before = 0
         """What was taken together in the last QUIET_S, and in those before."""
@@ -131,7 +135,11 @@ class SegmentPool:
     def take(self, size: int) -> Segment:
         """One of at least that size. Raises OSError or MemoryError where there is no room."""
         with self._lock:
-            self._let_go()
+            now = time.monotonic()
+            if now - self._counted_since > QUIET_S:
+                self._counted_since = now
+                self._largest, self._largest_before = 0, self._largest
+            self._settle()
             idle = self._idle
             if idle and _fits(idle[-1], size):
                 segment = idle.pop()
@@ -144,10 +152,6 @@ class SegmentPool:
                 self._last += 1
                 segment = Segment(self._last, rounded(size))
                 self.byte_size += segment.size
-            now = time.monotonic()
-            if now - self._counted_since > QUIET_S:
-                self._counted_since = now
-                self._largest, self._largest_before = 0, self._largest
             self._together += segment.size
             self._largest = max(self._largest, self._together)
             self._busy[segment.number] = segment
@@ -156,12 +160,15 @@ class SegmentPool:
     def placed(self) -> None:
         """What was taken until now goes to the other side together."""
         self._together = 0
+        if self._returned or self._ended:
+            with self._lock:
+                self._settle()
 
     def array_like(self, other: np.ndarray) -> np.ndarray | None:
         """One in a segment of its own, uninitialized, which is busy while the array is there, and while it is lent.
         None where there are ARRAYS_MAX segments already. Raises OSError or MemoryError where there is no room."""
         with self._lock:
-            self._let_go()
+            self._settle()
             if len(self._busy) >= ARRAYS_MAX or (
                 len(self._busy) + len(self._idle) >= ARRAYS_MAX
                 and not any(_fits(one, other.nbytes) for one in self._idle)
@@ -196,54 +203,54 @@ class SegmentPool:
     def _end(self, number: int, _: object) -> None:
         self._ended.append(number)  # maybe from within garbage collection, under the lock
 
-    def _let_go(self) -> None:
+    def returned(self, numbers: list[int]) -> None:
+        """The other side has done with these: they are used again from the next message on. Waits for nobody. Raises
+        KeyError for one that it did not have."""
+        for number in numbers:
+            if number not in self._busy:
+                raise KeyError(number)
+            self._returned.append(number)
+
+    def _settle(self) -> None:
+        """What was returned, or let go of, may be filled again."""
+        while self._returned:
+            number = self._returned.popleft()
+            self._lent.discard(number)
+            if number not in self._arrays:
+                self._put_by(number)
         while self._ended:
             number = self._ended.popleft()
             self._arrays.pop(number, None)
-            if number not in self._lent and number in self._busy:
+            if number not in self._lent:
                 self._put_by(number)
+        if self._idle_bytes > IDLE_BYTES_MAX:
+            # What large batches go back and forth in is made once: new memory costs more than what is put there.
+            self._drop(max(IDLE_BYTES_MAX, 2 * max(self._largest, self._largest_before)))
 
     def _put_by(self, number: int) -> None:
-        segment = self._busy.pop(number)
-        self._idle.append(segment)
-        self._idle_bytes += segment.size
+        segment = self._busy.pop(number, None)
+        if segment is not None:  # it was not returned twice, and the pool is not closed
+            self._idle.append(segment)
+            self._idle_bytes += segment.size
 
-    def give_back(self, numbers: list[int]) -> list[int]:
-        """The other side has done with these. Returns those that are gone: it is to forget them.
-
-        Raises KeyError for one that it did not have.
-        """
+    def tidy(self) -> None:
+        """Nothing was taken for QUIET_S."""
         with self._lock:
-            self._let_go()
-            for number in numbers:
-                self._lent.discard(number)
-                if number not in self._arrays:
-                    self._put_by(number)
-            if self._idle_bytes <= IDLE_BYTES_MAX:
-                return []
-            # What large batches go back and forth in is made once: new memory costs more than what is put there.
-            return self._drop(max(IDLE_BYTES_MAX, 2 * max(self._largest, self._largest_before)))
+            self._settle()
+            self._drop(IDLE_BYTES_MAX)
 
-    def tidy(self) -> list[int]:
-        """Nothing was taken for QUIET_S: returns those that are gone."""
-        with self._lock:
-            self._let_go()
-            return self._drop(IDLE_BYTES_MAX)
-
-    def _drop(self, bytes_max: int) -> list[int]:
-        gone = []
+    def _drop(self, bytes_max: int) -> None:
         while self._idle_bytes > bytes_max:
             segment = self._idle.pop(0)
             self._idle_bytes -= segment.size
             self.byte_size -= segment.size
-            gone.append(segment.number)
+            self._gone.append(segment.number)
             self._discard(segment)
-        return gone
 
     def close(self) -> None:
         """The other side is gone, or will be."""
         with self._lock:
-            self._let_go()
+            self._settle()
             busy, idle = [*self._busy.values()], [*self._idle]
             arrays = {*self._arrays}
             self._busy.clear()

@@ -17,6 +17,10 @@ class Server(Protocol):
         """Returns once it is on its way. Raises OSError when the server is gone."""
         ...
 
+    def say_soon(self, kind: str, fields: tuple[Any, ...] = ()) -> None:
+        """Also from within garbage collection: never waits for others who say something, who say it then."""
+        ...
+
     def ask(self, kind: str, fields: tuple[Any, ...] = (), tensors: Sequence[Tensor] = ()) -> Any:
         """Waits for the answer."""
         ...

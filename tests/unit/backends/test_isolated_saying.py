@@ -1,0 +1,226 @@
+"""Messages of a model's process whose threads share one link, and whose garbage says something, too."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import threading
+from contextlib import closing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from despina.backends.python.isolated.answering import ChildStream, Source
+from despina.backends.python.isolated.child import _ToServer
+from despina.backends.python.isolated.frames import Codec, contents_of
+from despina.backends.python.isolated.listening import Link
+from despina.backends.python.isolated.saying import UNSAID_MAX, Turns
+from despina.schema.inference import InferenceRequest
+from despina.schema.tensor import Tensor
+
+
+class Said:
+    """What a link would send. While `is_full` there is no room."""
+
+    def __init__(self):
+        self.kinds = []
+        self.is_full = False
+        self.during = None
+
+    def __call__(self, kind, fields):
+        if self.is_full:
+            raise OSError("no descriptors")
+        self.kinds.append(kind)
+        if self.during is not None:
+            during, self.during = self.during, None
+            during()
+
+
+class Garbage:
+    """A cycle that says something when it is collected."""
+
+    def __init__(self, say):
+        self.itself = self
+        self._say = say
+
+    def __del__(self):
+        self._say()
+
+
+@pytest.fixture
+def said():
+    return Said()
+
+
+@pytest.fixture
+def turns(said):
+    return Turns(said)
+
+
+def in_thread(function):
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits"
+
+
+def test_at_once(turns, said):
+    turns.soon("a", ())
+    assert said.kinds == ["a"]
+
+
+def test_within_a_turn(turns, said):
+    """Goal: what this thread's garbage says in the middle of a message comes after it."""
+    with turns:
+        with turns:
+            turns.soon("a", ())
+        turns.soon("b", ())
+        assert said.kinds == []
+    assert said.kinds == ["a", "b"]
+
+
+def test_in_another_threads_turn(turns, said):
+    """Goal: nobody waits for who has the turn; it is said when that one has done."""
+    with turns:
+        in_thread(lambda: turns.soon("a", ()))
+        assert said.kinds == []
+    assert said.kinds == ["a"]
+
+
+def test_while_it_is_said(turns, said):
+    """Goal: what comes while something that came earlier is being said is said next."""
+    said.during = lambda: turns.soon("b", ())
+    turns.soon("a", ())
+    assert said.kinds == ["a", "b"]
+
+
+def test_its_order_is_kept(turns, said):
+    """Goal: what a thread says after that comes after it. Method: no room for the first at first."""
+    said.is_full = True
+    turns.soon("a", ())
+    turns.soon("b", ())
+    said.is_full = False
+    with turns:
+        assert said.kinds == ["a", "b"]
+
+
+def test_no_plain_value(turns, said):
+    """Goal: who says it is told, and others say theirs."""
+    with pytest.raises(ValueError, match="unmarshallable"):
+        turns.soon("a", (object(),))
+    turns.soon("b", ())
+    assert said.kinds == ["b"]
+
+
+def test_too_much(turns, said, monkeypatch):
+    """Goal: who says very much while nothing can be said is held back for a moment, and goes on."""
+    monkeypatch.setattr("despina.backends.python.isolated.saying.HELD_BACK_S", 0.001)
+    with turns:
+        in_thread(lambda: [turns.soon(str(number), ()) for number in range(UNSAID_MAX + 5)])
+    assert said.kinds == [*map(str, range(UNSAID_MAX + 5))]
+
+
+def test_many_threads(turns, said):
+    """Goal: nothing stays unsaid, whoever's turn ends when."""
+
+    def speak(name):
+        for number in range(300):
+            if number % 3:
+                turns.soon(f"{name} {number}", ())
+            else:
+                with turns:
+                    said(f"{name} {number}", ())
+
+    threads = [threading.Thread(target=speak, args=(name,), daemon=True) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    for name in "abcd":
+        assert [kind for kind in said.kinds if kind[0] == name] == [f"{name} {number}" for number in range(300)]
+
+
+# --- A process's end of the link
+
+
+@pytest.fixture
+def link():
+    """The model's end; `heard` reads what the server would."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(ours), closing(theirs):
+        link, codec = Link(theirs), Codec(writes=False)
+        ours.settimeout(10)
+
+        def heard():
+            data, _, _, _ = ours.recvmsg(1 << 16)
+            return codec.read(data, ())
+
+        yield SimpleNamespace(link=link, heard=heard)
+        codec.close()
+
+
+def stream(link, number):
+    return ChildStream(number, InferenceRequest("m", {}), 1, 0, Source(link, False, False))
+
+
+@pytest.mark.parametrize(
+    ("say", "kind"),
+    [
+        pytest.param(lambda link: stream(link, 7).close(), "send", id="a stream without its end"),
+        pytest.param(lambda link: link.say_soon("release", (7,)), "release", id="a metric"),
+    ],
+)
+def test_garbage_of_whoever_reads(link, say, kind):
+    """Goal: a reader whose garbage says something waits for nobody who says something just now."""
+    Garbage(lambda: say(link.link))
+    with link.link._turns:
+        in_thread(gc.collect)
+        link.link.say("first")
+    assert [link.heard().kind for _ in range(2)] == ["first", kind]
+
+
+def test_a_line_of_a_log_from_garbage(link):
+    """Goal: it waits neither for who says something nor for who logs something."""
+    handler = _ToServer(link.link)
+    record = logging.LogRecord("model", logging.ERROR, "model.py", 1, "dropped", (), None)
+    Garbage(lambda: handler.handle(record))
+    handler.acquire()
+    try:
+        with link.link._turns:
+            in_thread(gc.collect)
+    finally:
+        handler.release()
+    assert link.heard().fields[2] == "dropped"
+
+
+def test_what_is_returned_while_something_is_placed():
+    """Goal: who reads waits for nobody who takes memory. Method: the pool's lock is held, as it is then."""
+    theirs, ours = Codec(), Codec(writes=False)
+    packet = theirs.write("executed", (), contents_of([Tensor.of("t", np.zeros(100_000, np.uint8))]))
+    message = ours.read(packet.data, packet.files)
+    del message
+    told = ours.write("execute")
+    with theirs.pool._lock:
+        in_thread(lambda: theirs.read(told.data, told.files))
+    again = theirs.write("executed", (), contents_of([Tensor.of("t", np.zeros(100_000, np.uint8))]))
+    assert not again.files
+    theirs.close()
+    ours.close()
+
+
+def test_what_is_returned_twice():
+    """Goal: an end that says so breaks nothing: it is told, or it counts once."""
+    theirs, ours = Codec(), Codec(writes=False)
+    for _ in range(3):
+        packet = theirs.write("executed", (), contents_of([Tensor.of("t", np.zeros(100_000, np.uint8))]))
+        del packet
+    theirs.pool.returned([1])
+    theirs.pool.returned([1])
+    taken = [theirs.pool.take(100_000).number for _ in range(2)]
+    assert sorted(taken) == [1, 4]
+    with pytest.raises(KeyError):
+        theirs.pool.returned([5])
+    theirs.close()
+    ours.close()
