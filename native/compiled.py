@@ -37,6 +37,7 @@ MODULES = [
     "schema/wire/codec",
     "schema/wire/varint",
     "engine/execute/ahead",
+    "engine/execute/company",
     "engine/execute/cost",
     "engine/execute/feed",
     "engine/execute/inline",

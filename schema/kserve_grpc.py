@@ -8,7 +8,6 @@ Most requests are read without a message: see kserve_grpc_plain.py.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from .fault import InvalidArgument
@@ -17,7 +16,7 @@ from .kserve_grpc_contents import typed_contents
 from .kserve_grpc_parameters import apply_parameters, said_in, write_parameters, wrong_type
 from .memo import Written
 from .shared_memory import SharedMemoryRange, SharedUse
-from .tensor import Tensor
+from .tensor import Tensor, size_of
 from .text import encodable
 from .wire import codec
 from .wire.generated.inference import (
@@ -156,11 +155,15 @@ def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
     if known is None:
         template.protobuf = known = _cut(response)
     head, fixed, size = known
-    contents = chain.from_iterable(zip(fixed, response.wires, strict=True))
+    parts: list[Buffer] = [head]
     if response.id:
         said = _write_id(response.id)
-        return [head, said, *contents], size + len(said)
-    return [head, *contents], size
+        parts.append(said)
+        size += len(said)
+    for index, wire in enumerate(response.wires):
+        parts.append(fixed[index])
+        parts.append(wire)
+    return parts, size
 
 
 def _cut(response: InferenceResponse) -> tuple[bytes, list[bytes], int]:
@@ -172,7 +175,7 @@ def _cut(response: InferenceResponse) -> tuple[bytes, list[bytes], int]:
     heads = [bytes(part) for part in parts[len(parts) - count :: 2]]
     if heads:
         heads[0] = b"".join((*described, heads[0]))
-    return bytes(parts[0]), heads, sum(map(len, parts))
+    return bytes(parts[0]), heads, size_of(parts)
 
 
 def _write_id(id: str) -> bytes:
@@ -198,7 +201,7 @@ def _write_parts(response: InferenceResponse) -> tuple[list[Buffer], int]:
         raw.append(b"\x32" + (ONE_BYTE[size] if size < 128 else varint(size)))
         raw.append(memory)
     parts += raw
-    return parts, sum(map(len, parts))
+    return parts, size_of(parts)
 
 
 def _say_parameters(parameters: dict[str, Parameter]) -> bytes:

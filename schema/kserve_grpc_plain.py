@@ -12,7 +12,7 @@ decide otherwise: whatever is not plain is left to it.
 from __future__ import annotations
 
 from struct import Struct, error
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from .fault import InvalidArgument
 from .inference import LATEST, InferenceRequest, Template
@@ -47,11 +47,12 @@ _DOUBLE: Final = Struct("<d").unpack_from
 class Form:
     """What a stretch of inputs and outputs describes, and what requests of that form and size have in common."""
 
-    __slots__ = ("_sizes", "_template", "columns", "outputs")
+    __slots__ = ("_sizes", "_template", "has_texts", "inputs", "outputs")
 
-    def __init__(self, columns: Sequence[tuple[Any, ...]], outputs: Sequence[str]) -> None:
-        self.columns = columns
-        """The names, the datatypes and the shapes of the inputs."""
+    def __init__(self, inputs: list[tuple[str, str, tuple[int, ...]]], outputs: Sequence[str]) -> None:
+        self.inputs = inputs
+        """Name, datatype and shape of each."""
+        self.has_texts = "BYTES" in [datatype for _, datatype, _ in inputs]
         self.outputs = outputs
         self._sizes: list[int] = []
         """Bytes of each input of those that `_template` is for."""
@@ -65,8 +66,7 @@ class Form:
         return self._template
 
 
-_NO_INPUTS: Final[Sequence[tuple[Any, ...]]] = ((), (), ())
-_UNKNOWN: Final = Form(_NO_INPUTS, ())
+_UNKNOWN: Final = Form([], ())
 _forms: Final[Memo[bytes | tuple[bytes, ...], Form | None]] = Memo(
     count_max=512, bytes_max=128 * 1024, text_bytes_max=512
 )
@@ -155,16 +155,16 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             if stop > end:
                 return None
             if tag == 0x0A:
-                name = str(data[start:stop], "utf-8")
+                name = bytes(data[start:stop]).decode()
             elif tag == 0x1A:
-                id = str(data[start:stop], "utf-8")
+                id = bytes(data[start:stop]).decode()
             elif tag == 0x22:
                 if parameters is None:
                     parameters = {}
                 key, said = _parameter(data, start, stop)
                 parameters[key] = said
             elif tag == 0x12:
-                version = str(data[start:stop], "utf-8")
+                version = bytes(data[start:stop]).decode()
             else:
                 return None
             at = stop
@@ -177,16 +177,20 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             form, contents = _with_elements(data, form_at, form_stop, source)
         if version and not (len(version) <= _VERSION_DIGITS_MAX and version.isascii() and version.isdigit()):
             return None
-        names, datatypes, shapes = form.columns
-        if len(names) != len(contents):
+        if len(form.inputs) != len(contents):
             return None
-        inputs = dict(zip(names, map(Tensor, names, datatypes, shapes, contents), strict=True))
+        inputs: dict[str, Tensor] = {}
+        sizes: list[int] = []
+        for index, (tensor, datatype, shape) in enumerate(form.inputs):
+            wire = contents[index]
+            inputs[tensor] = Tensor(tensor, datatype, shape, wire)
+            sizes.append(len(wire))
         request = InferenceRequest(
             name, inputs, model_version=int(version) if version else LATEST, id=id, outputs=form.outputs
         )
-        if len(data) >= MANY_BYTES_MIN and "BYTES" in datatypes:
-            request.inputs = {tensor: counted(value) for tensor, value in inputs.items()}
-        request.template = form.template_for(list(map(len, contents)))
+        if len(data) >= MANY_BYTES_MIN and form.has_texts:
+            request.inputs = {one: counted(value) for one, value in inputs.items()}
+        request.template = form.template_for(sizes)
         if parameters is not None:
             apply_parameters(parameters.items(), request)
     except (LookupError, ValueError, error):
@@ -225,7 +229,9 @@ def _with_elements(data: Buffer, at: int, stop: int, source: Buffer) -> tuple[Fo
     if not typed:
         raise _NotPlain
     form = _known_form(tuple(parts))
-    return form, list(map(memory_in, typed, form.columns[1]))
+    if len(typed) > len(form.inputs):
+        raise _NotPlain
+    return form, [memory_in(contents, form.inputs[index][1]) for index, contents in enumerate(typed)]
 
 
 def _known_form(key: bytes | tuple[bytes, ...]) -> Form:
@@ -253,7 +259,7 @@ def _described(key: bytes | tuple[bytes, ...]) -> Form | None:
         and len({name for name, _, _ in inputs}) == len(inputs)
         and len(set(outputs)) == len(outputs)
     )
-    form = Form(tuple(zip(*inputs, strict=True)) or _NO_INPUTS, outputs) if is_plain else None
+    form = Form(inputs, outputs) if is_plain else None
     _forms.keep(key, form, len(stretch))
     return form
 
@@ -273,14 +279,14 @@ def _parameter(data: Buffer, at: int, stop: int) -> tuple[str, Said]:
         or key_size > 127
     ):
         raise _NotPlain
-    key = str(data[at + 2 : key_stop], "utf-8")
+    key = bytes(data[at + 2 : key_stop]).decode()
     if key.startswith("triton_"):
         raise _NotPlain
     tag = data[value_at]
     if tag == 0x1A:
         if data[value_at + 1] != value_size - 2:
             raise _NotPlain
-        return key, (STRING, str(data[value_at + 2 : stop], "utf-8"))
+        return key, (STRING, bytes(data[value_at + 2 : stop]).decode())
     if tag == 0x21:
         if value_size != 9:
             raise _NotPlain

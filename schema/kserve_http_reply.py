@@ -148,8 +148,8 @@ class _Form:
             rests = iter(pieces)
             next(rests)
             buffers = []
-            for wire, output in zip(wires, self._outputs, strict=True):
-                code = output[4]
+            for index, wire in enumerate(wires):
+                code = self._outputs[index][4]
                 if code:
                     # As the numbers are in Python; exponents and `null` are what the encoder writes otherwise.
                     text = orjson.dumps(memoryview(wire).cast(code).tolist())  # type: ignore[call-overload]
@@ -167,7 +167,8 @@ class _Form:
         if (response.model_name, response.model_version) != self._names or len(outputs) != len(self._outputs):
             return None
         wires: list[Buffer] = []
-        for tensor, (name, datatype, shape, size, _) in zip(outputs, self._outputs, strict=True):
+        for index, (name, datatype, shape, size, _) in enumerate(self._outputs):
+            tensor = outputs[index]
             if tensor.shape != shape or tensor.name != name or tensor.datatype != datatype:
                 return None
             memory = tensor.wire
@@ -303,6 +304,8 @@ def _escape(text: bytes) -> bytes:
 
 def quote(text: str) -> bytes:
     """A JSON string."""
+    if text.isprintable() and '"' not in text and "\\" not in text:  # as ids mostly are
+        return b'"%b"' % text.encode()
     data = encodable(text).encode()
     return b'"%b"' % (_escape(data) if _TO_ESCAPE.search(data) is not None else data)
 

@@ -264,7 +264,8 @@ class PythonInstance:
         else:
             responses = [None] * len(requests)
         output_names = self._output_names
-        for request, response in zip(requests, responses, strict=True):
+        for index, request in enumerate(requests):
+            response = responses[index]
             job = request.job
             if job.response is not None or job.fault is not None:
                 continue  # answered through its sender, and the first answer stands

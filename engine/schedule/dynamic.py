@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ...schema.fault import QueueFull
@@ -24,7 +23,7 @@ from .levels import Levels
 from .order import ARRIVAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..port.work import Instance
     from ..request.job import Job
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from .order import QueueOrder
     from .standing import StandingQueue
 
-_ROWS = attrgetter("batch_size")
-_KEY = attrgetter("key")
 
 TOMBSTONES_MIN = 64
 """Fewer are not worth a sweep."""
@@ -257,12 +254,10 @@ class DynamicBatcher:
             return None
         count = len(waiting)
         rows_max = self.rule.rows_max
-        if (
-            count <= rows_max
-            and self.greedy
-            and (rows := sum(map(_ROWS, waiting))) <= rows_max
-            and len(set(map(_KEY, waiting))) == 1
-        ):
+        rows = rows_max + 1
+        if count <= rows_max and self.greedy:
+            rows = _rows_of_one_key(waiting, rows)
+        if rows <= rows_max:
             jobs = list(waiting)  # all of them fit, as they mostly do
             waiting.clear()
             reason = "full" if rows == rows_max else "eager"
@@ -319,3 +314,16 @@ class DynamicBatcher:
         levels.tombstones += 1
         if levels.tombstones > TOMBSTONES_MIN and levels.tombstones > self.live:
             levels.sweep()
+
+
+def _rows_of_one_key(waiting: Iterable[Job], otherwise: int) -> int:
+    """Of all these together; `otherwise`, if they may not be together."""
+    rows = 0
+    first: Job | None = None
+    for job in waiting:
+        rows += job.batch_size
+        if first is None:
+            first = job
+        elif job.key != first.key:
+            return otherwise
+    return rows

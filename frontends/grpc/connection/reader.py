@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ....schema.tensor import size_of
 from ..request.incoming import PREFIX_BYTES, WHOLE_BYTES_MAX
 from ..wire.constants import (
     ACK,
@@ -387,7 +388,7 @@ class FrameReader:
         if not piece and not flags & END_HEADERS:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "empty CONTINUATION")
         block.append(piece)
-        if len(block) > _PIECES_MAX or sum(map(len, block)) > self._connection.settings.header_list_bytes_max:
+        if len(block) > _PIECES_MAX or size_of(block) > self._connection.settings.header_list_bytes_max:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
         if flags & END_HEADERS:
             self._block = None

@@ -12,7 +12,6 @@ them are new each time.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from grpclib.metadata import decode_metadata, decode_timeout
@@ -33,7 +32,6 @@ _UNKNOWN, _UNIMPLEMENTED, _UNAVAILABLE = 2, 12, 14
 _CONNECTION_HEADERS: Final = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _OWN, _PSEUDO, _SERVING, _TIMEOUT = range(4)
 """Kinds of fields: the caller's own, HTTP/2's, those that say how a call is served, and its timeout."""
-_KIND: Final = attrgetter("kind")
 _LATE: Final = Field(":late", "", _PSEUDO, 0)
 """Stands before a pseudo-header that comes too late: there is none of its name."""
 
@@ -230,6 +228,7 @@ class HeadReader:
         fields = blocks.decode(block, at, first.size)
         if blocks.changes != changes:
             known.clear()
-        if any(map(_KIND, fields)):
-            return self._meanings.head([*first.fields, *fields], blocks.size)
+        for field in fields:
+            if field.kind != _OWN:
+                return self._meanings.head([*first.fields, *fields], blocks.size)
         return Head([*first.fields, *fields], first.meaning, first.timeout, blocks.size)

@@ -7,8 +7,6 @@ library, field by field.
 
 from __future__ import annotations
 
-import re
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hpack import HPACKError
@@ -25,9 +23,6 @@ _FIELD_BYTES: Final = 32
 _TABLE_BYTES_MAX: Final = 4096
 """We announce no other size."""
 _TO_INDEX: Final = bytes(byte & 0x7F for byte in range(256))
-_SIZE: Final = itemgetter(3)
-_find_references: Final = re.compile(rb"[\x81-\xfe]*").match
-"""Fields that the table has, one byte each."""
 _MORE_BYTES_MAX: Final = 5
 """Of an integer that does not fit its prefix."""
 
@@ -92,7 +87,9 @@ class HeaderBlocks:
         except (HPACKError, IndexError, ValueError) as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "header block cannot be decoded") from error
         # What is in the list is in the table or in the block, so that even a large one is small until it is read.
-        self.size = size + sum(map(_SIZE, fields))
+        for field in fields:
+            size += field.size
+        self.size = size
         if self.size > self._list_bytes_max:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "header list too large")
         return fields
@@ -178,7 +175,10 @@ class HeaderBlocks:
 
 def references_end(block: bytes, at: int = 0) -> int:
     """The index behind the fields from `at` on that the table has, one byte each."""
-    return _find_references(block, at).end()  # type: ignore[union-attr]  # matches everything
+    end = len(block)
+    while at < end and 0x80 < block[at] < 0xFF:
+        at += 1
+    return at
 
 
 def _more(block: bytes, at: int, value: int) -> tuple[int, int]:

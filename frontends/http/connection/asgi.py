@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from ....schema.kserve_http_reply import encode_error
+from ....schema.tensor import size_of
 from ..request.breakdown import NoRoomForBody, answer_to, note
 from ..request.request import JSON, TEXT, Buffer, Field, HttpRequest
 from .head import path_of
@@ -207,7 +208,7 @@ class _AsgiRequest(HttpRequest):
 
     @property
     def unsent_bytes(self) -> int:
-        return sum(map(len, self._parts))
+        return size_of(self._parts)
 
     async def stream_through(self, send: Callable[[Message], Awaitable[None]], *, closes: bool) -> None:
         """Sends a reply that comes bit by bit, as fast as the client reads; other replies it leaves alone."""
@@ -264,7 +265,7 @@ class _AsgiRequest(HttpRequest):
         if self._answer is None:
             return
         status, content_type, buffers, fields = self._answer
-        size = sum(map(len, buffers))
+        size = size_of(buffers)
         headers = [(b"content-type", content_type), (b"content-length", b"%d" % size)]
         headers += [(name.lower(), value) for name, value in fields]
         if closes:

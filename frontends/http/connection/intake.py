@@ -52,13 +52,14 @@ class Intake:
         """Consumes the next head, up to where the body begins; None while it is not whole. Raises Refusal."""
         data = self.data
         at = self.at
-        while data.startswith(b"\r\n", at):  # HTTP asks servers to skip empty lines before a request
-            at += 2
+        there = len(data)
+        while at < there and data[at] == _CARRIAGE_RETURN and data.startswith(b"\r\n", at):
+            at += 2  # HTTP asks servers to skip empty lines before a request
         end = data.find(b"\r\n\r\n", self._scanned or at) + 4
         if end < 4:
             self.at = at
             self._check_unfinished()
-            self._scanned = max(at, len(data) - 3)
+            self._scanned = max(at, there - 3)
             return None
         self.text = text = data[at:end]
         self.at = end

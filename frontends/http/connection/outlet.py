@@ -6,6 +6,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from ....schema.tensor import size_of
 from ...carrier import CARRIED_FROM, MOVE_BYTES
 from ...parts import forget
 
@@ -40,7 +41,7 @@ class Outlet:
         if self.pending:
             self.pending.extend(buffers)
             return
-        size = sum(map(len, buffers))
+        size = size_of(buffers)
         if size > JOIN_BYTES_MAX and len(buffers) > 1:
             self._send_parts(buffers, size)
             return
@@ -96,7 +97,7 @@ class Outlet:
                 break
             total += sent
             self.forget(sent)
-            if sent < sum(map(len, parts)):
+            if sent < size_of(parts):
                 break
         return total
 

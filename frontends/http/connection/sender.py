@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ....engine.port.concerns import peer_name
 from ....schema.kserve_http_reply import encode_error
+from ....schema.tensor import size_of
 from ...tls import TlsSocket
 from ..request.breakdown import note
 from ..request.request import JSON, Buffer, Field
@@ -101,7 +102,7 @@ class Sender:
         listener = self._listener
         form = head.form
         mark = None if listener.parting else form.keep_mark
-        start = head_of_reply(status, content_type, sum(map(len, buffers)), fields, mark)
+        start = head_of_reply(status, content_type, size_of(buffers), fields, mark)
         self._request = None
         self.since = listener.now
         self.state = HEAD
@@ -158,7 +159,7 @@ class Sender:
 
     @property
     def unsent_bytes(self) -> int:
-        return sum(map(len, self._outlet.pending))
+        return size_of(self._outlet.pending)
 
     def refuse(self, status: int, message: str) -> None:
         """Answers what cannot be served and ends the connection in such a way that the client can read the answer."""

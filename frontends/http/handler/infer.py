@@ -12,6 +12,7 @@ from ....schema.fault import Fault, Internal, NotLoaded, Unsupported
 from ....schema.kserve_http import DecodeLimits, decode_infer, parse_header_length
 from ....schema.kserve_http_reply import LongText, encode_error, encode_infer
 from ....schema.large_json import LARGE_BYTES_MIN
+from ....schema.tensor import size_of
 from ....schema.texts import MANY_BYTES_MIN, counted, has_many
 from ...forwarding import open_forwarder
 from ...refusals import log_refusal
@@ -96,7 +97,9 @@ class InferHandler:
     def _submit(self, request: HttpRequest, match: Match, model: Served, body: Buffer) -> None:
         size = len(body)
         length = self._header_length(request, size)
-        version = match.version()
+        version = match.number
+        if version is None:
+            version = match.version()
         if (size if length is None else length) > LARGE_BYTES_MIN:
             read = partial(decode_infer, body, length, match.model, version, self._limits, self._regions)
             self._nursery.start_soon(self._read_aside, request, match, read)
@@ -206,7 +209,7 @@ class InferHandler:
             request.reply(200, content_type, body, fields)
             return
         fields = (*fields, (b"Content-Encoding", coding))
-        if sum(map(len, body)) <= INLINE_BYTES_MAX:
+        if size_of(body) <= INLINE_BYTES_MAX:
             request.reply(200, content_type, compress(body, coding), fields)
         else:
             self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ....engine.port.concerns import about
+from ....schema.tensor import size_of
 from ...access_log import CLIENT_LEFT, Entry
 from ..request.request import TEXT, HttpRequest
 from ..request.stand_in import StandIn
@@ -70,7 +71,7 @@ class LoggedRequest(StandIn):
     def reply(
         self, status: int, content_type: bytes = TEXT, buffers: Sequence[Buffer] = (), fields: Sequence[Field] = ()
     ) -> None:
-        self._replies(status, sum(map(len, buffers)))
+        self._replies(status, size_of(buffers))
         self._request.reply_and_tell(self._over, status, content_type, buffers, fields)
 
     def reply_and_tell(
@@ -81,7 +82,7 @@ class LoggedRequest(StandIn):
         buffers: Sequence[Buffer] = (),
         fields: Sequence[Field] = (),
     ) -> None:
-        self._replies(status, sum(map(len, buffers)))
+        self._replies(status, size_of(buffers))
 
         def sent() -> None:
             on_sent()

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .routes import Route
 
 logger = logging.getLogger("despina.http")
+_DEBUG: Final = 10
+"""The level of that name: a number is not looked up for each request."""
 
 _MATCHES_MAX: Final = 1024
 _PATH_BYTES_MAX: Final = 512
@@ -54,7 +56,7 @@ class Router:
 
     def handle(self, request: HttpRequest) -> None:
         """Answers `request`, or starts what will."""
-        if logger.isEnabledFor(logging.DEBUG):
+        if logger.isEnabledFor(_DEBUG):
             number = _METHOD_NUMBERS.get(request.method, len(_METHOD_NUMBERS))
             path = request.path.decode("utf-8", "replace")
             logger.debug("HTTP request: %d %s", number, path, extra=about(told=request))

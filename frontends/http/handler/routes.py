@@ -24,7 +24,8 @@ class Match:
     route: Route
     model: str = ""
     repository: str = ""
-    _version: int | None = LATEST
+    number: int | None = LATEST
+    """The version: LATEST if the path names none, None beyond int64."""
     _version_text: str = ""
     region: str = ""
     """Of shared memory."""
@@ -39,7 +40,7 @@ class Match:
 
     def version(self) -> int:
         """LATEST if the path names none. Raises InvalidArgument for a number beyond int64."""
-        version = self._version
+        version = self.number
         if version is None:
             raise InvalidArgument(
                 f"failed to get model version from specified version string '{self._version_text}' (details: stol), "
