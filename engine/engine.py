@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from trio.lowlevel import Abort
@@ -92,6 +92,8 @@ EXTENSIONS = (
     "trace",
     "logging",
 )
+_READY: Final = ServerState.READY
+"""Members of enumerations are looked up slowly, and probes ask often."""
 
 
 class Engine:
@@ -201,8 +203,10 @@ class Engine:
 
     def is_live(self) -> bool:
         """True once the start-up models are loaded. Raises ShuttingDown while exiting."""
+        if self.state is _READY:
+            return True
         self._check_exiting()
-        return self.state is ServerState.READY
+        return False
 
     def is_ready(self) -> bool:
         """True when the server should get requests. Raises ShuttingDown while exiting."""

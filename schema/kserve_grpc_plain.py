@@ -155,23 +155,24 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             if stop > end:
                 return None
             if tag == 0x0A:
-                name = bytes(data[start:stop]).decode()
+                name = _text(data[start:stop])
             elif tag == 0x1A:
-                id = bytes(data[start:stop]).decode()
+                id = _text(data[start:stop])
             elif tag == 0x22:
                 if parameters is None:
                     parameters = {}
                 key, said = _parameter(data, start, stop)
                 parameters[key] = said
             elif tag == 0x12:
-                version = bytes(data[start:stop]).decode()
+                version = _text(data[start:stop])
             else:
                 return None
             at = stop
         if at != end:
             return None
         if raw:
-            stretch = bytes(data[form_at:form_stop])
+            part = data[form_at:form_stop]
+            stretch = part if isinstance(part, bytes) else bytes(part)
             form, contents = _forms.get(stretch) or _known_form(stretch), raw
         else:
             form, contents = _with_elements(data, form_at, form_stop, source)
@@ -198,6 +199,11 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     except InvalidArgument:
         return None  # refused in its turn: other things may be wrong, too
     return request
+
+
+def _text(part: Buffer) -> str:
+    """Raises ValueError."""
+    return (part if isinstance(part, bytes) else bytes(part)).decode()
 
 
 def _with_elements(data: Buffer, at: int, stop: int, source: Buffer) -> tuple[Form, list[Buffer]]:
@@ -279,14 +285,14 @@ def _parameter(data: Buffer, at: int, stop: int) -> tuple[str, Said]:
         or key_size > 127
     ):
         raise _NotPlain
-    key = bytes(data[at + 2 : key_stop]).decode()
+    key = _text(data[at + 2 : key_stop])
     if key.startswith("triton_"):
         raise _NotPlain
     tag = data[value_at]
     if tag == 0x1A:
         if data[value_at + 1] != value_size - 2:
             raise _NotPlain
-        return key, (STRING, bytes(data[value_at + 2 : stop]).decode())
+        return key, (STRING, _text(data[value_at + 2 : stop]))
     if tag == 0x21:
         if value_size != 9:
             raise _NotPlain

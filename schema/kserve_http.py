@@ -81,7 +81,7 @@ def parse_header_length(told: bytes, body_size: int) -> int:
 
     Both refer to the body after decompression.
     """
-    if told.isdigit() and len(told) < 10 and (length := int(told)) <= body_size:
+    if told.isdigit() and len(told) < 10 and (length := int(told.decode())) <= body_size:
         return length
     text = told.decode("latin-1")
     if _INTEGER.fullmatch(text) is None:
@@ -130,7 +130,8 @@ def decode_infer(
             found = _read(lifted.text, view[header_length:], model_name, model_version, limits, regions, lifted)
             if found is not None:
                 return found[0], found[2]
-    text = bytes(view[:header_length])
+    part = view[:header_length]
+    text = part if isinstance(part, bytes) else bytes(part)
     tail = view[header_length:]
     frame, request_id, parameters = text, None, None
     elements: Sequence[bytes] = ()

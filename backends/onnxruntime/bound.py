@@ -58,8 +58,6 @@ class _Plan:
     inputs: tuple[tuple[str, memoryview], ...]
     """With their names."""
     outputs: tuple[memoryview, ...]
-    rows: tuple[tuple[memoryview, tuple[slice, ...]], ...]
-    """The same, with where each row is."""
     keep: tuple[np.ndarray, ...]
     """The arrays behind the views and addresses."""
     wanted: tuple[FixedTensor, ...]
@@ -79,6 +77,7 @@ class BoundRunner:
         self._outputs = outputs
         self._batching = batching
         self._row_bytes = sum(tensor.row_bytes for tensor in (*inputs, *outputs))
+        self._output_row_bytes = [tensor.row_bytes for tensor in outputs]
         self._plans: dict[int, _Plan] = {}
         self._templates: dict[int, ResponseTemplate] = {}
         """By rows: what marks responses that differ in bytes only."""
@@ -142,30 +141,21 @@ class BoundRunner:
             job = jobs[0]
             template = self._templates.get(rows) or self._template(job, rows)
             job.response = template.response(job.request.id, [view.tobytes() for view in plan.outputs])
-        elif len(jobs) == rows:  # one row each: who has none is alone
-            template = self._templates.get(1) or self._template(jobs[0], 1)
-            columns = [map(view.tobytes().__getitem__, rows_of) for view, rows_of in plan.rows]
-            for job, wires in zip(jobs, zip(*columns, strict=True), strict=True):
-                job.response = template.response(job.request.id, wires)
         else:
-            self._answer_unequal(jobs, plan)
+            self._answer_each(jobs, plan)
         return True
 
-    def _answer_unequal(self, jobs: Sequence[BackendJob], plan: _Plan) -> None:
-        """Some have several rows."""
-        results = [view.tobytes() for view in plan.outputs]
+    def _answer_each(self, jobs: Sequence[BackendJob], plan: _Plan) -> None:
+        """Who has no row is alone, and not here."""
+        results: list[bytes] = [view.tobytes() for view in plan.outputs]
+        sizes = self._output_row_bytes
         start = 0
         for job in jobs:
             count = job.batch_size
             stop = start + count
             template = self._templates.get(count) or self._template(job, count)
-            job.response = template.response(
-                job.request.id,
-                [
-                    data[start * fixed.row_bytes : stop * fixed.row_bytes]
-                    for data, fixed in zip(results, self._outputs, strict=True)
-                ],
-            )
+            wires = [data[start * sizes[index] : stop * sizes[index]] for index, data in enumerate(results)]
+            job.response = template.response(job.request.id, wires)
             start = stop
 
     def _answer_some(self, jobs: Sequence[BackendJob], plan: _Plan) -> None:
@@ -247,14 +237,9 @@ class BoundRunner:
             binding,
             tuple((fixed.name, view) for fixed, view in zip(self._inputs, views[0], strict=True)),
             tuple(views[1]),
-            tuple((view, _rows(fixed.row_bytes, rows)) for fixed, view in zip(wanted, views[1], strict=True)),
             tuple(arrays),
             tuple(wanted),
         )
-
-
-def _rows(size: int, count: int) -> tuple[slice, ...]:
-    return tuple(slice(size * index, size * (index + 1)) for index in range(count))
 
 
 def _fixed(item: ModelInput | ModelOutput, tensor: ModelTensor, batching: bool) -> FixedTensor | None:

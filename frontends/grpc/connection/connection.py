@@ -112,6 +112,7 @@ class Connection:
         self.idle_frames = TokenBucket(settings.idle_frames_burst, settings.idle_frames_per_s, now)
         self._uncredited = 0
         self._discarded = 0
+        self._stream_window_bytes = settings.stream_window_bytes
         self.whole_bytes_max = min(settings.stream_window_bytes, settings.frame_bytes_max, settings.receive_bytes_max)
         """DATA bytes of calls that are taken at once."""
         greeting = {
@@ -371,7 +372,12 @@ class Connection:
 
     def _open_call(self, stream_id: int, head: Head) -> Call:
         log = self._access_log
-        call = Call(self, stream_id, head) if log is None else LoggedCall(self, stream_id, head, log)
+        window, receive_window = self.outlet.peer_window_bytes, self._stream_window_bytes
+        call = (
+            Call(self, stream_id, head, self.now, window, receive_window)
+            if log is None
+            else LoggedCall(self, stream_id, head, self.now, window, receive_window, log)
+        )
         self.calls[stream_id] = call
         return call
 

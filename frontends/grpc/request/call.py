@@ -59,13 +59,16 @@ class Call(Incoming):
     is_waiting = False
     head_sent = False
 
-    def __init__(self, connection: Transport, stream_id: int, head: Head) -> None:
+    def __init__(
+        self, connection: Transport, stream_id: int, head: Head, now: float, window: int, receive_window: int
+    ) -> None:
+        """`window` is what the peer lets us send on a new stream, `receive_window` what we let it."""
         self.connection = connection
         self.id = stream_id
         self.head = head
-        self.window = connection.outlet.peer_window_bytes
-        self.received_at = connection.now
-        self.receive_window = connection.settings.stream_window_bytes
+        self.received_at = now
+        self.window = window
+        self.receive_window = receive_window
 
     def start(self) -> None:
         self.start_with(self.take() if self.messages else b"")

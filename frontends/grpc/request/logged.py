@@ -26,8 +26,17 @@ CANCELLED: Final = 1
 class LoggedCall(Call):
     """Written when its reply has left the call, or its peer has left it."""
 
-    def __init__(self, connection: Transport, stream_id: int, head: Head, access: AccessLog) -> None:
-        super().__init__(connection, stream_id, head)
+    def __init__(
+        self,
+        connection: Transport,
+        stream_id: int,
+        head: Head,
+        now: float,
+        window: int,
+        receive_window: int,
+        access: AccessLog,
+    ) -> None:
+        super().__init__(connection, stream_id, head, now, window, receive_window)
         self._access = access
         self._entry: Entry | None = None
         """None until the call is served, and once it is written."""

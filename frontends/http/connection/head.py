@@ -223,7 +223,7 @@ def path_of(target: bytes) -> bytes:
 def _length_in(text: bytes, body_bytes_max: int) -> int:
     """The number in a Content-Length. Raises Refusal."""
     if text.isdigit() and len(text) < 10:
-        length = int(text)
+        length = int(text.decode())
     else:
         if not _DIGITS.match(text):
             raise Refusal(400, f"Unable to parse Content-Length, got: {text.decode('latin-1')}")

@@ -54,11 +54,12 @@ def head_of_reply(
     beginning = _beginnings.get((status, content_type))
     if beginning is None:
         beginning = _beginnings[status, content_type] = beginning_of_reply(status, content_type)
+    digits = str(size).encode()
     if not fields and keep_mark is False:
-        return b"%b%d\r\n\r\n" % (beginning, size)
+        return b"%b%b\r\n\r\n" % (beginning, digits)
     rest = b""
     for field in fields:
         rest += b"%b: %b\r\n" % field
     if keep_mark is not False:
         rest += b"Connection: keep-alive\r\n" if keep_mark else b"Connection: close\r\n"
-    return b"%b%d\r\n%b\r\n" % (beginning, size, rest)
+    return b"%b%b\r\n%b\r\n" % (beginning, digits, rest)

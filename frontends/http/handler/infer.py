@@ -111,7 +111,7 @@ class InferHandler:
             reply_fault(request, fault, JSON)
             return
         if size > MANY_BYTES_MIN and has_many(inference.inputs.values()):
-            self._nursery.start_soon(self._read_aside, request, match, lambda: (inference, reply))
+            self._nursery.start_soon(self._read_aside, request, match, partial(_read_already, inference, reply))
             return
         self._start(request, model, inference, reply)
 
@@ -172,7 +172,7 @@ class InferHandler:
 
     def _binary_form(self, head_length: int) -> tuple[bytes, tuple[Field, ...]]:
         """Content type and headers of an answer whose JSON, of that length, tensors follow."""
-        return BINARY, ((_HEADER_LENGTH, b"%d" % head_length),)
+        return BINARY, ((_HEADER_LENGTH, str(head_length).encode()),)
 
     def _answer(self, request: HttpRequest, model: Served, reply: ReplyFormat, job: Inference) -> None:
         """Replies with what has become of a job: the engine's `on_done`, on the trio thread, once. Never raises."""
@@ -181,8 +181,11 @@ class InferHandler:
             if job.fault is not None or response is None:
                 reply_fault(request, job.fault or Internal("expected a single response, got 0"), TEXT)
                 return
-            labels, batch_size_max = model.labels, model.config.max_batch_size
-            head, buffers, has_binary = encode_infer(response, reply, labels, batch_size_max, at_once=True)
+            if reply.classification:
+                labels, size_max = model.labels, model.config.max_batch_size
+                head, buffers, has_binary = encode_infer(response, reply, labels, size_max, at_once=True)
+            else:
+                head, buffers, has_binary = encode_infer(response, reply, at_once=True)
             self._reply(request, head, buffers, has_binary)
         except LongText:
             self._nursery.start_soon(self._encode_aside, request, model, reply, job)
@@ -213,6 +216,10 @@ class InferHandler:
             request.reply(200, content_type, compress(body, coding), fields)
         else:
             self._nursery.start_soon(_compress_aside, request, content_type, body, fields, coding)
+
+
+def _read_already(inference: InferenceRequest, reply: ReplyFormat) -> tuple[InferenceRequest, ReplyFormat]:
+    return inference, reply
 
 
 def _with_counts(

@@ -6,11 +6,9 @@ request ──path──▶ Route ──restricted? 403──▶ method? 405 ─
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING, Final
 
-from ....engine.port.concerns import about
 from ....schema.fault import NotFound, NotLoaded, Restricted
 from ....schema.kserve_http_reply import encode_error
 from ..request.request import TEXT
@@ -29,18 +27,8 @@ if TYPE_CHECKING:
     from ..settings import HttpSettings
     from .routes import Route
 
-logger = logging.getLogger("despina.http")
-_DEBUG: Final = 10
-"""The level of that name: a number is not looked up for each request."""
-
 _MATCHES_MAX: Final = 1024
 _PATH_BYTES_MAX: Final = 512
-_METHOD_NUMBERS: Final = {
-    name: number
-    for number, name in enumerate(
-        b"GET HEAD POST PUT DELETE MKCOL COPY MOVE OPTIONS PROPFIND PROPPATCH LOCK UNLOCK TRACE CONNECT PATCH".split()
-    )
-}
 
 
 class Router:
@@ -56,10 +44,6 @@ class Router:
 
     def handle(self, request: HttpRequest) -> None:
         """Answers `request`, or starts what will."""
-        if logger.isEnabledFor(_DEBUG):
-            number = _METHOD_NUMBERS.get(request.method, len(_METHOD_NUMBERS))
-            path = request.path.decode("utf-8", "replace")
-            logger.debug("HTTP request: %d %s", number, path, extra=about(told=request))
         notes = request.notes
         if notes.handler is not None:
             try:
