@@ -52,6 +52,7 @@ MODULES = [
     "engine/observe/latencies",
     "engine/observe/statistics",
     "engine/port/doors",
+    "engine/port/mutex",
     "engine/port/nested_request",
     "engine/request/admission",
     "engine/request/batch",

@@ -10,12 +10,12 @@ The only object that the trio thread and the instances' threads both touch. Rule
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...schema.fault import QueueFull
+from ..port.mutex import Mutex
 from ..request.batch import Batch
 from ..request.job import JobState, move
 from .batching import form
@@ -53,7 +53,7 @@ class DynamicBatcher:
     ) -> None:
         """`prioritised`: there is more than one level. `size_max_of` says a level's own bound, 0 for none. `ordered`:
         note the order in which jobs are taken. `order` is the one within a level."""
-        self.lock = threading.Lock()
+        self.lock = Mutex()
         self.rule = rule
         self.levels = Levels(size_max_of, order.line)
         self.size_max = size_max

@@ -29,9 +29,7 @@ from ..wire.constants import (
     WITH_PRIORITY,
     ErrorCode,
     Http2Error,
-    unpack_frame_head,
-    unpack_prefixed_head,
-    unpack_window_update,
+    uint32_at,
 )
 
 if TYPE_CHECKING:
@@ -199,7 +197,7 @@ class FrameReader:
         if self._data_left or self._pad_left:
             at = self._continue_data(data, at)
         while size - at >= FRAME_HEAD_BYTES:
-            word, flags, stream_id = unpack_frame_head(data, at)
+            word, flags, stream_id = uint32_at(data, at), data[at + 4], uint32_at(data, at + 5)
             if (
                 flags == END_HEADERS
                 and word & 0xFF == HEADERS
@@ -333,22 +331,22 @@ class FrameReader:
         message = head + PREFIXED_HEAD_BYTES
         there = len(data)
         if message + WINDOW_UPDATE_BYTES <= there and data[stop + 3] == WINDOW_UPDATE:
-            word, _, update_id, grown = unpack_window_update(data, stop)
+            grown = uint32_at(data, stop + 9)
             if (
-                word == WINDOW_UPDATE_WORD
-                and update_id == stream_id
+                uint32_at(data, stop) == WINDOW_UPDATE_WORD
+                and uint32_at(data, stop + 5) == stream_id
                 and 0 < grown <= WINDOW_MAX - connection.outlet.peer_window_bytes
             ):
                 head += WINDOW_UPDATE_BYTES
                 message += WINDOW_UPDATE_BYTES
         if message <= there:
-            word, flags, data_id, compressed, size = unpack_prefixed_head(data, head)
+            size = uint32_at(data, head + 10)
             end = message + size
             if (
-                word == size + PREFIX_BYTES << 8  # DATA is 0
-                and flags == END_STREAM
-                and data_id == stream_id
-                and not compressed
+                uint32_at(data, head) == size + PREFIX_BYTES << 8  # DATA is 0
+                and data[head + 4] == END_STREAM
+                and uint32_at(data, head + 5) == stream_id
+                and not data[head + 9]  # compressed
                 and end <= there
                 and size < WHOLE_BYTES_MAX
             ):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_HEAD_BYTES: Final = 9
@@ -42,18 +39,12 @@ JOIN_BYTES_MAX: Final = 16_384
 
 _FRAME_HEAD: Final = struct.Struct(">IBI")
 _pack_frame_head: Final = _FRAME_HEAD.pack
-unpack_frame_head: Final[Callable[[bytes, int], tuple[int, int, int]]] = _FRAME_HEAD.unpack_from
-"""(length << 8 | type, flags, stream id with its reserved bit)."""
 
 PREFIXED_HEAD_BYTES: Final = 14
-_PREFIXED_HEAD: Final = struct.Struct(">IBIBI")
-unpack_prefixed_head: Final[Callable[[bytes, int], tuple[int, int, int, int, int]]] = _PREFIXED_HEAD.unpack_from
-"""The same of DATA that begins with a message, and that one's prefix: whether it is compressed, and its length."""
+"""Of DATA that begins with a message: five more say whether it is compressed, and its length."""
 
 WINDOW_UPDATE_BYTES: Final = 13
 WINDOW_UPDATE_WORD: Final = 4 << 8 | WINDOW_UPDATE
-unpack_window_update: Final[Callable[[bytes, int], tuple[int, int, int, int]]] = struct.Struct(">IBII").unpack_from
-"""The same of a WINDOW_UPDATE, and its increment."""
 
 
 class ErrorCode(IntEnum):
@@ -80,6 +71,12 @@ class Http2Error(Exception):
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return _pack_frame_head(len(payload) << 8 | kind, flags, stream_id) + payload
+
+
+def uint32_at(data: bytes, at: int) -> int:
+    """The number in the four bytes from there on, which are there. Of a frame's head: length << 8 | type; from the
+    fifth byte on the stream's id with its reserved bit."""
+    return data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
 
 
 def frame_head(length: int, kind: int, flags: int, stream_id: int) -> bytes:
