@@ -122,6 +122,7 @@ MODULES = [
     "frontends/http/handler/traced",
     "frontends/http/request/request",
     "frontends/http/request/stand_in",
+    "frontends/http/request/verbose",
 ]
 """One library, in which they call each other without a detour."""
 LIBRARY = "despina.compiled"

@@ -160,7 +160,10 @@ def write_response(response: InferenceResponse) -> tuple[list[Buffer], int]:
         said = _write_id(response.id)
         parts.append(said)
         size += len(said)
-    for index, wire in enumerate(response.wires):
+    wires = response.wires
+    if len(wires) != len(fixed):
+        raise ValueError("a response without the bytes of all its outputs")
+    for index, wire in enumerate(wires):
         parts.append(fixed[index])
         parts.append(wire)
     return parts, size

@@ -138,7 +138,7 @@ class _Form:
             wires: list[Buffer] | None = list(response.wires)
         else:
             wires = self._wires(response)
-        if wires is None:
+        if wires is None or len(wires) != len(self._outputs):
             return None
         pieces = self._pieces
         if len(pieces) == 1:

@@ -143,6 +143,10 @@ class ChildStream(ChildJob):
         super().__init__(number, request, size, received_ns, by)
         self._lock = threading.Condition()
         self._under_way = 0
+        self._saying = 0
+        """Threads that have an answer to say, before which the end must not be said."""
+        self._ending: tuple[Any, ...] | None = None
+        """What the last of them says then."""
         self._closed = False
         self._gone = False
 
@@ -183,11 +187,15 @@ class ChildStream(ChildJob):
 
     def close(self, fault: Fault | None = None) -> None:
         """Never waits for room: also from within garbage collection."""
-        if not self._closed:
+        ending = (self.number, None if fault is None else fault_fields(fault), None, True, False)
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            self._by.server.say_soon(
-                "send", (self.number, None if fault is None else fault_fields(fault), None, True, False)
-            )
+            if self._saying:
+                self._ending = ending
+                return
+        self._by.server.say_soon("send", ending)
 
     def consumed(self, count: int, gone: bool) -> None:
         """So many of its answers are with the caller, or it has left."""
@@ -211,6 +219,16 @@ class ChildStream(ChildJob):
                 return False
             self._closed = final
             self._under_way += 1
+            self._saying += 1
         told = None if fault is None else fault_fields(fault)
-        self._by.server.say("send", (self.number, told, parameters, final, outputs is not None), outputs or ())
+        try:
+            self._by.server.say("send", (self.number, told, parameters, final, outputs is not None), outputs or ())
+        finally:
+            with self._lock:
+                self._saying -= 1
+                ending = None
+                if not self._saying:
+                    ending, self._ending = self._ending, None
+            if ending is not None:
+                self._by.server.say_soon("send", ending)
         return not self._gone

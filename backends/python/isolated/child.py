@@ -66,10 +66,13 @@ class _ToServer(logging.Handler):
             self.emit(kept if isinstance(kept, logging.LogRecord) else record)
         return bool(kept)
 
+    def flush(self) -> None:
+        self._link.flush()
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-            self._link.say_soon("log", (record.name, record.levelno, text, record.pathname, record.lineno))
+            self._link.log((record.name, record.levelno, text, record.pathname, record.lineno))
         except Exception:
             self.handleError(record)
 

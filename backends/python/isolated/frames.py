@@ -135,6 +135,7 @@ class Codec:
 
     def place(self, contents: Contents) -> Placed:
         """Copies the tensors where the other side finds them: of those they were made of nobody is needed any more."""
+        self.pool.settle()
         forms, wires, size = contents
         if size <= INLINE_BYTES_MAX:
             return 0, (), (), tuple(forms), wires, []
@@ -210,10 +211,19 @@ class Codec:
         number, new, files, forms, wires, held = placed
         held.clear()
         self.pool.placed()
-        gone = []
+        gone: list[int] = []
         while self._gone:
             gone.append(self._gone.popleft())
-        said = (kind, tuple(new), self.mappings.released(), gone, number, forms, wires, fields)
+        released = self.mappings.released()
+        try:
+            return self._packet((kind, tuple(new), released, gone, number, forms, wires, fields), new, files)
+        except BaseException:
+            self._gone.extendleft(reversed(gone))
+            self.mappings.keep_released(released)
+            raise
+
+    def _packet(self, said: tuple[Any, ...], new: Sequence[int], files: Sequence[int]) -> Packet:
+        """Through the socket, or, where it is too large, in a segment."""
         data = marshal.dumps(said, MARSHAL_VERSION)
         if len(data) <= PACKET_BYTES_MAX:
             return Packet(data, files)

@@ -14,6 +14,7 @@ import queue
 import select
 import signal
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .frames import ANCILLARY_BYTES, PACKET_BYTES_MAX, Codec, ancillary_of, contents_of, fault_of, files_of
@@ -55,8 +56,21 @@ class Link:
         """See `Server`."""
         self._turns.soon(kind, fields)
 
+    def log(self, fields: tuple[Any, ...]) -> None:
+        """Says a line of a log. Also from within garbage collection; a line for which there is no memory is lost."""
+        self._turns.say("log", fields)
+
+    def flush(self) -> None:
+        """Returns once everything is on its way that was to be said soon."""
+        with self._turns:
+            pass
+
     def _say_now(self, kind: str, fields: tuple[Any, ...]) -> None:
-        self._send(self._codec.write(kind, fields))
+        try:
+            self._send(self._codec.write(kind, fields))
+        except (OSError, MemoryError):
+            if kind != "log":
+                raise
 
     def say_file(self, kind: str, fields: tuple[Any, ...], file: int) -> None:
         """The same with a file, which stays open here."""
@@ -196,6 +210,8 @@ class Listening:
                 self._heed(message)
         except BaseException:
             logging.getLogger("despina.backends.python").exception("the link to the server broke")
+            with suppress(Exception):
+                self._link.flush()
             os._exit(1)
         return None
 

@@ -1,11 +1,11 @@
 """Whose turn it is to say something on a link that all threads of a model's process share.
 
-    with turns:      one thread says something, with tensors maybe, and others wait
-    turns.soon(...)  never waits: said now if nobody is at it, else by whoever is, once that is done
+    with turns:       one thread says something, with tensors maybe, and others wait
+    turns.soon(...)   never waits: said now if nobody is at it, else by whoever is, once that is done
+    turns.say(...)    waits for its turn; within this thread's own it is said after that
 
 Garbage collection ends what has something to say (a stream without its final flag, a call that nobody waits for), on
-any thread and at any step: where that thread holds what others wait for, or others hold what it would wait for. So what
-is said from there must not wait.
+any thread and at any step, also amid something that this thread is saying. What it says comes after that.
 """
 
 from __future__ import annotations
@@ -13,14 +13,10 @@ from __future__ import annotations
 import marshal
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-UNSAID_MAX: Final = 1000
-"""More than that hold whoever says more back for a moment: a model that logs while nobody listens."""
-HELD_BACK_S: Final = 0.1
 
 
 class Turns:
@@ -28,33 +24,51 @@ class Turns:
 
     def __init__(self, say: Callable[[str, tuple[Any, ...]], None]) -> None:
         """`say(kind, fields)` is called by whoever has the turn. May raise OSError and MemoryError: then it is called
-        again with the same, later."""
+        again with the same in a later turn, and with others before."""
         self._say = say
         self._lock = threading.RLock()
+        self._owner = 0
+        """Who has the turn."""
         self._depth = 0
-        """Turns within turns of the one thread that has them."""
+        """Turns within turns."""
         self._unsaid: deque[tuple[str, tuple[Any, ...]]] = deque()
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        self._owner = threading.get_ident()
         self._depth += 1
         if self._unsaid and self._depth == 1:
-            self._say_unsaid()
+            try:
+                self._say_unsaid()
+            except BaseException:
+                self._end()
+                raise
 
     def __exit__(self, kind: object, problem: object, trace: object) -> None:
-        self._depth -= 1
-        self._lock.release()
+        self._end()
         if self._unsaid:
             self._try()
 
+    def _end(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = 0
+        self._lock.release()
+
     def soon(self, kind: str, fields: tuple[Any, ...]) -> None:
-        """Says it before whatever this thread says later. Never waits long. Raises ValueError for a field that is no
-        plain value, and MemoryError."""
+        """Before whatever this thread says later. Raises ValueError for a field that is no plain value, and
+        MemoryError."""
         marshal.dumps(fields)
         self._unsaid.append((kind, fields))
-        if len(self._unsaid) > UNSAID_MAX and self._lock.acquire(timeout=HELD_BACK_S):
-            self._lock.release()
         self._try()
+
+    def say(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """The same, once it is this thread's turn."""
+        marshal.dumps(fields)
+        self._unsaid.append((kind, fields))
+        if self._owner != threading.get_ident():
+            with self:
+                pass
 
     def _try(self) -> None:
         """Nobody's turn ends without this, so nothing stays unsaid that came during the turn."""
@@ -62,22 +76,30 @@ class Turns:
             try:
                 if self._depth:
                     return  # within this thread's turn
+                self._owner = threading.get_ident()
                 self._depth = 1
                 try:
                     if not self._say_unsaid():
                         return
                 finally:
-                    self._depth = 0
+                    self._depth = self._owner = 0
             finally:
                 self._lock.release()
 
     def _say_unsaid(self) -> bool:
-        """False where there was no room for something."""
+        """False where there was no room for something, which stays."""
         unsaid = self._unsaid
-        while unsaid:
-            try:
-                self._say(*unsaid[0])
-            except (OSError, MemoryError):
-                return False
-            unsaid.popleft()
-        return True
+        refused: list[tuple[str, tuple[Any, ...]]] = []
+        try:
+            while unsaid:
+                one = unsaid.popleft()
+                try:
+                    self._say(*one)
+                except (OSError, MemoryError):
+                    refused.append(one)
+                except BaseException:
+                    unsaid.appendleft(one)
+                    raise
+        finally:
+            unsaid.extendleft(reversed(refused))
+        return not refused

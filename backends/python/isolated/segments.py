@@ -160,6 +160,9 @@ class SegmentPool:
     def placed(self) -> None:
         """What was taken until now goes to the other side together."""
         self._together = 0
+
+    def settle(self) -> None:
+        """What was returned, or let go of, may be filled again."""
         if self._returned or self._ended:
             with self._lock:
                 self._settle()
@@ -212,7 +215,6 @@ class SegmentPool:
             self._returned.append(number)
 
     def _settle(self) -> None:
-        """What was returned, or let go of, may be filled again."""
         while self._returned:
             number = self._returned.popleft()
             self._lent.discard(number)
@@ -353,6 +355,10 @@ class Mappings:
     def close(self) -> None:
         """Leases stay good until their ends."""
         self._maps.clear()
+
+    def keep_released(self, numbers: list[int]) -> None:
+        """They could not be told of: `released` has them again."""
+        self._released.extendleft(reversed(numbers))
 
     def _release(self, number: int, _: object) -> None:
         self._leases.pop(number, None)

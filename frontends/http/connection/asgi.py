@@ -16,7 +16,7 @@ from ....schema.kserve_http_reply import encode_error
 from ....schema.tensor import size_of
 from ..request.breakdown import NoRoomForBody, answer_to, note
 from ..request.request import JSON, TEXT, Buffer, Field, HttpRequest
-from ..request.verbose import is_verbose, log_request
+from ..request.verbose import VERBOSITY
 from .head import path_of
 from .status import UNFINISHED, slow_body
 
@@ -102,8 +102,7 @@ class AsgiApplication:
         elif is_late:
             request.reply(503, JSON, [encode_error("Server exiting")])
         else:
-            if is_verbose():
-                log_request(request)
+            VERBOSITY.look()
             self._handle(request)
         try:
             async with trio.open_nursery() as nursery:

@@ -32,7 +32,7 @@ from ...carrier import Carrier
 from ...heap import HEAP
 from ...tls import TlsDoor
 from ..request.breakdown import note
-from ..request.verbose import is_verbose
+from ..request.verbose import VERBOSITY
 from .connection import Connection
 from .head import HeadReader
 from .room import ProbeConnection, Room
@@ -85,8 +85,6 @@ class Listener:
         self._clock = trio.lowlevel.current_clock()
         self.now = self._clock.current_time()
         """Seconds on trio's clock at the start of this pass."""
-        self.is_verbose = False
-        """Every request is logged."""
         self.parting = False
         """True once replies say `Connection: close`: before the door closes, so that clients need not find out."""
         self.draining = False
@@ -159,7 +157,7 @@ class Listener:
         resumes = self._resumes
         passes = self._passes
         self.now = self._clock.current_time()
-        self.is_verbose = is_verbose()
+        VERBOSITY.look()
         self._is_awake = True
         try:
             passes.begin_pass(is_alone=len(found) == 1 and not resumes)

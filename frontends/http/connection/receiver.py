@@ -30,7 +30,6 @@ from ....schema.tensor import COPY_BYTES_MAX
 from ...carrier import CARRIED_FROM
 from ...tls import TlsSocket
 from ..request.breakdown import NoRoomForBody
-from ..request.verbose import log_request
 from .chunked import ChunkedBody
 from .head import CHUNKED, Head, Refusal
 from .http1_request import Http1Request
@@ -339,10 +338,7 @@ class Receiver(Sender):
         assert head is not None, "a request has a head"
         self.state = ANSWER
         self._request = request = Http1Request(self, head, body, self._intake.text)
-        listener = self._listener
-        if listener.is_verbose:
-            log_request(request)
-        listener.handle(request)
+        self._listener.handle(request)
 
     # For traces.
 

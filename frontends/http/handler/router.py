@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ....schema.fault import NotFound, NotLoaded, Restricted
 from ....schema.kserve_http_reply import encode_error
 from ..request.request import TEXT
+from ..request.verbose import VERBOSITY, log_request
 from .postponed import postpone
 from .problems import reply_fault, reply_problem
 from .routes import Match
@@ -44,6 +45,8 @@ class Router:
 
     def handle(self, request: HttpRequest) -> None:
         """Answers `request`, or starts what will."""
+        if VERBOSITY.is_high:
+            log_request(request)
         notes = request.notes
         if notes.handler is not None:
             try:

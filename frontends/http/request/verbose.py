@@ -20,9 +20,19 @@ _METHOD_NUMBERS: Final = {
 }
 
 
-def is_verbose() -> bool:
+class Verbosity:
     """Whether requests are logged. Asking the logger is a twentieth of a health check: once a pass is enough."""
-    return logger.isEnabledFor(logging.DEBUG)
+
+    def __init__(self) -> None:
+        self.is_high = False
+
+    def look(self) -> None:
+        """Asks the logger."""
+        self.is_high = logger.isEnabledFor(logging.DEBUG)
+
+
+VERBOSITY: Final = Verbosity()
+"""As of the last pass over connections."""
 
 
 def log_request(request: HttpRequest) -> None:

@@ -109,6 +109,19 @@ def test_what_the_server_has_already_is_copied(sides):
     assert [bytes(wire) for wire in both.wires] == [b"\2" * SIZE] * 2
 
 
+def test_one_that_is_answered_again_and_again(sides):
+    """Goal: it is copied no more once the server has let go of it."""
+    theirs, ours = sides
+    array = made(theirs, 1)
+    for number in range(4):
+        array[0] = number
+        message = answered(theirs, ours, array, files=0 if number else 1)
+        array[0] = 99
+        assert message.wires[0][0] == 99
+        del message
+        tell(ours, theirs)
+
+
 def test_with_others_that_are_copied(sides):
     theirs, ours = sides
     array = made(theirs, 1)

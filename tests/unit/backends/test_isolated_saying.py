@@ -15,7 +15,8 @@ from despina.backends.python.isolated.answering import ChildStream, Source
 from despina.backends.python.isolated.child import _ToServer
 from despina.backends.python.isolated.frames import Codec, contents_of
 from despina.backends.python.isolated.listening import Link
-from despina.backends.python.isolated.saying import UNSAID_MAX, Turns
+from despina.backends.python.isolated.saying import Turns
+from despina.backends.python.isolated.segments import SegmentPool
 from despina.schema.inference import InferenceRequest
 from despina.schema.tensor import Tensor
 
@@ -113,12 +114,64 @@ def test_no_plain_value(turns, said):
     assert said.kinds == ["b"]
 
 
-def test_too_much(turns, said, monkeypatch):
-    """Goal: who says very much while nothing can be said is held back for a moment, and goes on."""
-    monkeypatch.setattr("despina.backends.python.isolated.saying.HELD_BACK_S", 0.001)
+def test_where_there_is_no_room_for_one(turns, said):
+    """Goal: others are said meanwhile, and it is said when there is room."""
+    refused = ["large"]
+
+    def say(kind, fields):
+        if kind in refused:
+            raise OSError("no descriptors")
+        said(kind, fields)
+
+    turns = Turns(say)
+    turns.soon("large", ())
+    turns.soon("a", ())
     with turns:
-        in_thread(lambda: [turns.soon(str(number), ()) for number in range(UNSAID_MAX + 5)])
-    assert said.kinds == [*map(str, range(UNSAID_MAX + 5))]
+        assert said.kinds == ["a"]
+    refused.clear()
+    with turns:
+        assert said.kinds == ["a", "large"]
+
+
+def test_what_cannot_be_said_holds_nobody_up(turns):
+    """Goal: a turn that begins with a fault is over."""
+    faults = [RecursionError()]
+
+    def say(kind, fields):
+        if faults:
+            raise faults.pop()
+        heard.append(kind)
+
+    heard, turns = [], Turns(say)
+    turns._unsaid.append(("a", ()))
+    with pytest.raises(RecursionError), turns:
+        pass
+    in_thread(lambda: turns.soon("b", ()))
+    assert heard == ["a", "b"]
+
+
+def test_patience(turns, said):
+    """Goal: who logs waits for who says something, so that what waits is bounded; within his own turn he does not."""
+    began, may_end = threading.Event(), threading.Event()
+
+    def hold():
+        with turns:
+            turns.say("mine", ())
+            began.set()
+            may_end.wait(10)
+            said("held", ())
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    began.wait(10)
+    other = threading.Thread(target=lambda: turns.say("other", ()), daemon=True)
+    other.start()
+    other.join(0.05)
+    assert other.is_alive()
+    may_end.set()
+    holder.join(10)
+    other.join(10)
+    assert said.kinds == ["held", "mine", "other"]
 
 
 def test_many_threads(turns, said):
@@ -188,11 +241,78 @@ def test_a_line_of_a_log_from_garbage(link):
     Garbage(lambda: handler.handle(record))
     handler.acquire()
     try:
-        with link.link._turns:
-            in_thread(gc.collect)
+        in_thread(gc.collect)
     finally:
         handler.release()
     assert link.heard().fields[2] == "dropped"
+
+
+def test_the_last_lines(link):
+    """Goal: what is logged while another thread says something is on its way when the log is flushed."""
+    handler = _ToServer(link.link)
+    with link.link._turns:
+        handler.handle(logging.LogRecord("model", logging.ERROR, "model.py", 1, "finalized", (), None))
+    handler.flush()
+    assert link.heard().fields[2] == "finalized"
+
+
+@pytest.mark.interpreted
+def test_a_line_for_which_there_is_no_room(link, monkeypatch):
+    """Goal: it is lost, and what follows is not."""
+
+    def refused(self, size):
+        raise OSError("no descriptors")
+
+    monkeypatch.setattr(SegmentPool, "take", refused)
+    _ToServer(link.link).handle(logging.LogRecord("model", logging.ERROR, "model.py", 1, "x" * 100_000, (), None))
+    stream(link.link, 7).close()
+    assert link.heard().kind == "send"
+
+
+@pytest.mark.interpreted
+def test_the_end_of_a_stream_overtakes_nothing(link, monkeypatch):
+    """Goal: a stream that is closed while a thread has an answer to say ends after that. Method: that thread waits for
+    its turn."""
+    one = stream(link.link, 7)
+    waits = threading.Event()
+    say = link.link.say
+
+    def said(*about):
+        waits.set()
+        say(*about)
+
+    monkeypatch.setattr(link.link, "say", said)
+    with link.link._turns:
+        sender = threading.Thread(target=lambda: one.send([]), daemon=True)
+        sender.start()
+        waits.wait(10)
+        one.close()
+    sender.join(10)
+    assert [link.heard().fields[3] for _ in range(2)] == [False, True]
+    assert not one.send([])
+
+
+@pytest.mark.interpreted
+def test_what_was_let_go_of_is_told_later(monkeypatch):
+    """Goal: a message that cannot be written forgets no segment that it would have given back."""
+    theirs, ours = Codec(), Codec(writes=False)
+    packet = theirs.write("executed", (), contents_of([Tensor.of("t", np.zeros(100_000, np.uint8))]))
+    message = ours.read(packet.data, packet.files)
+    del message
+
+    def refused(self, size):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentPool, "take", refused)
+        with pytest.raises(MemoryError):
+            ours.write("execute", ("x" * 100_000,))
+    told = ours.write("execute")
+    theirs.read(told.data, told.files)
+    again = theirs.write("executed", (), contents_of([Tensor.of("t", np.zeros(100_000, np.uint8))]))
+    assert not again.files
+    theirs.close()
+    ours.close()
 
 
 def test_what_is_returned_while_something_is_placed():
