@@ -19,7 +19,7 @@ from .inference import LATEST, InferenceRequest, Template
 from .kserve_grpc_contents import memory_in
 from .kserve_grpc_parameters import BOOL, DOUBLE, INT64, STRING, UINT64, Said, apply_parameters
 from .memo import Memo
-from .tensor import COPY_BYTES_MAX, Tensor
+from .tensor import COPY_BYTES_MAX, Tensor, bytes_of
 from .texts import MANY_BYTES_MIN, counted
 from .wire import codec
 from .wire.generated.inference import ModelInferRequest
@@ -155,24 +155,23 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
             if stop > end:
                 return None
             if tag == 0x0A:
-                name = _text(data[start:stop])
+                name = bytes_of(data[start:stop]).decode()
             elif tag == 0x1A:
-                id = _text(data[start:stop])
+                id = bytes_of(data[start:stop]).decode()
             elif tag == 0x22:
                 if parameters is None:
                     parameters = {}
                 key, said = _parameter(data, start, stop)
                 parameters[key] = said
             elif tag == 0x12:
-                version = _text(data[start:stop])
+                version = bytes_of(data[start:stop]).decode()
             else:
                 return None
             at = stop
         if at != end:
             return None
         if raw:
-            part = data[form_at:form_stop]
-            stretch = part if isinstance(part, bytes) else bytes(part)
+            stretch = bytes_of(data[form_at:form_stop])
             form, contents = _forms.get(stretch) or _known_form(stretch), raw
         else:
             form, contents = _with_elements(data, form_at, form_stop, source)
@@ -199,11 +198,6 @@ def read_plain_request(data: Buffer) -> InferenceRequest | None:
     except InvalidArgument:
         return None  # refused in its turn: other things may be wrong, too
     return request
-
-
-def _text(part: Buffer) -> str:
-    """Raises ValueError."""
-    return (part if isinstance(part, bytes) else bytes(part)).decode()
 
 
 def _with_elements(data: Buffer, at: int, stop: int, source: Buffer) -> tuple[Form, list[Buffer]]:
@@ -285,14 +279,14 @@ def _parameter(data: Buffer, at: int, stop: int) -> tuple[str, Said]:
         or key_size > 127
     ):
         raise _NotPlain
-    key = _text(data[at + 2 : key_stop])
+    key = bytes_of(data[at + 2 : key_stop]).decode()
     if key.startswith("triton_"):
         raise _NotPlain
     tag = data[value_at]
     if tag == 0x1A:
         if data[value_at + 1] != value_size - 2:
             raise _NotPlain
-        return key, (STRING, _text(data[value_at + 2 : stop]))
+        return key, (STRING, bytes_of(data[value_at + 2 : stop]).decode())
     if tag == 0x21:
         if value_size != 9:
             raise _NotPlain

@@ -36,7 +36,7 @@ from .json_text import MEMBER, first_of, read_json
 from .large_json import LARGE_BYTES_MIN, lift
 from .memo import Memo
 from .shared_memory import SharedUse
-from .tensor import COPY_BYTES_MAX, Tensor
+from .tensor import COPY_BYTES_MAX, Tensor, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,8 +130,7 @@ def decode_infer(
             found = _read(lifted.text, view[header_length:], model_name, model_version, limits, regions, lifted)
             if found is not None:
                 return found[0], found[2]
-    part = view[:header_length]
-    text = part if isinstance(part, bytes) else bytes(part)
+    text = bytes_of(view[:header_length])
     tail = view[header_length:]
     frame, request_id, parameters = text, None, None
     elements: Sequence[bytes] = ()

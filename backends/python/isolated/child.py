@@ -52,8 +52,8 @@ UTILS_PATH: Final = str(Path(__file__).with_name("path"))
 
 
 class _ToServer(logging.Handler):
-    """Lines that the model and its libraries log are the server's. Also from within garbage collection, so that none
-    waits for another."""
+    """Lines that the model and its libraries log are the server's. Also from within garbage collection: whoever
+    logs waits for who says something on the link, and for no other lock."""
 
     def __init__(self, link: Link) -> None:
         super().__init__()
